@@ -1,0 +1,1 @@
+"""The demo: three domains share one coprocessor on real input."""

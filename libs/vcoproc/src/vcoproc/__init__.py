@@ -1,0 +1,1 @@
+"""vcoproc: one coprocessor, several domains that each believe they own it."""

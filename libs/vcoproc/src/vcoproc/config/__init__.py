@@ -1,0 +1,38 @@
+"""Readers of the two configuration files: the system tree and a domain file."""
+
+from __future__ import annotations
+
+from vcoproc.config.domain import parse_domain, read_domain_file
+from vcoproc.config.placement import assign_addresses
+from vcoproc.config.problems import name_problem
+from vcoproc.config.records import (
+    CoprocConfig,
+    DomainConfig,
+    LineConfig,
+    PlacedLine,
+    PlacedRange,
+    PlacedVcoproc,
+    RangeConfig,
+    SystemConfig,
+    VcoprocConfig,
+)
+from vcoproc.config.system import parse_system, read_system_file, resolve
+
+__all__ = [
+    "CoprocConfig",
+    "DomainConfig",
+    "LineConfig",
+    "PlacedLine",
+    "PlacedRange",
+    "PlacedVcoproc",
+    "RangeConfig",
+    "SystemConfig",
+    "VcoprocConfig",
+    "assign_addresses",
+    "name_problem",
+    "parse_domain",
+    "parse_system",
+    "read_domain_file",
+    "read_system_file",
+    "resolve",
+]

@@ -1,0 +1,217 @@
+"""A domain: its memory, its vcoprocs and its interrupts."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+import grpc
+import zmq
+
+from vcoproc.api.v1 import toolstack_pb2, toolstack_pb2_grpc
+from vcoproc.errors import InvalidArgument, NotFound, PeerTimeout, VcoprocError
+from vcoproc.guest.memory import Region, map_region
+from vcoproc.guest.vcoproc import Vcoproc, resource_id
+from vcoproc.limits import IRQ_CREDIT, TRAP_TIMEOUT_NS
+from vcoproc.runtime.grpc_kit import channel, to_error
+from vcoproc.runtime.link import LinkClient, LinkDown, LinkUp
+from vcoproc.runtime.process import new_epoch
+from vcoproc.runtime.rundir import RunDir, default_run_dir
+from vcoproc.wire.messages import Eoi, Inject, LineEnable, Message, Role
+
+_OPEN_TIMEOUT_S = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Interrupt:
+    """An interrupt that the domain has taken; it is active until `Domain.eoi`.
+
+    vcoproc, line: whose. raised_ns: CLOCK_MONOTONIC of the coproc's host when the line rose.
+    """
+
+    irq: int
+    vcoproc: str
+    line: str
+    level: bool
+    raised_ns: int
+
+
+class Domain:
+    """What runs in a virtual machine: opens the domain of that name and drives its vcoprocs.
+
+    The domain and each of its vcoprocs are for one thread each.
+
+    Args:
+        name: as in the domain's file.
+        run_dir: of the cluster; default as for the `vcoproc` command.
+
+    Raises:
+        NotFound (as RemoteRefusal with that reason): there is no such domain.
+        RemoteUnavailable: the cluster does not answer.
+    """
+
+    def __init__(self, name: str, run_dir: Path | None = None) -> None:
+        self.name = name
+        directory = RunDir(run_dir or default_run_dir())
+        with channel(directory.grpc("toolstack")) as to_toolstack:
+            stub = toolstack_pb2_grpc.ToolstackServiceStub(to_toolstack)
+            try:
+                access = stub.OpenDomain(
+                    toolstack_pb2.OpenDomainRequest(name=f"domains/{name}"),
+                    timeout=_OPEN_TIMEOUT_S,
+                )
+            except grpc.RpcError as error:
+                raise to_error(error) from None
+        epoch = new_epoch()
+        self.domid: int = access.domain.domid
+        self._regions: list[Region] = [map_region(region) for region in access.memory]
+        resources = {vcoproc.name: vcoproc for vcoproc in access.domain.vcoprocs}
+        self._vcoprocs = {
+            resource_id(one.name): Vcoproc(
+                resource_id(one.name), resources[one.name], one, epoch=epoch
+            )
+            for one in access.vcoprocs
+        }
+        self._line_of = {
+            line.irq: (resource_id(vcoproc.name), line.name)
+            for vcoproc in resources.values()
+            for line in vcoproc.lines
+        }
+        self._pending: deque[Interrupt] = deque()
+        self._last_error: VcoprocError | None = None
+        self._link = LinkClient(
+            zmq.Context.instance(),
+            access.irq_endpoint,
+            role=Role.DOMAIN,
+            credential=access.irq_credential,
+            name=name,
+            epoch=epoch,
+            window=IRQ_CREDIT,
+            keep_unacked=True,
+        )
+        self._poller = zmq.Poller()
+        for source in self._link.sockets:
+            self._poller.register(source, zmq.POLLIN)
+
+    # --- memory -----------------------------------------------------------------------------------
+
+    @property
+    def memory(self) -> memoryview:
+        """The domain's memory, writable; its first byte is at `memory_ipa`."""
+        return self._regions[0].buffer
+
+    @property
+    def memory_ipa(self) -> int:
+        """Guest-physical address of the memory."""
+        return self._regions[0].base_ipa
+
+    @property
+    def regions(self) -> list[tuple[int, int]]:
+        """(guest-physical address, bytes) of all memory."""
+        return [(region.base_ipa, region.size_bytes) for region in self._regions]
+
+    def at(self, ipa: int, size_bytes: int) -> memoryview:
+        """The `size_bytes` at a guest-physical address, writable.
+
+        Raises:
+            InvalidArgument: not all of it is memory of this domain.
+        """
+        for region in self._regions:
+            start = ipa - region.base_ipa
+            if start >= 0 and start + size_bytes <= region.size_bytes and size_bytes >= 0:
+                return region.buffer[start : start + size_bytes]
+        raise InvalidArgument("address", f"{ipa:#x} + {size_bytes} bytes is not in this domain")
+
+    def vcoproc(self, name: str) -> Vcoproc:
+        """The vcoproc of that name.
+
+        Raises:
+            NotFound: the domain has none.
+        """
+        try:
+            return self._vcoprocs[name]
+        except KeyError:
+            raise NotFound("vcoproc", name) from None
+
+    @property
+    def vcoprocs(self) -> list[str]:
+        """Names of its vcoprocs."""
+        return list(self._vcoprocs)
+
+    # --- interrupts -------------------------------------------------------------------------------
+
+    def wait_irq(self, timeout_ns: int = TRAP_TIMEOUT_NS) -> Interrupt | None:
+        """The next interrupt, or None when none came within the time.
+
+        Finish with `eoi`, after the cause of a level interrupt was cleared.
+        """
+        deadline_ns = time.monotonic_ns() + timeout_ns
+        while not self._pending:
+            now_ns = time.monotonic_ns()
+            wait_ns = deadline_ns - now_ns
+            if wait_ns < 0:
+                return None
+            self._pump(wait_ns, now_ns)
+        return self._pending.popleft()
+
+    def eoi(self, interrupt: Interrupt | int) -> None:
+        """Ends an interrupt. A level line that is still high interrupts again."""
+        self._say(Eoi(interrupt if isinstance(interrupt, int) else interrupt.irq))
+
+    def enable_irq(self, irq: int, enabled: bool = True) -> None:
+        """Unmasks or masks an interrupt number; what comes while masked stays pending."""
+        self._say(LineEnable(irq, enabled))
+
+    def _say(self, message: Message) -> None:
+        deadline_ns = time.monotonic_ns() + TRAP_TIMEOUT_NS
+        while not self._link.send(message):
+            now_ns = time.monotonic_ns()
+            if now_ns > deadline_ns:
+                raise self._last_error or PeerTimeout("irq-router", TRAP_TIMEOUT_NS)
+            self._pump(deadline_ns - now_ns, now_ns)
+
+    def _pump(self, wait_ns: int, now_ns: int) -> None:
+        retry_ns = self._link.next_deadline_ns()
+        if retry_ns is not None:
+            wait_ns = min(wait_ns, max(retry_ns - now_ns, 0))
+        self._poller.poll(wait_ns / 1e6)
+        for event in self._link.receive():
+            if isinstance(event, LinkUp):
+                self._last_error = None
+                # The router injects again whatever it did not hear the end of.
+                for message in event.unacked:
+                    self._link.send(message)
+            elif isinstance(event, LinkDown):
+                self._last_error = event.error
+                self._pending.clear()
+            elif isinstance(event.message, Inject):
+                inject = event.message
+                vcoproc, line = self._line_of.get(inject.irq, ("", ""))
+                self._pending.append(
+                    Interrupt(inject.irq, vcoproc, line, inject.level, inject.raised_ns)
+                )
+        self._link.flush()
+
+    # --- life -------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Disconnects. The domain itself goes on existing."""
+        for vcoproc in self._vcoprocs.values():
+            vcoproc.close()
+        self._link.close()
+        for region in self._regions:
+            region.close()
+
+    def __enter__(self) -> Domain:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,261 @@
+"""One vcoproc as its driver sees it: registers by trap, mapped ranges as memory."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from types import TracebackType
+
+import zmq
+
+from vcoproc.api.v1 import toolstack_pb2
+from vcoproc.errors import GuestError, NotFound, PeerLost, PeerTimeout, VcoprocError
+from vcoproc.guest.memory import Region, map_region
+from vcoproc.limits import BATCH_OPS_MAX, TRAP_CREDIT, TRAP_TIMEOUT_NS
+from vcoproc.runtime.link import LinkClient, LinkDown, LinkUp
+from vcoproc.wire.messages import Batch as BatchMessage
+from vcoproc.wire.messages import Message, Post, Read, Reply, Role, TrapError, Write
+
+
+class TrapRefused(GuestError):
+    """The coproc answered an access with an error. reason: stable, see `vcoproc.errors`."""
+
+    def __init__(self, reason: str, detail: str, index: int) -> None:
+        super().__init__(detail)
+        self.reason = reason  # type: ignore[misc]  # the remote's, per instance
+        self.index = index
+
+
+@dataclass(frozen=True, slots=True)
+class RegisterAddress:
+    """Where a register is. place: index of its range. offset: bytes in it. width_bytes: 1, 2, 4."""
+
+    place: int
+    offset: int
+    width_bytes: int
+
+
+class Vcoproc:
+    """The driver's end of one vcoproc. For one thread.
+
+    Not made directly: `Domain.vcoproc` gives it.
+
+    Attributes:
+        name: its name in the domain.
+        irqs: guest interrupt number of each line, by the line's name.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        resource: toolstack_pb2.Vcoproc,
+        access: toolstack_pb2.VcoprocAccess,
+        *,
+        epoch: int,
+    ) -> None:
+        self.name = name
+        self.compatible: str = access.compatible
+        self.irqs: dict[str, int] = {line.name: line.irq for line in resource.lines}
+        self._place_of = {rng.name: place for place, rng in enumerate(resource.ranges)}
+        self._registers = {
+            register.name: RegisterAddress(
+                self._place_of[register.range], register.offset, register.width_bytes
+            )
+            for register in access.registers
+        }
+        mapped = [rng.name for rng in resource.ranges if rng.mapped]
+        self._mapped: dict[str, Region] = {
+            name: map_region(region) for name, region in zip(mapped, access.mapped, strict=True)
+        }
+        self._link = LinkClient(
+            zmq.Context.instance(),
+            access.trap_endpoint,
+            role=Role.DOMAIN,
+            credential=access.trap_credential,
+            name=name,
+            epoch=epoch,
+            window=TRAP_CREDIT,
+        )
+        self._poller = zmq.Poller()
+        for source in self._link.sockets:
+            self._poller.register(source, zmq.POLLIN)
+        self._post_error: TrapRefused | None = None
+        self._last_error: VcoprocError | None = None
+
+    # --- registers --------------------------------------------------------------------------------
+
+    def address(self, register: str | int) -> RegisterAddress:
+        """Where a register is: by name, or by byte offset in the first range (32 bits wide).
+
+        Raises:
+            NotFound: no register has that name.
+        """
+        if isinstance(register, int):
+            return RegisterAddress(0, register, 4)
+        try:
+            return self._registers[register]
+        except KeyError:
+            raise NotFound("register", register) from None
+
+    def read32(self, register: str | int) -> int:
+        """Reads a register: by name, or by offset in the first range.
+
+        Raises:
+            TrapRefused: the coproc refused the access; its `reason` says why.
+            PeerTimeout, PeerLost: the coproc does not answer, or has gone.
+        """
+        at = self.address(register)
+        return self.read(at.place, at.offset, at.width_bytes)
+
+    def write32(self, register: str | int, value: int) -> None:
+        """Writes a register and waits until it is done. value: 0 to 2**32-1. Raises: as `read32`."""
+        at = self.address(register)
+        self.write(at.place, at.offset, at.width_bytes, value)
+
+    def post32(self, register: str | int, value: int) -> None:
+        """Writes a register without waiting. An error comes out of the next call that waits."""
+        at = self.address(register)
+        self._send(Post(at.place, at.offset, at.width_bytes, value))
+
+    def read(self, place: int, offset: int, width_bytes: int) -> int:
+        """Reads `width_bytes` at an offset of range number `place`."""
+        return self._call(Read(place, offset, width_bytes))[0]
+
+    def write(self, place: int, offset: int, width_bytes: int, value: int) -> None:
+        """Writes `width_bytes` at an offset of range number `place`."""
+        self._call(Write(place, offset, width_bytes, value))
+
+    def batch(self) -> Batch:
+        """Collects accesses; they are done in order, in one round trip, by `Batch.run`."""
+        return Batch(self)
+
+    def flush(self) -> None:
+        """Waits until all posted writes are done. Raises: the error of one of them."""
+        self._call(BatchMessage(()))
+
+    def mapped(self, name: str) -> memoryview:
+        """A mapped range as memory; access to it is no trap.
+
+        Raises:
+            NotFound: no mapped range has that name.
+        """
+        try:
+            return self._mapped[name].buffer
+        except KeyError:
+            raise NotFound("mapped range", name) from None
+
+    # --- the link ---------------------------------------------------------------------------------
+
+    def _send(self, message: Message) -> int:
+        """Sends as soon as there is a session and credit; gives the sequence number."""
+        link = self._link
+        deadline_ns = 0
+        while link.session is None or not link.session.can_send():
+            now_ns = time.monotonic_ns()
+            deadline_ns = deadline_ns or now_ns + TRAP_TIMEOUT_NS
+            self._pump(deadline_ns, now_ns)
+        if not link.send(message):
+            raise PeerLost(self.name)
+        return link.session.last_sent
+
+    def _call(self, message: Message) -> tuple[int, ...]:
+        request = self._send(message)
+        link = self._link
+        deadline_ns = time.monotonic_ns() + TRAP_TIMEOUT_NS
+        while True:
+            for reply in self._pump(deadline_ns, time.monotonic_ns()):
+                if isinstance(reply, Reply) and reply.request == request:
+                    self._raise_posted()
+                    return reply.values
+                if isinstance(reply, TrapError) and reply.request == request:
+                    raise TrapRefused(reply.error, reply.detail, reply.index)
+            if link.session is None:
+                raise PeerLost(self.name)
+
+    def _raise_posted(self) -> None:
+        if self._post_error is not None:
+            error, self._post_error = self._post_error, None
+            raise error
+
+    def _pump(self, deadline_ns: int, now_ns: int) -> list[Message]:
+        """Waits for something of the coproc; gives what it answered."""
+        link = self._link
+        wait_ns = deadline_ns - now_ns
+        retry_ns = link.next_deadline_ns()
+        if retry_ns is not None:
+            wait_ns = min(wait_ns, max(retry_ns - now_ns, 0))
+        if not self._poller.poll(max(wait_ns, 0) / 1e6) and now_ns >= deadline_ns:
+            raise self._last_error or PeerTimeout(self.name, TRAP_TIMEOUT_NS)
+        answers: list[Message] = []
+        for event in link.receive():
+            if isinstance(event, LinkUp):
+                self._last_error = None
+            elif isinstance(event, LinkDown):
+                self._last_error = event.error
+            elif isinstance(event.message, TrapError) and self._is_posted(event.message):
+                error = event.message
+                self._post_error = TrapRefused(error.error, error.detail, error.index)
+            else:
+                answers.append(event.message)
+        link.flush()
+        return answers
+
+    def _is_posted(self, error: TrapError) -> bool:
+        # Calls wait for their answer, so a call is always the newest message sent.
+        return self._link.session is not None and error.request != self._link.session.last_sent
+
+    def close(self) -> None:
+        self._link.close()
+        for region in self._mapped.values():
+            region.close()
+
+    def __enter__(self) -> Vcoproc:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+class Batch:
+    """Accesses in order, sent together. At most `limits.BATCH_OPS_MAX` go in one message."""
+
+    def __init__(self, vcoproc: Vcoproc) -> None:
+        self._vcoproc = vcoproc
+        self._accesses: list[tuple[bool, int, int, int, int]] = []
+
+    def read32(self, register: str | int) -> Batch:
+        at = self._vcoproc.address(register)
+        self._accesses.append((False, at.place, at.offset, at.width_bytes, 0))
+        return self
+
+    def write32(self, register: str | int, value: int) -> Batch:
+        at = self._vcoproc.address(register)
+        self._accesses.append((True, at.place, at.offset, at.width_bytes, value))
+        return self
+
+    def run(self) -> list[int]:
+        """Does them; gives the values read, in order.
+
+        Raises:
+            TrapRefused: at the first access that fails (`index`); the ones after it are not done.
+        """
+        values: list[int] = []
+        accesses, self._accesses = self._accesses, []
+        for start in range(0, len(accesses), BATCH_OPS_MAX):
+            chunk = tuple(accesses[start : start + BATCH_OPS_MAX])
+            try:
+                values += self._vcoproc._call(BatchMessage(chunk))
+            except TrapRefused as error:
+                error.index += start
+                raise
+        return values
+
+
+def resource_id(name: str) -> str:
+    """The last part of a resource name: "audio" of "domains/d/vcoprocs/audio"."""
+    return name.rpartition("/")[2]

@@ -1,0 +1,176 @@
+"""Every bound of the system, with what happens when it is reached.
+
+Relations between bounds are asserted at the end of the file.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+US: Final = 1_000
+"""Nanoseconds in a microsecond. Times are integers of nanoseconds everywhere."""
+MS: Final = 1_000_000
+S: Final = 1_000_000_000
+
+# --- names and numbers ----------------------------------------------------------------------------
+DOMID_MIN: Final = 1
+"""0 is the first domain (the toolstack's own) and is never created."""
+DOMID_MAX: Final = 0x7FEF
+"""Xen: below DOMID_FIRST_RESERVED, 0x7FF0."""
+NAME_BYTES_MAX: Final = 63
+"""Domain, coproc and vcoproc names; then InvalidArgument."""
+DOMAINS_MAX: Final = 4096
+"""Per toolstack; then LimitExceeded."""
+VCOPROCS_PER_COPROC_MAX: Final = 64
+"""Default of a coproc; the tree may set less. Then LimitExceeded."""
+VCOPROCS_PER_DOMAIN_MAX: Final = 32
+
+# --- guest address space --------------------------------------------------------------------------
+PAGE_BYTES: Final = 4096
+BLOCK_BYTES: Final = 2 * MIB
+GUEST_RAM_BASE_IPA: Final = 0x6000_0000
+"""Where a domain's memory begins in its own address space. The first address of Armv7-M external
+RAM: a Cortex-M can execute there, so one address is good for the domain and for its coprocessor."""
+GUEST_MMIO_BASE_IPA: Final = 0x0A00_0000
+"""Where the register ranges of vcoprocs are put when the domain file names no address."""
+DOMAIN_MEMORY_BYTES_MIN: Final = 64 * KIB
+DOMAIN_MEMORY_BYTES_MAX: Final = 256 * MIB
+PRIVATE_MEMORY_BYTES_MAX: Final = 16 * MIB
+GUEST_IRQ_MIN: Final = 32
+"""SPIs begin at 32 (GIC architecture)."""
+GUEST_IRQ_MAX: Final = 1019
+GUEST_IRQ_BASE: Final = 64
+"""Where guest interrupt numbers are given out when the domain file names none."""
+GUEST_IPA_MAX: Final = 0xFFFF_FFFF
+"""The last address of a domain: a 32-bit coprocessor could not name a higher one."""
+DOMAIN_MEMORY_BYTES_DEFAULT: Final = 4 * MIB
+PRIVATE_MEMORY_BYTES_DEFAULT: Final = 64 * KIB
+
+# --- configuration files: beyond a bound the file is refused (InvalidConfig) ----------------------
+COPROCS_MAX: Final = 256
+"""Shared coprocs of one system tree."""
+INSTANCES_MAX: Final = 64
+"""Coprocs made from one template of the tree."""
+RANGES_PER_COPROC_MAX: Final = 16
+RANGE_BYTES_MAX: Final = 16 * MIB
+CLOCK_HZ_MIN: Final = 1_000
+CLOCK_HZ_MAX: Final = 10_000_000_000
+CLOCK_HZ_DEFAULT: Final = 100_000_000
+CONFIG_PROBLEMS_MAX: Final = 100
+"""Problems listed for one file; the rest is counted."""
+CONFIG_LIST_DEPTH_MAX: Final = 16
+"""Lists in lists of a domain file."""
+DTS_TOKENS_MAX: Final = 400_000
+"""About four times the largest board trees of Linux, with everything they include."""
+DTS_NODES_MAX: Final = 8192
+DTS_LABELS_MAX: Final = 8192
+DTS_REFERENCES_MAX: Final = 16_384
+DTS_DEPTH_MAX: Final = 16
+"""Nodes in nodes, and brackets in expressions."""
+DTS_NAME_BYTES_MAX: Final = 128
+DTS_PROPERTY_TOKENS_MAX: Final = 8192
+DTS_PROPERTY_REFERENCES_MAX: Final = 1024
+
+# --- trap path ------------------------------------------------------------------------------------
+FRAME_BYTES_MAX: Final = 256 * KIB
+"""A longer frame is a protocol error; the peer is dropped."""
+BATCH_OPS_MAX: Final = 1024
+"""Accesses in one batch; more is a protocol error (the guest SDK splits)."""
+TRAP_CREDIT: Final = 256
+"""Messages a domain may have unacknowledged at one coproc-sim. Beyond: protocol error."""
+REPLAY_QUEUE_MAX: Final = 256
+"""Queued register writes of one switched-out vcoproc; then QueueFull to the driver."""
+HOLD_QUEUE_MAX: Final = 16
+"""Held accesses of one vcoproc; then QueueFull to the driver."""
+HOLD_LIMIT_NS: Final = 1 * S
+"""A held access is answered with HoldTimeout after this."""
+TRAP_TIMEOUT_NS: Final = 5 * S
+"""The guest SDK gives up a trap after this: PeerTimeout."""
+
+# --- scheduling -----------------------------------------------------------------------------------
+SLICE_NS_MIN: Final = 100 * US
+SLICE_NS_MAX: Final = 10 * S
+SLICE_NS_DEFAULT: Final = 5 * MS
+SWITCH_RETRY_NS_MIN: Final = 1 * US
+SWITCH_RETRY_NS_MAX: Final = 100 * MS
+REFUSALS_MAX: Final = 1000
+"""Refusals of one switch attempt before the coproc-sim forces it (reset of the refuser)."""
+SWITCH_DEADLINE_NS: Final = 500 * MS
+"""From the first attempt to leave until the refuser is forced off."""
+VCOPROCS_KNOWN_MAX: Final = 4096
+"""Vcoprocs of one coproc that the scheduler remembers, as many as a Register can list; beyond, adding
+one is LimitExceeded, and of those that were never added the oldest is forgotten."""
+TURNS_KEPT_MAX: Final = 4096
+"""Turns of one coproc that ListTurns can show; the oldest goes first."""
+CONTROL_CREDIT: Final = 1024
+"""Unacknowledged messages between a coproc-sim and the scheduler or the irq-router."""
+
+# --- interrupts -----------------------------------------------------------------------------------
+LINES_PER_VCOPROC_MAX: Final = 32
+IRQ_CREDIT: Final = 256
+"""Unacknowledged interrupts to one domain; more stay pending in the router, none is lost."""
+EDGES_PENDING_MAX: Final = 1
+"""A second edge while one is pending merges with it, as in a GIC; merges are counted."""
+UNMAPPED_VCOPROCS_MAX: Final = 64
+"""Vcoprocs of one coproc whose interrupts came before the toolstack said whose they are; then the
+oldest is forgotten and counted."""
+UNMAPPED_COPROCS_MAX: Final = 256
+"""Coprocs with such vcoprocs; then the message is refused and counted."""
+
+# --- files and processes --------------------------------------------------------------------------
+SOCKET_PATH_BYTES_MAX: Final = 107
+"""sun_path of Linux less the closing zero; a longer run directory is refused by name."""
+CONFIG_BYTES_MAX: Final = 1 * MIB
+ELF_BYTES_MAX: Final = 64 * MIB
+START_TIMEOUT_NS: Final = 20 * S
+STOP_TIMEOUT_NS: Final = 5 * S
+EVENTS_KEPT_MAX: Final = 10_000
+"""Events that a late watcher can still read; an older revision gets OUT_OF_RANGE."""
+RESTART_DELAY_NS_MIN: Final = 100 * MS
+"""Before a process that died is started again; doubled each time it dies young."""
+RESTART_DELAY_NS_MAX: Final = 5 * S
+RESTART_FORGIVEN_NS: Final = 10 * S
+"""A process that lived this long gets the shortest delay again."""
+
+# --- toolstack ------------------------------------------------------------------------------------
+CALL_TIMEOUT_NS: Final = 2 * S
+"""One call of the toolstack to another service; then it counts as not answering."""
+ACCOUNTS_TIMEOUT_NS: Final = 300 * MS
+"""Wait for the accounting that a list shows; then the list goes without it."""
+REPAIR_DELAY_NS_MIN: Final = 100 * MS
+"""Before the toolstack asks a service again that did not answer; doubled up to the maximum."""
+REPAIR_DELAY_NS_MAX: Final = 2 * S
+PAGE_SIZE_MAX: Final = 1000
+"""Resources in one page of a list; more is InvalidArgument."""
+REQUEST_ID_BYTES_MAX: Final = 63
+REQUESTS_KEPT_MAX: Final = 10_000
+"""Answers kept for repeated request ids; the oldest are forgotten."""
+WATCHERS_MAX: Final = 64
+"""Open event streams; then LimitExceeded."""
+CHANGES_WAITING_MAX: Final = 32
+"""Changes under way or waiting for their turn; then LimitExceeded."""
+FILE_NAME_BYTES_MAX: Final = 4096
+SPEC_BYTES_MAX: Final = 4096
+"""Text that describes one vcoproc."""
+REGISTERS_PER_PLATFORM_MAX: Final = 4096
+PLATFORMS_PER_LEASE_MAX: Final = 64
+"""Types that one coproc-sim may offer to simulate; more is InvalidArgument."""
+
+assert SLICE_NS_MIN <= SLICE_NS_DEFAULT <= SLICE_NS_MAX
+assert SWITCH_DEADLINE_NS < HOLD_LIMIT_NS < TRAP_TIMEOUT_NS
+assert SWITCH_RETRY_NS_MIN < SWITCH_RETRY_NS_MAX < SWITCH_DEADLINE_NS
+assert DOMAIN_MEMORY_BYTES_MIN % PAGE_BYTES == 0 and BLOCK_BYTES % PAGE_BYTES == 0
+assert GUEST_MMIO_BASE_IPA < GUEST_RAM_BASE_IPA
+assert GUEST_RAM_BASE_IPA + DOMAIN_MEMORY_BYTES_MAX <= GUEST_IPA_MAX
+assert GUEST_IRQ_MIN <= GUEST_IRQ_BASE <= GUEST_IRQ_MAX
+assert DOMAIN_MEMORY_BYTES_MIN <= DOMAIN_MEMORY_BYTES_DEFAULT <= DOMAIN_MEMORY_BYTES_MAX
+assert PRIVATE_MEMORY_BYTES_DEFAULT <= PRIVATE_MEMORY_BYTES_MAX
+assert VCOPROCS_PER_COPROC_MAX <= VCOPROCS_KNOWN_MAX
+assert CLOCK_HZ_MIN <= CLOCK_HZ_DEFAULT <= CLOCK_HZ_MAX
+assert EDGES_PENDING_MAX == 1
+assert RESTART_DELAY_NS_MIN <= RESTART_DELAY_NS_MAX <= RESTART_FORGIVEN_NS
+assert REPAIR_DELAY_NS_MIN <= REPAIR_DELAY_NS_MAX
+assert SWITCH_DEADLINE_NS < CALL_TIMEOUT_NS
+assert ACCOUNTS_TIMEOUT_NS < CALL_TIMEOUT_NS

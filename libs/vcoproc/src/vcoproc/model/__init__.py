@@ -1,0 +1,1 @@
+"""State machines shared by services and tests: tables of transitions, without any I/O."""

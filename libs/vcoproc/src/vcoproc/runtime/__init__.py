@@ -1,0 +1,1 @@
+"""The process kit: everything that touches sockets, clocks, files and signals."""

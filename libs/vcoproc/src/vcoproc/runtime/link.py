@@ -1,0 +1,416 @@
+"""Sessions over ZeroMQ sockets: the server's and the client's end of a hot link.
+
+Neither has a thread. The owner watches the sockets in its loop, calls `receive` when they can be
+read and `flush` once a round.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any, Final, TypeAlias
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+from vcoproc.errors import (
+    LimitExceeded,
+    PeerError,
+    PeerRejected,
+    RemoteProtocolError,
+    VcoprocError,
+)
+from vcoproc.limits import FRAME_BYTES_MAX, MS
+from vcoproc.wire.messages import Bye, Hello, Message, Role
+from vcoproc.wire.session import (
+    Session,
+    client_session,
+    hello_frame,
+    read_hello,
+    reject_frame,
+    server_session,
+    welcome_frame,
+)
+
+RETRY_NS_MIN: Final = 20 * MS
+RETRY_NS_MAX: Final = 1000 * MS
+HELLO_REQUIRED: Final = "HELLO_REQUIRED"
+"""Reject of a frame that belongs to no session, for example one of the server's predecessor."""
+
+
+def _configure(socket: zmq.Socket[Any]) -> None:
+    socket.linger = 0
+    # Credit bounds what is under way; a high-water mark of ZeroMQ's would drop in silence.
+    socket.sndhwm = 0
+    socket.rcvhwm = 0
+    socket.setsockopt(zmq.MAXMSGSIZE, FRAME_BYTES_MAX)
+
+
+class Peer:
+    """A client that was welcomed. key: what `authorize` said of it."""
+
+    __slots__ = ("identity", "key", "name", "session")
+
+    def __init__(self, identity: bytes, key: Hashable, name: str, session: Session) -> None:
+        self.identity = identity
+        self.key = key
+        self.name = name
+        self.session = session
+
+
+class LinkServer:
+    """The ROUTER end: many clients, each with its session.
+
+    Args:
+        endpoint: ZeroMQ address to bind.
+        window: messages that each client may have unacknowledged.
+        authorize: gives the key of a client from its hello, or raises VcoprocError to refuse it.
+            A second client with the key of a first one replaces it.
+        on_open, on_close: told of each session's begin and end.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[Any],
+        endpoint: str,
+        *,
+        name: str,
+        epoch: int,
+        window: int,
+        authorize: Callable[[Hello], Hashable],
+        on_open: Callable[[Peer], None],
+        on_close: Callable[[Peer, str], None],
+        keep_unacked: bool = False,
+    ) -> None:
+        self.socket = context.socket(zmq.ROUTER)
+        _configure(self.socket)
+        # Without it a ROUTER drops what it cannot deliver and tells nobody.
+        self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        self.socket.bind(endpoint)
+        self.garbage_count = 0
+        self.dropped_count = 0
+        self._name = name
+        self._epoch = epoch
+        self._window = window
+        self._authorize = authorize
+        self._on_open = on_open
+        self._on_close = on_close
+        self._keep = keep_unacked
+        self._peers: dict[bytes, Peer] = {}
+        self._by_key: dict[Hashable, Peer] = {}
+        self._touched: dict[bytes, Peer] = {}
+
+    def peer(self, key: Hashable) -> Peer | None:
+        """The client of that key, if it is connected."""
+        return self._by_key.get(key)
+
+    def receive(self, limit: int = 64) -> list[tuple[Peer, int, Message]]:
+        """What came in: (peer, sequence number, message), at most `limit` frames."""
+        received: list[tuple[Peer, int, Message]] = []
+        socket = self.socket
+        for _ in range(limit):
+            try:
+                parts = socket.recv_multipart(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            peer = self._peers.get(parts[0])
+            if len(parts) != 2:
+                self._refuse_garbage(parts[0], peer, RemoteProtocolError("not one frame"))
+            elif peer is None:
+                self._handshake(parts[0], parts[1])
+            else:
+                try:
+                    message = peer.session.receive(parts[1])
+                except PeerError as error:
+                    self._refuse_garbage(parts[0], peer, error)
+                    continue
+                self._touched[peer.identity] = peer
+                if message is None:
+                    continue
+                if type(message) is Bye:
+                    self._close(peer, message.why)
+                    continue
+                received.append((peer, peer.session.accepted, message))
+        return received
+
+    def _handshake(self, identity: bytes, frame: bytes) -> None:
+        try:
+            header, hello = read_hello(frame)
+        except PeerError as error:
+            self.garbage_count += 1
+            # A well-formed message without a session comes from a client that has outlived the
+            # server it knew; it is told to say hello. Everything else is garbage.
+            known = isinstance(error, RemoteProtocolError) and error.why.endswith("before hello")
+            self._reply(identity, reject_frame(
+                HELLO_REQUIRED if known else error.reason, str(error), epoch=self._epoch
+            ))  # fmt: skip
+            return
+        try:
+            key = self._authorize(hello)
+        except VcoprocError as error:
+            self.dropped_count += 1
+            self._reply(identity, reject_frame(error.reason, str(error), epoch=self._epoch))
+            return
+        if old := self._by_key.get(key):
+            self._close(old, "replaced by a newer session")
+        session = server_session(
+            header, epoch=self._epoch, window=self._window, keep_unacked=self._keep
+        )
+        peer = Peer(identity, key, hello.name, session)
+        if not self._reply(
+            identity, welcome_frame(self._name, epoch=self._epoch, window=self._window)
+        ):
+            return
+        self._peers[identity] = peer
+        self._by_key[key] = peer
+        self._on_open(peer)
+
+    def _refuse_garbage(self, identity: bytes, peer: Peer | None, error: PeerError) -> None:
+        self.garbage_count += 1
+        if peer is not None:
+            self.drop(peer, error)
+        else:
+            self._reply(identity, reject_frame(error.reason, str(error), epoch=self._epoch))
+
+    def _reply(self, identity: bytes, frame: bytes) -> bool:
+        try:
+            self.socket.send_multipart((identity, frame), zmq.NOBLOCK, copy=True)
+        except (zmq.Again, zmq.ZMQError):
+            return False  # it has gone already
+        return True
+
+    def drop(self, peer: Peer, error: VcoprocError) -> None:
+        """Ends a client's session and tells it why."""
+        self.dropped_count += 1
+        self._reply(peer.identity, reject_frame(error.reason, str(error), epoch=self._epoch))
+        self._close(peer, str(error))
+
+    def _close(self, peer: Peer, why: str) -> None:
+        self._touched.pop(peer.identity, None)
+        if self._peers.get(peer.identity) is peer:
+            del self._peers[peer.identity]
+        if self._by_key.get(peer.key) is peer:
+            del self._by_key[peer.key]
+        self._on_close(peer, why)
+
+    def send(self, peer: Peer, message: Message) -> None:
+        """Sends now or when the client gives credit. To a client that has gone: closes it."""
+        if self._peers.get(peer.identity) is not peer:
+            return
+        try:
+            frame = peer.session.send(message)
+        except LimitExceeded as error:
+            self.drop(peer, error)
+            return
+        if frame is not None and not self._reply(peer.identity, frame):
+            self._close(peer, "gone")
+
+    def flush(self) -> None:
+        """Sends what credit allows now, and credit where it is due. Once a round."""
+        if not self._touched:
+            return
+        touched, self._touched = self._touched, {}
+        for peer in touched.values():
+            for frame in peer.session.flush():
+                if not self._reply(peer.identity, frame):
+                    self._close(peer, "gone")
+                    break
+
+    def close(self) -> None:
+        for peer in list(self._peers.values()):
+            if peer.session.can_send():
+                self._reply(peer.identity, peer.session.bye("stopping"))
+        self.socket.close()
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUp:
+    """The server has welcomed us. unacked: what the session before it may not have taken."""
+
+    unacked: list[Message]
+
+
+@dataclass(frozen=True, slots=True)
+class LinkDown:
+    """The session is over; the client goes on trying."""
+
+    error: VcoprocError
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    seq: int
+    message: Message
+
+
+LinkEvent: TypeAlias = LinkUp | LinkDown | Received
+
+
+class LinkClient:
+    """The DEALER end: one server, found again by itself after it was lost.
+
+    Args:
+        endpoint: ZeroMQ address to connect to; the server may start later.
+        credential: at most 64 bytes. name: at most 63 bytes.
+        window: messages that the server may have unacknowledged.
+        keep_unacked: `LinkUp` says which messages must be said again.
+    """
+
+    def __init__(
+        self,
+        context: zmq.Context[Any],
+        endpoint: str,
+        *,
+        role: Role,
+        credential: bytes,
+        name: str,
+        epoch: int,
+        window: int,
+        keep_unacked: bool = False,
+    ) -> None:
+        self.socket = context.socket(zmq.DEALER)
+        _configure(self.socket)
+        # Queue only to a live connection: what was meant for a dead server must not reach the next.
+        self.socket.setsockopt(zmq.IMMEDIATE, 1)
+        self.socket.setsockopt(zmq.RECONNECT_IVL, 10)
+        self.socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
+        self._monitor: zmq.Socket[Any] = self.socket.get_monitor_socket(
+            zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
+        )
+        self._monitor.linger = 0
+        self.session: Session | None = None
+        self._endpoint = endpoint
+        self._hello = hello_frame(role, credential, name, epoch=epoch, window=window)
+        self._epoch = epoch
+        self._window = window
+        self._keep = keep_unacked
+        self._unacked: list[Message] = []
+        self._connected = False
+        self._retry_at_ns: int | None = None
+        self._retry_ns = RETRY_NS_MIN
+        self.socket.connect(endpoint)
+
+    @property
+    def sockets(self) -> tuple[zmq.Socket[Any], zmq.Socket[Any]]:
+        """What to watch."""
+        return (self.socket, self._monitor)
+
+    def next_deadline_ns(self) -> int | None:
+        """When `receive` wants to be called even if no socket can be read."""
+        return self._retry_at_ns
+
+    def receive(self, limit: int = 64) -> list[LinkEvent]:
+        """What happened, at most `limit` frames of it."""
+        events: list[LinkEvent] = []
+        # Frames first: those of a server that has gone since are still its last words.
+        for _ in range(limit):
+            try:
+                frame = self.socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            self._take(frame, events)
+        self._watch_connection(events)
+        if self._retry_at_ns is not None and time.monotonic_ns() >= self._retry_at_ns:
+            self._retry_at_ns = None
+            self._say_hello()
+        return events
+
+    def _watch_connection(self, events: list[LinkEvent]) -> None:
+        while True:
+            try:
+                event = recv_monitor_message(self._monitor, zmq.NOBLOCK)
+            except zmq.Again:
+                return
+            if event["event"] == zmq.EVENT_DISCONNECTED:
+                self._connected = False
+                self._retry_at_ns = None
+                self._down(RemoteProtocolError("connection lost"), events)
+            else:
+                self._connected = True
+                self._say_hello()
+
+    def _take(self, frame: bytes, events: list[LinkEvent]) -> None:
+        session = self.session
+        if session is None:
+            try:
+                self.session = client_session(
+                    frame, epoch=self._epoch, window=self._window, keep_unacked=self._keep
+                )
+            except PeerRejected as error:
+                if error.their_reason != HELLO_REQUIRED:  # that answers an older frame, not hello
+                    events.append(LinkDown(error))
+                    self._retry_later()
+                return
+            except PeerError as error:
+                events.append(LinkDown(error))
+                self._retry_later()
+                return
+            self._retry_ns = RETRY_NS_MIN
+            unacked, self._unacked = self._unacked, []
+            events.append(LinkUp(unacked))
+            return
+        try:
+            message = session.receive(frame)
+        except PeerError as error:
+            self._down(error, events)
+            self._retry_later()
+            return
+        if message is None:
+            return
+        if type(message) is Bye:
+            self._down(PeerRejected("BYE", message.why), events)
+            return  # the connection's end follows; the next server is greeted when it is there
+        events.append(Received(session.accepted, message))
+
+    def _retry_later(self) -> None:
+        if self._connected:
+            self._retry_at_ns = time.monotonic_ns() + self._retry_ns
+            self._retry_ns = min(2 * self._retry_ns, RETRY_NS_MAX)
+
+    def _down(self, error: VcoprocError, events: list[LinkEvent]) -> None:
+        if self.session is None:
+            return
+        if self._keep:
+            self._unacked = self.session.unacked()
+        self.session = None
+        events.append(LinkDown(error))
+
+    def _say_hello(self) -> None:
+        with contextlib.suppress(zmq.Again):
+            self.socket.send(self._hello, zmq.NOBLOCK)
+
+    def send(self, message: Message) -> bool:
+        """Sends now or when the server gives credit. False: there is no session; it is not sent.
+
+        Raises:
+            LimitExceeded: the server takes nothing for too long.
+        """
+        session = self.session
+        if session is None:
+            return False
+        frame = session.send(message)
+        if frame is not None:
+            self._push(frame)
+        return True
+
+    def _push(self, frame: bytes) -> None:
+        # Again: the connection has just gone; its end is reported by the monitor, and what was
+        # not acknowledged is in `LinkUp.unacked`.
+        with contextlib.suppress(zmq.Again):
+            self.socket.send(frame, zmq.NOBLOCK)
+
+    def flush(self) -> None:
+        """Sends what credit allows now, and credit where it is due. Once a round."""
+        if self.session is not None:
+            for frame in self.session.flush():
+                self._push(frame)
+
+    def close(self) -> None:
+        if self.session is not None and self.session.can_send():
+            self.socket.linger = 100  # ms, for the last words
+            self._push(self.session.bye("stopping"))
+        self.socket.disable_monitor()
+        self._monitor.close()
+        self.socket.close()

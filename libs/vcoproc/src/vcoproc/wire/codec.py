@@ -1,0 +1,107 @@
+"""Frames: a fixed header and a msgpack body, in one ZeroMQ message part.
+
+Header, 24 bytes, little endian::
+
+    0  2s  magic "VC"
+    2  u8  major version of the wire format; another one is refused
+    3  u8  message type
+    4  u16 flags, 0 (ignored when received: room for later minors)
+    6  u16 credit: how many messages beyond `ack` the receiver of this frame may send
+    8  u32 epoch: incarnation of the sending process; another one than in its hello is refused
+    12 u32 seq: 1, 2, 3, ... within the session; 0 for handshake and credit messages
+    16 u32 ack: highest sequence number that the sender of this frame has accepted
+    20 u32 bytes in the body
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, Final, NamedTuple
+
+import msgpack
+
+from vcoproc.errors import RemoteProtocolError, VersionMismatch
+from vcoproc.limits import BATCH_OPS_MAX, FRAME_BYTES_MAX
+from vcoproc.wire.messages import MESSAGE_BY_TYPE, Message
+
+MAGIC: Final = b"VC"
+MAJOR: Final = 1
+MINOR: Final = 0
+HEADER: Final = struct.Struct("<2sBBHHIIII")
+HEADER_BYTES: Final = HEADER.size
+
+_pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
+_NO_FIELDS: Final = msgpack.packb([])
+
+
+class Header(NamedTuple):
+    type: int
+    credit: int
+    epoch: int
+    seq: int
+    ack: int
+
+
+def encode(
+    message: Message, *, credit: int = 0, epoch: int = 0, seq: int = 0, ack: int = 0
+) -> bytes:
+    """One frame. Every argument is an unsigned integer of its header field's width."""
+    fields = message.body()
+    body: bytes = _pack(fields) if fields else _NO_FIELDS
+    return HEADER.pack(MAGIC, MAJOR, message.TYPE, 0, credit, epoch, seq, ack, len(body)) + body
+
+
+def decode(frame: bytes) -> tuple[Header, Message]:
+    """The header and the message of one frame.
+
+    Raises:
+        VersionMismatch: the major version is another one.
+        RemoteProtocolError: anything else that is not a valid frame.
+    """
+    if len(frame) < HEADER_BYTES:
+        raise RemoteProtocolError(f"frame of {len(frame)} bytes, header has {HEADER_BYTES}")
+    if len(frame) > FRAME_BYTES_MAX:
+        raise RemoteProtocolError(f"frame of {len(frame)} bytes, at most {FRAME_BYTES_MAX}")
+    magic, major, kind, _flags, credit, epoch, seq, ack, body_bytes = HEADER.unpack_from(frame)
+    if magic != MAGIC:
+        raise RemoteProtocolError(f"bad magic {magic.hex()}")
+    if major != MAJOR:
+        raise VersionMismatch(MAJOR, major)
+    if body_bytes != len(frame) - HEADER_BYTES:
+        raise RemoteProtocolError(
+            f"body of {len(frame) - HEADER_BYTES} bytes, header says {body_bytes}"
+        )
+    cls = MESSAGE_BY_TYPE.get(kind)
+    if cls is None:
+        raise RemoteProtocolError(f"unknown message type {kind:#04x}")
+    return Header(kind, credit, epoch, seq, ack), _message(cls, frame)
+
+
+def _message(cls: type[Message], frame: bytes) -> Message:
+    fields = _unpack(frame)
+    checks = cls.CHECKS
+    if type(fields) is not list or len(fields) < len(checks):
+        raise RemoteProtocolError(f"{cls.__name__}: expected an array of {len(checks)} fields")
+    try:
+        return cls(*[check(raw) for check, raw in zip(checks, fields, strict=False)])
+    except RemoteProtocolError as error:
+        raise RemoteProtocolError(f"{cls.__name__}: {error.why}") from None
+
+
+def _unpack(frame: bytes) -> Any:
+    try:
+        return msgpack.unpackb(
+            memoryview(frame)[HEADER_BYTES:],
+            raw=False,
+            use_list=True,
+            strict_map_key=True,
+            # Nothing in the protocol is nested deeper or longer; a bomb is refused while unpacking.
+            max_array_len=max(BATCH_OPS_MAX, 4096),
+            max_map_len=0,
+            max_str_len=4096,
+            max_bin_len=4096,
+            max_ext_len=0,
+        )
+    except (ValueError, TypeError, msgpack.UnpackException, RecursionError, OverflowError) as error:
+        # ValueError has msgpack's format, size and extra-data errors and UnicodeDecodeError.
+        raise RemoteProtocolError(f"body is not valid msgpack: {error}") from None

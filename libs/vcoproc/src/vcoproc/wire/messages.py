@@ -1,0 +1,411 @@
+"""The messages of the three hot links, as frozen dataclasses.
+
+Links, and who sends what (design: traps, grants and reports, interrupts):
+
+=========  ============================  =====================================
+link       client (DEALER)               server (ROUTER)
+=========  ============================  =====================================
+trap       domain                        coproc-sim
+schedule   coproc-sim                    scheduler
+interrupt  coproc-sim; domain            irq-router (a socket for each kind)
+=========  ============================  =====================================
+
+Every link begins with `Hello`, answered by `Welcome` or `Reject`. Type numbers and field order are a
+contract: fields are only ever appended.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, TypeAlias
+
+from vcoproc.limits import BATCH_OPS_MAX, LINES_PER_VCOPROC_MAX, NAME_BYTES_MAX
+from vcoproc.wire.fields import Check, blob, boolean, list_of, record, text, u8, u16, u32, u64
+
+NAME = text(NAME_BYTES_MAX)
+REASON = text(64)
+DETAIL = text(1024)
+CREDENTIAL = blob(64)
+
+
+class Role(enum.IntEnum):
+    """Who says hello."""
+
+    DOMAIN = 1
+    COPROC = 2
+
+
+class EndReason(enum.IntEnum):
+    """Why a turn on the coprocessor ended."""
+
+    SLICE = 1
+    """Its time was over and another was waiting."""
+    IDLE = 2
+    """The firmware waits for an interrupt."""
+    PREEMPTED = 3
+    """A grant said: now."""
+    YIELD = 4
+    """The firmware said that this is a good moment."""
+    FAULT = 5
+    REMOVED = 6
+    """Destroyed or paused."""
+
+
+class Message:
+    """Base of all messages. `TYPE` is the type byte; `CHECKS` has one check for each field."""
+
+    __slots__ = ()
+    TYPE: ClassVar[int]
+    CHECKS: ClassVar[tuple[Check, ...]]
+
+    def body(self) -> list[Any]:
+        """The fields in wire order."""
+        return [getattr(self, name) for name in _FIELD_NAMES[type(self)]]
+
+
+@dataclass(frozen=True, slots=True)
+class Hello(Message):
+    """First message of a client. role: a `Role`. features: bit mask, 0 for now."""
+
+    TYPE: ClassVar[int] = 0x01
+    CHECKS: ClassVar[tuple[Check, ...]] = (u8, CREDENTIAL, u16, u32, NAME)
+    role: int
+    credential: bytes
+    minor: int
+    features: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome(Message):
+    TYPE: ClassVar[int] = 0x02
+    CHECKS: ClassVar[tuple[Check, ...]] = (u16, u32, NAME)
+    minor: int
+    features: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reject(Message):
+    """The server closes the session, or never opened it."""
+
+    TYPE: ClassVar[int] = 0x03
+    CHECKS: ClassVar[tuple[Check, ...]] = (REASON, DETAIL)
+    error: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Credit(Message):
+    """Carries only the header's acknowledgement and credit. Has no sequence number."""
+
+    TYPE: ClassVar[int] = 0x04
+    CHECKS: ClassVar[tuple[Check, ...]] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Bye(Message):
+    """The sender closes the session."""
+
+    TYPE: ClassVar[int] = 0x05
+    CHECKS: ClassVar[tuple[Check, ...]] = (REASON,)
+    why: str
+
+
+# --- trap link ------------------------------------------------------------------------------------
+# place: index of the register range. offset: bytes in it. width_bytes: 1, 2 or 4.
+
+
+@dataclass(frozen=True, slots=True)
+class Read(Message):
+    """Answered by `Reply` with one value, or `TrapError`."""
+
+    TYPE: ClassVar[int] = 0x10
+    CHECKS: ClassVar[tuple[Check, ...]] = (u8, u32, u8)
+    place: int
+    offset: int
+    width_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Write(Message):
+    """Answered by `Reply` with no value, or `TrapError`."""
+
+    TYPE: ClassVar[int] = 0x11
+    CHECKS: ClassVar[tuple[Check, ...]] = (u8, u32, u8, u32)
+    place: int
+    offset: int
+    width_bytes: int
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Post(Message):
+    """A write that is not answered; only a `TrapError` comes back."""
+
+    TYPE: ClassVar[int] = 0x12
+    CHECKS: ClassVar[tuple[Check, ...]] = (u8, u32, u8, u32)
+    place: int
+    offset: int
+    width_bytes: int
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Batch(Message):
+    """Accesses done in order: (is_write, place, offset, width_bytes, value).
+
+    Answered by one `Reply` with a value for each read, or by a `TrapError` at the first access that
+    fails; the ones after it are not done. An empty batch is a fence.
+    """
+
+    TYPE: ClassVar[int] = 0x13
+    CHECKS: ClassVar[tuple[Check, ...]] = (
+        list_of(record(boolean, u8, u32, u8, u32), BATCH_OPS_MAX),
+    )
+    accesses: tuple[tuple[bool, int, int, int, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Reply(Message):
+    """request: sequence number of the message that it answers."""
+
+    TYPE: ClassVar[int] = 0x14
+    CHECKS: ClassVar[tuple[Check, ...]] = (u32, list_of(u32, BATCH_OPS_MAX))
+    request: int
+    values: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TrapError(Message):
+    """index: which access of a batch failed. error: a stable reason of `vcoproc.errors`."""
+
+    TYPE: ClassVar[int] = 0x15
+    CHECKS: ClassVar[tuple[Check, ...]] = (u32, u16, REASON, DETAIL)
+    request: int
+    index: int
+    error: str
+    detail: str
+
+
+# --- schedule link --------------------------------------------------------------------------------
+# All times are nanoseconds of the coproc's own clock.
+
+
+@dataclass(frozen=True, slots=True)
+class Register(Message):
+    """What a coproc holds: said after each welcome. vcoprocs: (id, runnable, faulted).
+
+    current: the vcoproc on the hardware, 0 for none.
+    """
+
+    TYPE: ClassVar[int] = 0x20
+    CHECKS: ClassVar[tuple[Check, ...]] = (
+        NAME,
+        u64,
+        u32,
+        list_of(record(u32, boolean, boolean), 4096),
+    )
+    coproc: str
+    clock_ns: int
+    current: int
+    vcoprocs: tuple[tuple[int, bool, bool], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Wake(Message):
+    """A vcoproc wants the coprocessor. resumed: it was still on it and runs already."""
+
+    TYPE: ClassVar[int] = 0x21
+    CHECKS: ClassVar[tuple[Check, ...]] = (u32, u64, boolean)
+    vcoproc: int
+    clock_ns: int
+    resumed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Sleep(Message):
+    """The vcoproc on the hardware became idle and stays there, since no other is granted."""
+
+    TYPE: ClassVar[int] = 0x22
+    CHECKS: ClassVar[tuple[Check, ...]] = (u32, u64)
+    vcoproc: int
+    clock_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Report(Message):
+    """A turn has ended.
+
+    grant, vcoproc: what ran; next_grant, next_vcoproc: what is on the hardware now, 0 for none.
+    end: an `EndReason`. runnable: whether the vcoproc that left still wants to run. planned_ns: its
+    slice. ran_ns: time it held the coprocessor and was not idle, refusals included. refused_ns, refusals: how long and
+    how often it refused to leave. forced: it was reset to make it leave. instructions: executed.
+    save_ns, mmu_ns, restore_ns: phases of the switch. ended_ns: when it was told to leave.
+    next_began_ns: when the next one's turn began (0 without one).
+    """
+
+    TYPE: ClassVar[int] = 0x23
+    CHECKS: ClassVar[tuple[Check, ...]] = (
+        u32, u32, u32, u32, u8, boolean, u64, u64, u64, u32, boolean, u64, u64, u64, u64, u64, u64,
+    )  # fmt: skip
+    grant: int
+    vcoproc: int
+    next_grant: int
+    next_vcoproc: int
+    end: int
+    runnable: bool
+    planned_ns: int
+    ran_ns: int
+    refused_ns: int
+    refusals: int
+    forced: bool
+    instructions: int
+    save_ns: int
+    mmu_ns: int
+    restore_ns: int
+    ended_ns: int
+    next_began_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class GrantDropped(Message):
+    """A grant that came to nothing: its vcoproc is asleep, faulted or gone, or it was replaced."""
+
+    TYPE: ClassVar[int] = 0x24
+    CHECKS: ClassVar[tuple[Check, ...]] = (u32, u32, REASON, u64)
+    grant: int
+    vcoproc: int
+    why: str
+    clock_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Faulted(Message):
+    """A vcoproc has faulted; it is not runnable until a reset. code: its FAULT_STATUS."""
+
+    TYPE: ClassVar[int] = 0x25
+    CHECKS: ClassVar[tuple[Check, ...]] = (u32, u32, u64, DETAIL, u64)
+    vcoproc: int
+    code: int
+    address: int
+    why: str
+    clock_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Grant(Message):
+    """Who runs next, and how long. Replaces a grant that has not begun.
+
+    grant: number, rising. now: do not wait for the end of the current slice. refusal_ns: how long
+    the one that leaves may refuse before it is forced off.
+    """
+
+    TYPE: ClassVar[int] = 0x28
+    CHECKS: ClassVar[tuple[Check, ...]] = (u32, u32, u64, boolean, u64)
+    grant: int
+    vcoproc: int
+    slice_ns: int
+    now: bool
+    refusal_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Revoke(Message):
+    """Takes back a grant that has not begun; one that has begun runs on."""
+
+    TYPE: ClassVar[int] = 0x29
+    CHECKS: ClassVar[tuple[Check, ...]] = (u32,)
+    grant: int
+
+
+# --- interrupt link -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LineLevel(Message):
+    """A level line of a vcoproc changed. epoch: switch epoch in which it did.
+
+    raised_ns: CLOCK_MONOTONIC of the coproc's host, for latency figures on the same host only.
+    """
+
+    TYPE: ClassVar[int] = 0x30
+    CHECKS: ClassVar[tuple[Check, ...]] = (u32, u8, boolean, u32, u64)
+    vcoproc: int
+    line: int
+    high: bool
+    epoch: int
+    raised_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class LineEdge(Message):
+    """An edge line of a vcoproc pulsed."""
+
+    TYPE: ClassVar[int] = 0x31
+    CHECKS: ClassVar[tuple[Check, ...]] = (u32, u8, u32, u64)
+    vcoproc: int
+    line: int
+    epoch: int
+    raised_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class LineSync(Message):
+    """All level lines of a vcoproc, as bit mask, after a welcome. Lines not known yet are kept."""
+
+    TYPE: ClassVar[int] = 0x32
+    CHECKS: ClassVar[tuple[Check, ...]] = (u32, u32, u32)
+    vcoproc: int
+    high_mask: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Inject(Message):
+    """The domain takes interrupt `irq`; it stays active until `Eoi`. raised_ns: as in `LineLevel`."""
+
+    TYPE: ClassVar[int] = 0x38
+    CHECKS: ClassVar[tuple[Check, ...]] = (u32, boolean, u64)
+    irq: int
+    level: bool
+    raised_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Eoi(Message):
+    """End of interrupt. A level line that is still high is injected again."""
+
+    TYPE: ClassVar[int] = 0x39
+    CHECKS: ClassVar[tuple[Check, ...]] = (u32,)
+    irq: int
+
+
+@dataclass(frozen=True, slots=True)
+class LineEnable(Message):
+    """The domain masks or unmasks an interrupt; what comes while masked stays pending."""
+
+    TYPE: ClassVar[int] = 0x3A
+    CHECKS: ClassVar[tuple[Check, ...]] = (u32, boolean)
+    irq: int
+    enabled: bool
+
+
+HandshakeMessage: TypeAlias = Hello | Welcome | Reject
+MESSAGE_CLASSES: tuple[type[Message], ...] = (
+    Hello, Welcome, Reject, Credit, Bye,
+    Read, Write, Post, Batch, Reply, TrapError,
+    Register, Wake, Sleep, Report, GrantDropped, Faulted, Grant, Revoke,
+    LineLevel, LineEdge, LineSync, Inject, Eoi, LineEnable,
+)  # fmt: skip
+
+_FIELD_NAMES: dict[type[Message], tuple[str, ...]] = {
+    cls: tuple(field.name for field in fields(cls))  # type: ignore[arg-type]
+    for cls in MESSAGE_CLASSES
+}
+MESSAGE_BY_TYPE: dict[int, type[Message]] = {cls.TYPE: cls for cls in MESSAGE_CLASSES}
+
+assert len(MESSAGE_BY_TYPE) == len(MESSAGE_CLASSES)
+assert all(len(_FIELD_NAMES[cls]) == len(cls.CHECKS) for cls in MESSAGE_CLASSES)
+assert LINES_PER_VCOPROC_MAX <= 32, "LineSync carries the lines in 32 bits"

@@ -1,0 +1,1 @@
+"""coproc-sim: one process that is one coprocessor, its MMU and its contexts."""

@@ -1,0 +1,435 @@
+"""The instruction engine of an Armv7-M core. The only file that imports unicorn.
+
+Theory of operation: one `Uc` executes counted bursts of Thumb code. Its MMU is ours: UC_TLB_VIRTUAL
+with a TLB-fill hook that asks `translate` for every page and access kind that its TLB does not
+hold. Memory is mapped by pointer (`map_window`), so nothing is ever copied.
+
+How a burst ends is told by the engine's own instruction counter. Unicorn keeps, side by side in its
+engine structure, the number of instructions begun (`emu_counter`) and the limit that the caller
+gave (`emu_count`); the hook that counts compares them before every instruction. Both are found at
+start-up by searching for them (`_find_counter`), and proven by a trial. With them
+
+* the number of executed instructions is exact, whatever ended the burst;
+* WFI is told from an expired count: an ended burst whose counter is not above its limit can only
+  have halted;
+* an MMIO callback stops the burst behind its own instruction by lowering the limit to the counter
+  (`stop_soon`). `uc_emu_stop` would leave the PC at the instruction that has just been executed.
+
+An IT block is one unit for the limit: a burst may run up to 4 instructions over. They are counted.
+
+Invariants: every run is counted (an uncounted one would translate blocks that ignore counts later);
+the syndrome register is zero between bursts, so that after UC_ERR_INSN_INVALID it tells an
+undefined instruction (not zero) from WFE and YIELD (zero); no Python exception crosses C.
+
+Not handled: stopping from another thread; several engines over one window with self-modifying code
+(writes by this engine's firmware are seen, writes of the host are not: `flush_translations`).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import mmap
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+from unicorn import Uc, UcError
+from unicorn import arm_const as arm
+from unicorn import unicorn_const as ucc
+from unicorn.unicorn_py3.unicorn import UcContext, uclib
+from vcoproc.errors import PlatformFailure, TranslationFault
+from vcoproc.limits import PAGE_BYTES
+from vcoproc.mmu import AccessKind, Translation
+
+Translate: TypeAlias = Callable[[int, AccessKind], Translation]
+"""(address, access) -> Translation, or raises TranslationFault."""
+MmioRead: TypeAlias = Callable[[int, int], int]
+"""(offset in the range, size_bytes) -> value."""
+MmioWrite: TypeAlias = Callable[[int, int, int], None]
+"""(offset in the range, size_bytes, value)."""
+EngineContext: TypeAlias = UcContext
+"""All core registers, in the engine's own form. Good in the engine that made it, and only there."""
+
+PHYSICAL_ADDRESS_BITS: Final = 40
+
+_ACCESS_KINDS: Final = {
+    ucc.UC_MEM_READ: AccessKind.READ,
+    ucc.UC_MEM_WRITE: AccessKind.WRITE,
+    ucc.UC_MEM_FETCH: AccessKind.EXECUTE,
+}
+_HINT_WFE: Final = (0xBF20, 0x8002)  # WFE, and the second halfword of WFE.W (DDI 0403 A7.7.262)
+# The trial pages lie above everything else that is ever mapped.
+_TRIAL_PA: Final = (1 << PHYSICAL_ADDRESS_BITS) - 4 * PAGE_BYTES
+_TRIAL_MMIO_PA: Final = _TRIAL_PA + PAGE_BYTES
+_SCRATCH_PA: Final = _TRIAL_PA + 2 * PAGE_BYTES
+_STRUCT_BYTES_MAX: Final = 64 * 1024
+"""How far into the engine structure the counter is looked for; it is about 15 KiB long in 2.1."""
+
+
+class BurstEnd(enum.Enum):
+    """Why `burst` returned."""
+
+    COUNT = "count"
+    """The count is used up, or `stop_soon` was called."""
+    WFI = "wfi"
+    WFE = "wfe"
+    YIELD = "yield"
+    """The YIELD hint, which does nothing on this core."""
+    EXCEPTION = "exception"
+    """`Engine.exception` has QEMU's number; `pc` as the architecture wants it stacked."""
+    UNDEFINED = "undefined"
+    """Undefined instruction at `pc`."""
+    INVALID_STATE = "invalid_state"
+    """The T bit is clear at `pc`."""
+    TRANSLATION = "translation"
+    """`Engine.fault` has the fault; the instruction at `pc` has not been executed."""
+
+
+class RegisterBank:
+    """A fixed list of registers, read and written with one call each, in the order of the list."""
+
+    def __init__(self, handle: Any, registers: Sequence[int]) -> None:
+        count = len(registers)
+        self._handle = handle
+        self._count = count
+        self._ids = (ctypes.c_int * count)(*registers)
+        self._values = (ctypes.c_uint64 * count)()
+        base = ctypes.addressof(self._values)
+        self._pointers = (ctypes.c_void_p * count)(*(base + 8 * i for i in range(count)))
+
+    def read(self) -> list[int]:
+        _check(uclib.uc_reg_read_batch(self._handle, self._ids, self._pointers, self._count))
+        return self._values[:]
+
+    def write(self, values: Sequence[int]) -> None:
+        self._values[:] = values
+        _check(uclib.uc_reg_write_batch(self._handle, self._ids, self._pointers, self._count))
+
+
+class Engine:
+    """One Cortex-M4 core without exceptions and peripherals. See the module's text."""
+
+    def __init__(self, translate: Translate) -> None:
+        """Makes the engine and proves that its counter can be read.
+
+        Raises:
+            PlatformFailure: this build of unicorn does not fit.
+        """
+        self._translate = translate
+        self._uc = Uc(
+            ucc.UC_ARCH_ARM, ucc.UC_MODE_THUMB | ucc.UC_MODE_MCLASS, arm.UC_CPU_ARM_CORTEX_M4
+        )
+        # 1 KiB by default on this core, which would mean four TLB fills for each page of stage 2.
+        self._uc.ctl_set_page_size(PAGE_BYTES)
+        self._uc.ctl_set_tlb_mode(ucc.UC_TLB_VIRTUAL)
+        # No `until` address: it would have to be mapped by every context (UC_ERR_EXCEPTION).
+        self._uc.ctl_exits_enabled(True)
+        self._handle = self._uc._uch
+        self._windows: dict[int, ctypes.Array[ctypes.c_char]] = {}
+        self._hook_error: BaseException | None = None
+        self._scratch = mmap.mmap(-1, PAGE_BYTES)
+        self._is_diagnosing = False
+        self.exception = 0
+        self.fault: TranslationFault | None = None
+        self.executed = 0
+        self.pc = 0
+        self.xpsr = 0
+        self._after_burst = self.bank("pc", "xpsr")
+        self._syndrome = self.bank("esr")
+        self._uc.hook_add(ucc.UC_HOOK_TLB_FILL, self._on_tlb_fill)
+        self._uc.hook_add(ucc.UC_HOOK_INTR, self._on_exception)
+        self.map_window(_SCRATCH_PA, memoryview(self._scratch))
+        self._counter, self._limit = self._find_counter()
+        self._pristine = self.new_context()
+
+    # --- physical address space -------------------------------------------------------------------
+
+    def map_window(self, pa: int, backing: memoryview) -> None:
+        """Shows a writable buffer of whole pages at a physical address. Zero copy.
+
+        The buffer stays exported until `unmap_window`; an mmap cannot be closed before that.
+        """
+        holder = (ctypes.c_char * backing.nbytes).from_buffer(backing)
+        self._uc.mem_map_ptr(pa, backing.nbytes, ucc.UC_PROT_ALL, ctypes.addressof(holder))
+        self._windows[pa] = holder
+
+    def unmap_window(self, pa: int) -> None:
+        """Takes a window away, with every translation, and releases its buffer."""
+        # Unicorn drops the translations of a range by fetching its address as a virtual one, which
+        # asks the TLB hook for an unrelated page. That must not reach the owner's tables.
+        translate, self._translate = self._translate, _translate_nothing
+        try:
+            self._uc.mem_unmap(pa, ctypes.sizeof(self._windows[pa]))
+        finally:
+            self._translate = translate
+        del self._windows[pa]
+        self.flush_translations()
+        self.flush_tlb()
+
+    def map_mmio(self, pa: int, size_bytes: int, read: MmioRead, write: MmioWrite) -> None:
+        """Gives a physical range to callbacks. They may call `stop_soon` and `begun`."""
+
+        def on_read(_uc: Uc, offset: int, access_bytes: int, _data: object) -> int:
+            if self._is_diagnosing:
+                return 0
+            try:
+                return read(offset, access_bytes)
+            except BaseException as error:
+                self._keep(error)
+                return 0
+
+        def on_write(_uc: Uc, offset: int, access_bytes: int, value: int, _data: object) -> None:
+            if self._is_diagnosing:
+                return
+            try:
+                write(offset, access_bytes, value)
+            except BaseException as error:
+                self._keep(error)
+
+        self._uc.mmio_map(pa, size_bytes, on_read, None, on_write, None)
+
+    # --- TLB and translations ---------------------------------------------------------------------
+
+    def flush_tlb(self) -> None:
+        """Forgets all filled pages. Translated code stays; it is keyed by physical address."""
+        self._uc.ctl(ucc.UC_CTL_TLB_FLUSH, ucc.UC_CTL_IO_WRITE)
+
+    def flush_translations(self) -> None:
+        """Drops all translated code. Needed when the host has written to code."""
+        self._uc.ctl_flush_tb()
+
+    # --- execution --------------------------------------------------------------------------------
+
+    def burst(self, pc: int, is_thumb: bool, count: int) -> BurstEnd:
+        """Executes up to `count` instructions (1 or more) from `pc`.
+
+        Afterwards `pc`, `xpsr` and `executed` are set, and `exception` or `fault` where the result
+        says so. An instruction that faulted counts as executed.
+
+        Raises:
+            PlatformFailure: the engine failed in a way that no firmware can cause.
+            Exception: whatever a callback raised.
+        """
+        assert count > 0
+        self.exception = 0
+        status = uclib.uc_emu_start(self._handle, pc | is_thumb, 0, 0, count)
+        if self._hook_error is not None:
+            error, self._hook_error = self._hook_error, None
+            raise error
+        begun: int = self._counter.value
+        self.pc, self.xpsr = self._after_burst.read()
+        if status == ucc.UC_ERR_OK and not self.exception:
+            if begun > self._limit.value:
+                self.executed = begun - 1  # the last one was counted and not executed
+                return BurstEnd.COUNT
+            self.executed = begun
+            return BurstEnd.WFI
+        self.executed = begun
+        syndrome = self._syndrome.read()[0]
+        if syndrome:
+            self._syndrome.write((0,))
+        if status == ucc.UC_ERR_OK:
+            return BurstEnd.EXCEPTION
+        if status == ucc.UC_ERR_INSN_INVALID:
+            return self._classify_invalid(syndrome)
+        if status == ucc.UC_ERR_EXCEPTION and self.fault is not None:
+            return BurstEnd.TRANSLATION
+        raise PlatformFailure("engine", f"unicorn stopped with {UcError(status)} at {self.pc:#x}")
+
+    def _classify_invalid(self, syndrome: int) -> BurstEnd:
+        if syndrome:
+            return BurstEnd.UNDEFINED if self.xpsr & XPSR_T else BurstEnd.INVALID_STATE
+        is_wfe = self._halfword_before_pc() in _HINT_WFE
+        return BurstEnd.WFE if is_wfe else BurstEnd.YIELD
+
+    def _halfword_before_pc(self) -> int:
+        try:
+            found = self._translate(self.pc - 2 & 0xFFFF_FFFF, AccessKind.EXECUTE)
+            raw = self._uc.mem_read(found.pa, 2)
+        except (TranslationFault, UcError):
+            return 0  # it was executable a moment ago; another writer was quicker
+        return int.from_bytes(raw, "little")
+
+    def stop_soon(self) -> None:
+        """Ends the burst behind the instruction that is being executed. For callbacks only."""
+        begun = self._counter.value
+        if begun < self._limit.value:
+            self._limit.value = begun
+
+    @property
+    def begun(self) -> int:
+        """Instructions of this burst so far, with the one being executed. For callbacks only."""
+        value: int = self._counter.value
+        return value
+
+    def locate_fault(self, pc: int) -> int:
+        """The exact data address of the TRANSLATION fault that has just ended a burst.
+
+        The TLB hook is told the page only. So the instruction is executed once more with a scratch
+        page in place of what is missing, and with a hook on memory accesses. Registers are put
+        back, MMIO callbacks are not called. Slow (all translations are dropped).
+        """
+        assert self.fault is not None
+        page = self.fault.address & -PAGE_BYTES
+        offsets: list[int] = []
+
+        def on_access(_uc: Uc, _kind: int, pa: int, _size: int, _value: int, _data: object) -> None:
+            if pa & -PAGE_BYTES == _SCRATCH_PA:
+                offsets.append(pa & PAGE_BYTES - 1)
+
+        saved = self.new_context()
+        fault = self.fault
+        self._is_diagnosing = True
+        hook = self._uc.hook_add(ucc.UC_HOOK_MEM_READ | ucc.UC_HOOK_MEM_WRITE, on_access)
+        try:
+            self.flush_translations()  # code without the hook's instrumentation
+            uclib.uc_emu_start(self._handle, pc | 1, 0, 0, 1)
+        finally:
+            self._is_diagnosing = False
+            self._uc.hook_del(hook)
+            self.flush_translations()
+            self.flush_tlb()
+            self.restore(saved)
+            self.fault = fault
+            self._scratch[:] = bytes(PAGE_BYTES)  # it must not carry data between domains
+        return page | offsets[0] if offsets else page
+
+    # --- registers --------------------------------------------------------------------------------
+
+    def bank(self, *names: str) -> RegisterBank:
+        """Registers by lower-case name: r0..r12, sp, lr, pc, msp, psp, xpsr, d0..d15 ..."""
+        ids = [getattr(arm, "UC_ARM_REG_" + name.upper()) for name in names]
+        return RegisterBank(self._handle, ids)
+
+    def new_context(self) -> EngineContext:
+        """A copy of all registers as they are now."""
+        return self._uc.context_save()
+
+    def save(self, context: EngineContext) -> None:
+        self._uc.context_update(context)
+
+    def restore(self, context: EngineContext) -> None:
+        self._uc.context_restore(context)
+
+    def reset_registers(self) -> None:
+        """Puts all registers, the FPU's too, into the state of a new engine."""
+        self._uc.context_restore(self._pristine)
+
+    def close(self) -> None:
+        """Releases all buffers. Idempotent."""
+        for pa in list(self._windows):
+            self.unmap_window(pa)
+        self._scratch.close()
+
+    # --- hooks ------------------------------------------------------------------------------------
+
+    def _on_tlb_fill(self, _uc: Uc, address: int, kind: int, entry: Any, _data: object) -> bool:
+        try:
+            found = self._translate(address, _ACCESS_KINDS[kind])
+        except TranslationFault as fault:
+            if self._is_diagnosing and kind != ucc.UC_MEM_FETCH:
+                entry.paddr = _SCRATCH_PA
+                entry.perms = ucc.UC_PROT_READ | ucc.UC_PROT_WRITE
+                return True
+            self.fault = fault.with_traceback(None)  # frames would keep buffers exported
+            return False
+        except BaseException as error:
+            self._keep(error)
+            return False
+        entry.paddr = found.pa
+        perms = ucc.UC_PROT_READ if found.readable else 0
+        if found.writable:
+            perms |= ucc.UC_PROT_WRITE
+        if found.executable:
+            perms |= ucc.UC_PROT_EXEC
+        entry.perms = perms
+        return True
+
+    def _on_exception(self, _uc: Uc, number: int, _data: object) -> None:
+        self.exception = number
+        self._uc.emu_stop()
+
+    def _keep(self, error: BaseException) -> None:
+        """Remembers the first exception of a callback; the burst ends and raises it."""
+        if self._hook_error is None:
+            self._hook_error = error
+        self.stop_soon()
+
+    # --- the counter ------------------------------------------------------------------------------
+
+    def _find_counter(self) -> tuple[Any, Any]:
+        """Finds (emu_counter, emu_count) in the engine structure.
+
+        After a burst of n that ran out they hold n + 1 and n. Three bursts leave one place; a trial
+        with a stop from a callback proves that it is the right one and may be written.
+        """
+        page = mmap.mmap(-1, PAGE_BYTES)
+        # str r0,[r1]; adds r0,#1; adds r0,#1; b .-2
+        page[:8] = b"\x08\x60\x01\x30\x01\x30\xfd\xe7"
+        self.map_window(_TRIAL_PA, memoryview(page))
+        stops: list[int] = []
+        translate, self._translate = self._translate, _trial_translate
+        try:
+            self._uc.mmio_map(_TRIAL_MMIO_PA, PAGE_BYTES, _zero, None, lambda *_: stop(), None)
+            base = int(self._handle.value)
+            places: set[int] | None = None
+            for count in (1009, 77, 20_011):
+                _check(uclib.uc_emu_start(self._handle, 2 | 1, 0, 0, count))
+                found = _pairs(base, count + 1, count)
+                places = found if places is None else places & found
+            if not places or len(places) != 1:
+                raise PlatformFailure("engine", "no instruction counter in this build of unicorn")
+            place = base + places.pop()
+            counter = ctypes.c_size_t.from_address(place)
+            limit = ctypes.c_size_t.from_address(place + ctypes.sizeof(ctypes.c_size_t))
+
+            def stop() -> None:
+                stops.append(counter.value)
+                limit.value = counter.value
+
+            self.bank("r0", "r1").write((0, PAGE_BYTES))
+            _check(uclib.uc_emu_start(self._handle, 0 | 1, 0, 0, 1000))
+            if (stops, counter.value, self._after_burst.read()[0]) != ([1], 2, 2):
+                raise PlatformFailure("engine", "the instruction counter does not obey")
+        finally:
+            self._translate = translate
+            self.unmap_window(_TRIAL_PA)
+            self._uc.mem_unmap(_TRIAL_MMIO_PA, PAGE_BYTES)
+            page.close()
+        self.bank("r0", "r1").write((0, 0))
+        return counter, limit
+
+
+XPSR_T: Final = 1 << 24
+"""Thumb state bit of the xPSR (DDI 0403 B1.4.2)."""
+
+
+def _trial_translate(address: int, _access: AccessKind) -> Translation:
+    return Translation(_TRIAL_PA + address, PAGE_BYTES, True, True, True)
+
+
+def _translate_nothing(address: int, access: AccessKind) -> Translation:
+    raise TranslationFault(address, access.value, 2, 0, "no context is on the engine")
+
+
+def _zero(*_arguments: object) -> int:
+    return 0
+
+
+def _check(status: int) -> None:
+    if status != ucc.UC_ERR_OK:
+        raise PlatformFailure("engine", f"unicorn: {UcError(status)}")
+
+
+def _pairs(base: int, first: int, second: int) -> set[int]:
+    """Offsets from `base` of two words. Through the file, so that no read can kill the process."""
+    word = ctypes.sizeof(ctypes.c_size_t)
+    wanted = first.to_bytes(word, "little") + second.to_bytes(word, "little")
+    memory = os.open(Path("/proc/self/mem"), os.O_RDONLY)
+    try:
+        raw = os.pread(memory, _STRUCT_BYTES_MAX, base)
+    finally:
+        os.close(memory)
+    return {at for at in range(0, len(raw) - 2 * word, word) if raw[at : at + 2 * word] == wanted}

@@ -1,0 +1,296 @@
+"""Random histories against an oracle that knows each line only by what the domain is owed."""
+
+from __future__ import annotations
+
+import importlib.util
+import pickle
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from vcoproc.errors import RequestError
+from vcoproc.wire.messages import Eoi, LineEdge, LineEnable, LineLevel, LineSync
+from vcoproc_irq_router.core import IrqRouterCore
+from vcoproc_irq_router.events import (
+    AddDomain,
+    CoprocDown,
+    CoprocSaid,
+    DomainDown,
+    DomainRoom,
+    DomainSaid,
+    DomainUp,
+    Event,
+    MapLines,
+    MappedLine,
+    PauseDomain,
+    RemoveDomain,
+    ResumeDomain,
+    SendInject,
+    UnmapLines,
+)
+
+
+def _load(name: str) -> Any:
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+oracle = _load("irq_oracle")
+
+DOMIDS = (1, 2)
+# vcoproc: (domain, coproc, lines as (line, irq, level)). Both domains use the same interrupt numbers.
+VCOPROCS = {
+    11: (1, "dsp0", ((0, 64, False), (1, 65, True))),
+    12: (2, "dsp0", ((0, 64, False), (1, 65, True))),
+    13: (1, "dsp1", ((0, 66, True), (31, 67, False))),
+}
+LINES = [(vcoproc, line) for vcoproc, (_, _, lines) in VCOPROCS.items() for line, _, _ in lines]
+domids = st.sampled_from(DOMIDS)
+vcoprocs = st.sampled_from(sorted(VCOPROCS))
+lines = st.sampled_from(LINES)
+irqs = st.sampled_from((64, 65, 66, 67, 99))
+
+
+class Routing(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.core = IrqRouterCore(validate=True)
+        self.now_ns = 0
+        self.domains: dict[int, Any] = {}
+        self.mapped: set[int] = set()
+        self.early: dict[int, dict[int, Any]] = {}
+        self.refused = 0
+        for domid in DOMIDS:
+            self.step(AddDomain(domid, bytes([domid]) * 16))
+            self.domains[domid] = oracle.OracleDomain()
+
+    def step(self, event: Event) -> None:
+        """Does it, and checks that exactly what is owed is injected, once, to its owner."""
+        self.now_ns += 1
+        effects = self.core.step(event, self.now_ns)
+        due = {domid: domain.due_count() for domid, domain in self.domains.items()}
+        for effect in effects:
+            if not isinstance(effect, SendInject):
+                continue
+            domain = self.domains[effect.domid]
+            assert domain.listening and not domain.paused and domain.room > 0
+            line = domain.lines[effect.message.irq]
+            assert line.level == effect.message.level
+            line.injected()
+            domain.room -= 1
+            due[effect.domid] -= 1
+        assert not any(due.values()), f"{event}: injections missing or too many: {due}"
+
+    def oracle_line(self, vcoproc: int, line: int) -> Any:
+        """The oracle's line, or the one that collects what is said before it is mapped."""
+        domid, _coproc, mapped = VCOPROCS[vcoproc]
+        irq, level = next((irq, level) for index, irq, level in mapped if index == line)
+        if vcoproc in self.mapped:
+            return self.domains[domid].lines[irq]
+        early = self.early.setdefault(vcoproc, {})
+        return early.setdefault(line, oracle.OracleLine(level))
+
+    @rule(vcoproc=vcoprocs)
+    def map_lines(self, vcoproc: int) -> None:
+        domid, coproc, mapped = VCOPROCS[vcoproc]
+        event = MapLines(domid, vcoproc, coproc, tuple(MappedLine(*line) for line in mapped))
+        if domid not in self.domains:
+            with pytest.raises(RequestError):
+                self.step(event)
+            return
+        if vcoproc not in self.mapped:
+            early = self.early.pop(vcoproc, {})
+            for line, irq, level in mapped:
+                new = early.get(line, oracle.OracleLine(level))
+                self.domains[domid].lines[irq] = new
+            self.mapped.add(vcoproc)
+        self.step(event)
+
+    @rule(vcoproc=vcoprocs)
+    def unmap_lines(self, vcoproc: int) -> None:
+        domid, _coproc, mapped = VCOPROCS[vcoproc]
+        if vcoproc in self.mapped:
+            for _line, irq, _level in mapped:
+                del self.domains[domid].lines[irq]
+            self.mapped.discard(vcoproc)
+        self.step(UnmapLines(vcoproc))
+
+    @rule(vcoproc=vcoprocs, other_domid=domids)
+    def map_differently(self, vcoproc: int, other_domid: int) -> None:
+        if vcoproc in self.mapped:
+            with pytest.raises(RequestError):
+                self.step(MapLines(other_domid, vcoproc, "dsp9", ()))
+
+    @rule(target=lines)
+    def edge_or_level_up(self, target: tuple[int, int]) -> None:
+        self.say(target, high=True)
+
+    @rule(target=lines)
+    def level_down(self, target: tuple[int, int]) -> None:
+        if self.oracle_line(*target).level:
+            self.say(target, high=False)
+
+    def say(self, target: tuple[int, int], *, high: bool) -> None:
+        vcoproc, line = target
+        coproc = VCOPROCS[vcoproc][1]
+        expected = self.oracle_line(vcoproc, line)
+        if expected.level:
+            expected.high = high
+            self.step(CoprocSaid(coproc, LineLevel(vcoproc, line, high, 0, self.now_ns)))
+        else:
+            expected.new = True
+            self.step(CoprocSaid(coproc, LineEdge(vcoproc, line, 0, self.now_ns)))
+
+    @rule(target=lines)
+    def said_by_another_coproc(self, target: tuple[int, int]) -> None:
+        vcoproc, line = target
+        if vcoproc in self.mapped:
+            self.refused += 1
+            self.step(CoprocSaid("stranger", LineEdge(vcoproc, line, 0, 0)))
+
+    @rule(target=lines)
+    def wrong_trigger(self, target: tuple[int, int]) -> None:
+        vcoproc, line = target
+        if vcoproc in self.mapped:
+            self.refused += 1
+            level = self.oracle_line(vcoproc, line).level
+            message = LineEdge(vcoproc, line, 0, 0) if level else LineLevel(vcoproc, line, True, 0, 0)
+            self.step(CoprocSaid(VCOPROCS[vcoproc][1], message))
+
+    @rule(vcoproc=vcoprocs, mask=st.integers(0, 3))
+    def sync(self, vcoproc: int, mask: int) -> None:
+        _domid, coproc, mapped = VCOPROCS[vcoproc]
+        for line, _irq, level in mapped:
+            if level:
+                self.oracle_line(vcoproc, line).high = bool(mask >> line & 1)
+            else:
+                mask &= ~(1 << line)
+        known = sum(1 << line for line, _irq, level in mapped if level)
+        self.step(CoprocSaid(coproc, LineSync(vcoproc, mask & known, 0)))
+
+    @rule(coproc=st.sampled_from(("dsp0", "dsp1")))
+    def coproc_down(self, coproc: str) -> None:
+        for vcoproc, (_domid, owner, mapped) in VCOPROCS.items():
+            for line, _irq, level in mapped:
+                if owner == coproc and level:
+                    self.oracle_line(vcoproc, line).high = False
+        self.step(CoprocDown(coproc))
+
+    @rule(domid=domids, epoch=st.integers(1, 2), room=st.integers(0, 3))
+    def domain_up(self, domid: int, epoch: int, room: int) -> None:
+        domain = self.domains.get(domid)
+        if domain is None:
+            return
+        if domain.listening:
+            for line in domain.lines.values():
+                line.broken()
+        if epoch != domain.epoch:
+            for line in domain.lines.values():
+                line.enabled = True
+        domain.listening, domain.epoch, domain.room = True, epoch, room
+        self.step(DomainUp(domid, epoch, room))
+
+    @rule(domid=domids)
+    def domain_down(self, domid: int) -> None:
+        if domain := self.domains.get(domid):
+            if domain.listening:
+                for line in domain.lines.values():
+                    line.broken()
+            domain.listening, domain.room = False, 0
+        self.step(DomainDown(domid))
+
+    @rule(domid=domids, room=st.integers(1, 3))
+    def room(self, domid: int, room: int) -> None:
+        domain = self.domains.get(domid)
+        if domain and domain.listening and not domain.room:
+            assert domid in self.core.starved
+            domain.room = room
+            self.step(DomainRoom(domid, room))
+
+    @rule(domid=domids)
+    def pause(self, domid: int) -> None:
+        if domain := self.domains.get(domid):
+            domain.paused = True
+            self.step(PauseDomain(domid))
+
+    @rule(domid=domids)
+    def resume(self, domid: int) -> None:
+        if domain := self.domains.get(domid):
+            domain.paused = False
+            self.step(ResumeDomain(domid))
+
+    @rule(domid=domids, irq=irqs)
+    def eoi(self, domid: int, irq: int) -> None:
+        domain = self.domains.get(domid)
+        if domain is None:
+            return
+        line = domain.lines.get(irq)
+        if line is None or not line.end():
+            domain.guest_errors += 1
+        self.step(DomainSaid(domid, Eoi(irq)))
+
+    @rule(domid=domids)
+    def eoi_of_all_taken(self, domid: int) -> None:
+        domain = self.domains.get(domid)
+        if domain is None:
+            return
+        for irq in [irq for irq, line in domain.lines.items() if line.taken]:
+            domain.lines[irq].end()
+            self.step(DomainSaid(domid, Eoi(irq)))
+
+    @rule(domid=domids, irq=irqs, enabled=st.booleans())
+    def enable(self, domid: int, irq: int, enabled: bool) -> None:
+        domain = self.domains.get(domid)
+        if domain is None:
+            return
+        if irq in domain.lines:
+            domain.lines[irq].enabled = enabled
+        else:
+            domain.guest_errors += 1
+        self.step(DomainSaid(domid, LineEnable(irq, enabled)))
+
+    removed_guest_errors = 0
+
+    @rule(domid=domids)
+    def remove_domain_and_add_it_again(self, domid: int) -> None:
+        domain = self.domains.pop(domid)
+        self.removed_guest_errors += domain.guest_errors
+        self.mapped -= {vcoproc for vcoproc in self.mapped if VCOPROCS[vcoproc][0] == domid}
+        self.step(RemoveDomain(domid))
+        self.domains[domid] = oracle.OracleDomain()
+        self.step(AddDomain(domid, bytes([domid]) * 16))
+
+    @rule()
+    def pickled(self) -> None:
+        self.core = pickle.loads(pickle.dumps(self.core))
+
+    @invariant()
+    def every_line_is_as_the_oracle_says(self) -> None:
+        seen = {
+            (view.domid, view.irq): (view.pending, view.active, view.enabled)
+            for view in self.core.list_lines()
+        }
+        want = {
+            (domid, irq): (line.pending, line.active, line.enabled)
+            for domid, domain in self.domains.items()
+            for irq, line in domain.lines.items()
+        }
+        assert seen == want
+        errors = sum(domain.guest_errors for domain in self.domains.values())
+        assert self.core.guest_error_count == errors + self.removed_guest_errors
+        assert self.core.refused_count == self.refused
+
+
+TestRouting = Routing.TestCase
+TestRouting.settings = settings(
+    max_examples=120, stateful_step_count=60, deadline=None, derandomize=True
+)

@@ -1,0 +1,1 @@
+"""The scheduler: who runs on each coproc, and for how long."""

@@ -1,0 +1,222 @@
+"""Where the time of each vcoproc went, on its coproc's clock; and the turns of a coproc.
+
+Theory of operation:
+    A vcoproc is in one bucket at each moment. `Account.move` closes the time in the old bucket at a
+    stamp of the coproc's clock. Stamps come from messages about things that overlap (a wake during a
+    switch is told before the switch is), so a stamp before the last one counts as the last one.
+Invariants:
+    The sum over all buckets is the time that the coproc's clock went on while the account was open.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import deque
+from dataclasses import dataclass
+
+from vcoproc.limits import TURNS_KEPT_MAX
+from vcoproc_scheduler.policies.api import Usage
+
+
+class Bucket(enum.IntEnum):
+    """Where time goes."""
+
+    SLEEP = 0
+    """It has nothing to do, resident on the idle coprocessor or not."""
+    WAIT = 1
+    SWITCH = 2
+    """It is saved or restored."""
+    RUN = 3
+    REFUSED = 4
+    """It held the coprocessor against an order to leave."""
+    FAULT = 5
+
+
+@dataclass(frozen=True, slots=True)
+class TurnEnded:
+    """One stay of a vcoproc on the coproc. Times are of the coproc's clock.
+
+    end: an `EndReason` of the wire format. save_ns, mmu_ns, restore_ns: phases of the switch that
+    ended the turn.
+    """
+
+    vcoproc: int
+    began_ns: int
+    ended_ns: int
+    planned_ns: int
+    end: int
+    refused_ns: int
+    save_ns: int
+    mmu_ns: int
+    restore_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class AccountView:
+    """Figures of one vcoproc at one moment. elapsed_ns: the sum of all times but overtime."""
+
+    sleep_ns: int
+    wait_ns: int
+    switch_ns: int
+    run_ns: int
+    refused_ns: int
+    fault_ns: int
+    overtime_ns: int
+    instructions: int
+    wakes: int
+    switches: int
+
+    @property
+    def elapsed_ns(self) -> int:
+        return (
+            self.sleep_ns
+            + self.wait_ns
+            + self.switch_ns
+            + self.run_ns
+            + self.refused_ns
+            + self.fault_ns
+        )
+
+
+class Account:
+    """Times and counts of one vcoproc. Closed while its coproc does not answer."""
+
+    __slots__ = (
+        "_charged",
+        "_charged_instructions",
+        "_times",
+        "bucket",
+        "instructions",
+        "opened_sum_ns",
+        "overtime_ns",
+        "since_ns",
+        "switches",
+        "turn_run_ns",
+        "wakes",
+    )
+
+    def __init__(self) -> None:
+        self._times = [0] * len(Bucket)
+        self._charged = list(self._times)
+        self._charged_instructions = 0
+        self.bucket: Bucket | None = None
+        """None: closed."""
+        self.since_ns = 0
+        """When it came into its bucket."""
+        self.opened_sum_ns = 0
+        """Sum of all buckets when it was opened last, less the clock then: for `check`."""
+        self.turn_run_ns = 0
+        """Run time in all when the turn began."""
+        self.overtime_ns = 0
+        self.instructions = 0
+        self.wakes = 0
+        self.switches = 0
+
+    def open(self, bucket: Bucket, at_ns: int) -> None:
+        """Begins to count at a time of the coproc's clock, which may have begun anew."""
+        assert self.bucket is None
+        self.bucket = bucket
+        self.since_ns = at_ns
+        self.opened_sum_ns = sum(self._times) - at_ns
+
+    def close(self, at_ns: int) -> None:
+        """Ends counting; does nothing to a closed account."""
+        if self.bucket is not None:
+            self.move(self.bucket, at_ns)
+            self.bucket = None
+
+    def move(self, bucket: Bucket, at_ns: int) -> None:
+        """From `at_ns` on, time goes into `bucket`."""
+        assert self.bucket is not None
+        if at_ns > self.since_ns:
+            self._times[self.bucket] += at_ns - self.since_ns
+            self.since_ns = at_ns
+        self.bucket = bucket
+
+    @property
+    def run_ns(self) -> int:
+        return self._times[Bucket.RUN]
+
+    def begin_turn(self) -> None:
+        self.turn_run_ns = self._times[Bucket.RUN]
+
+    def end_turn(self, planned_ns: int) -> int:
+        """The overtime of the turn, which is added."""
+        overtime_ns = max(0, self._times[Bucket.RUN] - self.turn_run_ns - planned_ns)
+        self.overtime_ns += overtime_ns
+        return overtime_ns
+
+    def usage(
+        self,
+        vcoproc_id: int,
+        *,
+        overtime_ns: int,
+        ended: bool,
+        left: bool,
+        runnable: bool,
+        now_ns: int,
+    ) -> Usage:
+        """What was used since the last call."""
+        times, charged = self._times, self._charged
+        self._charged = list(times)
+        instructions = self.instructions - self._charged_instructions
+        self._charged_instructions = self.instructions
+        return Usage(
+            vcoproc_id=vcoproc_id,
+            run_ns=times[Bucket.RUN] - charged[Bucket.RUN],
+            refused_ns=times[Bucket.REFUSED] - charged[Bucket.REFUSED],
+            switch_ns=times[Bucket.SWITCH] - charged[Bucket.SWITCH],
+            overtime_ns=overtime_ns,
+            instructions=instructions,
+            ended=ended,
+            left=left,
+            runnable=runnable,
+            now_ns=now_ns,
+        )
+
+    def view(self, clock_ns: int | None = None) -> AccountView:
+        """The figures, with the time in the present bucket up to `clock_ns` (None: without it)."""
+        times = list(self._times)
+        if clock_ns is not None and self.bucket is not None:
+            times[self.bucket] += max(0, clock_ns - self.since_ns)
+        return AccountView(
+            sleep_ns=times[Bucket.SLEEP],
+            wait_ns=times[Bucket.WAIT],
+            switch_ns=times[Bucket.SWITCH],
+            run_ns=times[Bucket.RUN],
+            refused_ns=times[Bucket.REFUSED],
+            fault_ns=times[Bucket.FAULT],
+            overtime_ns=self.overtime_ns,
+            instructions=self.instructions,
+            wakes=self.wakes,
+            switches=self.switches,
+        )
+
+    def adds_up(self) -> bool:
+        """Whether the buckets hold exactly the time that has gone on the coproc's clock."""
+        return self.bucket is None or sum(self._times) == self.opened_sum_ns + self.since_ns
+
+
+class TurnRing:
+    """The newest turns of a coproc."""
+
+    __slots__ = ("_turns",)
+
+    def __init__(self, size: int = TURNS_KEPT_MAX) -> None:
+        self._turns: deque[TurnEnded] = deque(maxlen=size)
+
+    def add(self, turn: TurnEnded) -> None:
+        if self._turns and turn.ended_ns < self._turns[-1].began_ns:
+            self._turns.clear()  # the coproc's clock has begun anew
+        self._turns.append(turn)
+
+    def after(self, began_ns: int) -> list[TurnEnded]:
+        """Turns that began later, oldest first; 0 for all."""
+        if not began_ns:
+            return list(self._turns)
+        found = []
+        for turn in reversed(self._turns):
+            if turn.began_ns <= began_ns:
+                break
+            found.append(turn)
+        return found[::-1]

@@ -1,0 +1,1 @@
+"""Scheduling algorithms: the interface, the loader, and those that come with the scheduler."""

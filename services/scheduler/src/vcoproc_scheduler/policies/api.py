@@ -1,0 +1,218 @@
+"""How a scheduling algorithm is added: the policy interface.
+
+A policy decides who has one coproc next, and nothing else. Timers, states, switching and accounting
+are the core's. A policy is a class named by an entry point of the group ``vcoproc.schedulers``; the
+entry point's name is the algorithm's name. The core makes one instance for each coproc.
+
+What the core promises:
+    * Calls come one at a time. `init` is first, `deinit` last. Every vcoproc id was given to `add`.
+    * `wake` and `sleep` alternate for each vcoproc. Between them the vcoproc *wants* the coprocessor:
+      it waits for it or is running on it.
+    * `pick` is asked after every change. It must be repeatable: without another call in between it
+      gives the same answer. What it answered has happened only when `begin` says so.
+    * When a turn ends, the calls come in this order: `yield_` if the vcoproc gave up its slice,
+      `charge`, then `sleep` if it no longer wants to run, then `begin` of the next, then `pick`.
+    * `now_ns` is the coproc's clock as well as the scheduler knows it, and never goes back.
+What a policy promises:
+    * It is pure: no clock, thread, socket, file, log or unseeded randomness; it can be pickled.
+    * `pick` names only a vcoproc that wants to run, with a slice within SLICE_NS_MIN and
+      SLICE_NS_MAX of `vcoproc.limits`. Breaking this ends the scheduler with a report.
+"""
+
+from __future__ import annotations
+
+import abc
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Final
+
+from vcoproc.errors import InvalidArgument
+
+POLICY_API_VERSION: Final = 1
+ENTRY_POINT_GROUP: Final = "vcoproc.schedulers"
+
+
+class Scope(enum.Enum):
+    """Whom a parameter belongs to."""
+
+    COPROC = "coproc"
+    VCOPROC = "vcoproc"
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """Description of one parameter, shown to users as it stands.
+
+    unit: "ns", "%", "" for none. minimum, maximum: both allowed.
+    """
+
+    name: str
+    scope: Scope
+    unit: str
+    minimum: int
+    maximum: int
+    default: int
+    doc: str
+
+    def __post_init__(self) -> None:
+        if not self.minimum <= self.default <= self.maximum:
+            raise ValueError(f"parameter {self.name}: default outside of minimum and maximum")
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyConfig:
+    """What a policy gets at `init`.
+
+    slice_ns: the coproc's time slice. parameters: those of scope COPROC, all of them, in range.
+    """
+
+    slice_ns: int
+    parameters: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Who has the coprocessor next.
+
+    vcoproc_id: None for nobody else: the current one, if any, runs on. The current one itself: it gets
+    one more slice, in front of those who wait.
+    slice_ns: how long; meaningless with None.
+    preempt: take the coprocessor from the current one now, do not wait for the end of its slice.
+    """
+
+    vcoproc_id: int | None
+    slice_ns: int = 0
+    preempt: bool = False
+
+
+NOBODY: Final = Decision(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What a vcoproc has used since it was charged last. Times are of the coproc's clock.
+
+    run_ns: it ran. refused_ns: it held the coprocessor against an order to leave. switch_ns: it was
+    switched in and out. overtime_ns: the part of run_ns beyond the slice of the turn that ended.
+    ended: its turn has ended (False: it is idle, but still on the coprocessor). left: another one has
+    the coprocessor now. runnable: it wants to run on. now_ns: up to when this reckons.
+    """
+
+    vcoproc_id: int
+    run_ns: int
+    refused_ns: int
+    switch_ns: int
+    overtime_ns: int
+    instructions: int
+    ended: bool
+    left: bool
+    runnable: bool
+    now_ns: int
+
+
+class Policy(abc.ABC):
+    """Base of all scheduling algorithms.
+
+    API_VERSION: the `POLICY_API_VERSION` it was written for, as a literal number.
+    PARAMETERS: descriptions of everything that can be set.
+    """
+
+    API_VERSION: ClassVar[int]
+    PARAMETERS: ClassVar[Sequence[Parameter]] = ()
+
+    @abc.abstractmethod
+    def init(self, config: PolicyConfig) -> None:
+        """Begins work on a coproc that has no vcoproc yet.
+
+        Raises:
+            RequestError: the configuration makes no sense; the policy is not used.
+        """
+
+    def deinit(self) -> None:  # noqa: B027  optional on purpose
+        """The end: another policy has taken over, or the coproc is gone."""
+
+    def admit(self, vcoproc_id: int, parameters: Mapping[str, int]) -> None:  # noqa: B027
+        """Checks whether a vcoproc with these parameters (all, in range) can be taken. Changes nothing.
+
+        Also asked before the parameters of a vcoproc that was added change.
+
+        Raises:
+            RequestError: it cannot.
+        """
+
+    @abc.abstractmethod
+    def add(self, vcoproc_id: int, parameters: Mapping[str, int]) -> None:
+        """A vcoproc, not wanting to run yet. parameters: of scope VCOPROC, all of them, admitted."""
+
+    @abc.abstractmethod
+    def remove(self, vcoproc_id: int) -> None:
+        """Forgets a vcoproc, whatever it does."""
+
+    @abc.abstractmethod
+    def wake(self, vcoproc_id: int, now_ns: int) -> None:
+        """The vcoproc wants to run from now on."""
+
+    @abc.abstractmethod
+    def sleep(self, vcoproc_id: int, now_ns: int) -> None:
+        """The vcoproc no longer wants to run."""
+
+    def yield_(self, vcoproc_id: int, now_ns: int) -> None:  # noqa: B027  optional on purpose
+        """The vcoproc gave up the rest of its slice; its `charge` follows."""
+
+    def begin(self, vcoproc_id: int, now_ns: int) -> None:  # noqa: B027  optional on purpose
+        """A turn of the vcoproc began on the coprocessor."""
+
+    @abc.abstractmethod
+    def charge(self, usage: Usage) -> None:
+        """A vcoproc has used the coprocessor."""
+
+    @abc.abstractmethod
+    def pick(self, now_ns: int, current: int | None) -> Decision:
+        """Who has the coprocessor after the current one's slice, or now when there is none.
+
+        Args:
+            now_ns: the coproc's clock.
+            current: who is on the coprocessor and wants to stay there; None when nobody does.
+        """
+
+    def next_deadline_ns(self) -> int | None:
+        """When `pick` must be asked again although nothing happened; None: need not be.
+
+        On the clock of `now_ns`; a time that has passed means at once.
+        """
+        return None
+
+    def export_accounting(self) -> Mapping[int, Mapping[str, int]]:
+        """What another policy may carry over, for each vcoproc. Names are shared by convention:
+        ``run_ns`` (time used), ``credit_ns`` (time it is owed; negative: owes)."""
+        return {}
+
+    def import_accounting(  # noqa: B027  optional on purpose
+        self, carried: Mapping[int, Mapping[str, int]]
+    ) -> None:
+        """Takes over what it understands of an export, for vcoprocs that were added before."""
+
+
+def resolve_parameters(
+    descriptions: Sequence[Parameter], scope: Scope, given: Mapping[str, int]
+) -> dict[str, int]:
+    """All parameters of a scope: those given, checked, and the defaults of the others.
+
+    Raises:
+        InvalidArgument: an unknown name, or a value out of range.
+    """
+    known = {each.name: each for each in descriptions if each.scope is scope}
+    for name, value in given.items():
+        each = known.get(name)
+        if each is None:
+            names = ", ".join(sorted(known)) or "none"
+            raise InvalidArgument(
+                name, f"the algorithm has no such parameter for a {scope.value}; it has: {names}"
+            )
+        if not each.minimum <= value <= each.maximum:
+            unit = f" {each.unit}" if each.unit else ""
+            raise InvalidArgument(
+                name, f"{value}{unit} is outside of {each.minimum} to {each.maximum}{unit}"
+            )
+    return {name: given.get(name, each.default) for name, each in known.items()}

@@ -1,0 +1,293 @@
+"""Everything that changes the desired state: one change at a time, each done completely or undone."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Final
+
+from vcoproc import limits
+from vcoproc.config import parse_domain
+from vcoproc.errors import (
+    AlreadyExists,
+    LimitExceeded,
+    NotFound,
+    PeerError,
+    VcoprocError,
+    WrongState,
+)
+from vcoproc.runtime.logs import Log
+from vcoproc_toolstack.leases import Leases
+from vcoproc_toolstack.memory import MemoryDir
+from vcoproc_toolstack.placing import NewVcoproc, check_room, place_domain, place_vcoproc
+from vcoproc_toolstack.ports import Services
+from vcoproc_toolstack.reconcile import unfinished
+from vcoproc_toolstack.records import DomainRecord, EventKind, Life, VcoprocRecord
+from vcoproc_toolstack.steps import (
+    Outcome,
+    Saga,
+    SagaState,
+    StepDone,
+    StepFailed,
+    domain_steps,
+    service_of,
+    vcoproc_steps,
+)
+from vcoproc_toolstack.store import Change, Store
+
+CREDENTIAL_BYTES: Final = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What makes a change idempotent. request_id: empty when it need not be.
+
+    fingerprint: tells two requests with one id apart.
+    """
+
+    request_id: str
+    fingerprint: bytes
+
+
+class Changes:
+    """Creates and destroys domains and vcoprocs.
+
+    Args:
+        mark: is told which service has something left to repair (a name as of `steps.service_of`).
+        secret: makes credentials.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        leases: Leases,
+        services: Services,
+        memory: MemoryDir,
+        log: Log,
+        *,
+        mark: Callable[[str], None],
+        secret: Callable[[], bytes] = lambda: secrets.token_bytes(CREDENTIAL_BYTES),
+    ) -> None:
+        self._store = store
+        self._leases = leases
+        self._services = services
+        self._memory = memory
+        self._log = log
+        self._mark = mark
+        self._secret = secret
+        self._lock = threading.Lock()
+        self._waiting = threading.BoundedSemaphore(limits.CHANGES_WAITING_MAX)
+
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """No change is under way inside."""
+        with self._lock:
+            yield
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        if not self._waiting.acquire(blocking=False):
+            raise LimitExceeded("changes at the same time", limits.CHANGES_WAITING_MAX)
+        try:
+            with self._lock:
+                yield
+        finally:
+            self._waiting.release()
+
+    def create_domain(
+        self, text: str, file_name: str, request: Request, seal: Callable[[DomainRecord], bytes]
+    ) -> bytes:
+        """Makes a domain with its memory and all its vcoprocs, or nothing at all.
+
+        Args:
+            text: of the domain's file.
+            seal: makes the answer, which is kept for a repeated request.
+
+        Raises:
+            VcoprocError: it is refused, or a service does not answer; nothing is left of it.
+        """
+        with self._turn():
+            if (answer := self._answered(request)) is not None:
+                return answer
+            config = parse_domain(text, file_name)
+            with self._store.change() as change:
+                if existing := change.domain(config.name):
+                    _refuse_existing(existing)
+                new = place_domain(config, self._leases.system, self._leases.platform)
+                self._check_room(change, new)
+                self._memory.check_room(change.memory_bytes() + config.memory_bytes)
+                domid = change.next_domid()
+                domain = DomainRecord(
+                    domid=domid,
+                    name=config.name,
+                    life=Life.CREATING,
+                    memory_bytes=config.memory_bytes,
+                    irq_credential=self._secret(),
+                    unknown_keys=tuple(sorted({key for key, _line in config.unknown_keys})),
+                    vcoprocs=tuple(self._record(change, each, domid, config.name) for each in new),
+                )
+                change.add_domain(domain)
+            saga = Saga(domain_steps(domain, self._leases.coprocs))
+            self.run(saga)
+            with self._store.change() as change:
+                if saga.state is SagaState.COMMITTED:
+                    change.set_domain_life(domid, Life.ALIVE)
+                    change.add_event(domain.resource, EventKind.CREATED, _made(domain))
+                    # As everybody will see it from now on.
+                    made = change.domain(domain.name)
+                    assert made is not None
+                    return self._keep(change, request, seal(made))
+                change.delete_domain(domid)
+        assert saga.error is not None
+        raise saga.error
+
+    def destroy_domain(self, name: str, request: Request) -> bytes:
+        """Unmakes a domain. Services that do not answer are told later.
+
+        Raises:
+            NotFound: there is no such domain.
+        """
+        with self._turn():
+            if (answer := self._answered(request)) is not None:
+                return answer
+            with self._store.change() as change:
+                domain = change.domain(name)
+                if domain is None:
+                    raise NotFound("domain", f"domains/{name}")
+                change.set_domain_life(domain.domid, Life.DESTROYING)
+            self.run(Saga.undoing(domain_steps(domain, {})))
+            with self._store.change() as change:
+                change.delete_domain(domain.domid)
+                change.add_event(domain.resource, EventKind.DESTROYED, "destroyed")
+                return self._keep(change, request, b"")
+
+    def create_vcoproc(
+        self,
+        domain_name: str,
+        spec: str,
+        request: Request,
+        seal: Callable[[VcoprocRecord], bytes],
+    ) -> bytes:
+        """Attaches one more vcoproc to a domain, or changes nothing. As `create_domain`."""
+        with self._turn():
+            if (answer := self._answered(request)) is not None:
+                return answer
+            with self._store.change() as change:
+                domain = _need_alive(change, domain_name)
+                new = place_vcoproc(domain, spec, self._leases.system, self._leases.platform)
+                self._check_room(change, [new])
+                vcoproc = self._record(change, new, domain.domid, domain.name)
+                change.add_vcoproc(vcoproc)
+            saga = Saga(vcoproc_steps(domain, vcoproc, self._leases.coprocs))
+            self.run(saga)
+            with self._store.change() as change:
+                if saga.state is SagaState.COMMITTED:
+                    change.set_vcoproc_life(vcoproc.vcoproc_id, Life.ALIVE)
+                    change.add_event(
+                        vcoproc.resource, EventKind.CREATED, f"attached to coproc {vcoproc.coproc}"
+                    )
+                    made = replace(vcoproc, life=Life.ALIVE)
+                    return self._keep(change, request, seal(made))
+                change.delete_vcoproc(vcoproc.vcoproc_id)
+        assert saga.error is not None
+        raise saga.error
+
+    def destroy_vcoproc(self, domain_name: str, name: str, request: Request) -> bytes:
+        """Detaches a vcoproc. As `destroy_domain`."""
+        with self._turn():
+            if (answer := self._answered(request)) is not None:
+                return answer
+            with self._store.change() as change:
+                domain = _need_alive(change, domain_name)
+                found = [vcoproc for vcoproc in domain.vcoprocs if vcoproc.name == name]
+                if not found:
+                    raise NotFound("vcoproc", f"{domain.resource}/vcoprocs/{name}")
+                vcoproc = found[0]
+                change.set_vcoproc_life(vcoproc.vcoproc_id, Life.DESTROYING)
+            self.run(Saga.undoing(vcoproc_steps(domain, vcoproc, {})))
+            with self._store.change() as change:
+                change.delete_vcoproc(vcoproc.vcoproc_id)
+                change.add_event(vcoproc.resource, EventKind.DESTROYED, "detached")
+                return self._keep(change, request, b"")
+
+    def finish_unfinished(self) -> None:
+        """Undoes what an earlier toolstack left half done. To be called inside `exclusive`."""
+        with self._store.read() as view:
+            found = unfinished(view.domains())
+        for domain, vcoproc, steps in found:
+            what = vcoproc or domain
+            self._log.warning("undoing a change that was cut off", name=what.resource)
+            self.run(Saga.undoing(steps))
+            with self._store.change() as change:
+                if vcoproc is None:
+                    change.delete_domain(domain.domid)
+                else:
+                    change.delete_vcoproc(vcoproc.vcoproc_id)
+                why = f"{what.life.value.lower()} was cut off; what there was of it is undone"
+                change.add_event(what.resource, EventKind.DESTROYED, why)
+
+    def run(self, saga: Saga) -> None:
+        """Performs a saga to its end. A service that fell silent is not asked again on the way back."""
+        silent: dict[str, VcoprocError] = {}
+        while (step := saga.current()) is not None:
+            service = service_of(step)
+            outcome: Outcome = StepDone()
+            try:
+                if saga.state is SagaState.BACK and service in silent:
+                    raise silent[service]
+                self._services.perform(step)
+            except VcoprocError as error:
+                if isinstance(error, PeerError):
+                    silent[service] = error
+                outcome = StepFailed(error)
+            saga.step(outcome)
+        for step, error in saga.leftovers:
+            self._log.warning("not undone yet", step=type(step).__name__, why=str(error))
+            self._mark(service_of(step))
+
+    def _answered(self, request: Request) -> bytes | None:
+        if not request.request_id:
+            return None
+        with self._store.read() as view:
+            return view.answer(request.request_id, request.fingerprint)
+
+    def _keep(self, change: Change, request: Request, answer: bytes) -> bytes:
+        if request.request_id:
+            change.add_answer(request.request_id, request.fingerprint, answer)
+        return answer
+
+    def _check_room(self, change: Change, new: list[NewVcoproc]) -> None:
+        by_name = {each.coproc.name: each.coproc for each in new}
+        check_room(
+            new,
+            change.counts(),
+            lambda name: self._leases.platform(by_name[name]).contexts_max,
+        )
+
+    def _record(
+        self, change: Change, new: NewVcoproc, domid: int, domain: str
+    ) -> VcoprocRecord:
+        return new.record(change.next_vcoproc_id(), domid, domain, self._secret())
+
+
+def _need_alive(change: Change, name: str) -> DomainRecord:
+    domain = change.domain(name)
+    if domain is None:
+        raise NotFound("domain", f"domains/{name}")
+    if domain.life is not Life.ALIVE:
+        raise WrongState(f"domain {name!r}", domain.life.value, "RUNNING")
+    return domain
+
+
+def _refuse_existing(domain: DomainRecord) -> None:
+    if domain.life is Life.ALIVE:
+        raise AlreadyExists("domain", domain.resource)
+    raise WrongState(f"domain {domain.name!r}", domain.life.value, "a name that is free")
+
+
+def _made(domain: DomainRecord) -> str:
+    count = len(domain.vcoprocs)
+    return f"domid {domain.domid}, {domain.memory_bytes} bytes, {count} vcoprocs"

@@ -1,0 +1,127 @@
+"""What must be done so that a service holds what the store says. Pure: compares, does nothing.
+
+Theory of operation:
+    The other services keep their share of the cluster in memory. When one of them starts again, or
+    answers again after a silence, the toolstack lists what it holds and performs the difference:
+    first what nobody wants is taken away, then what is wanted is given, all of it, since a step that
+    was done already does nothing. So a lost message, a crash of either side and a change half done
+    all end in the same way.
+Not handled:
+    A service that holds something under a right number with wrong contents: numbers of vcoprocs are
+    never reused, and a service refuses to change what it has.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from vcoproc.config.records import CoprocConfig
+from vcoproc_toolstack.records import (
+    CoprocAccount,
+    CoprocView,
+    DomainRecord,
+    Life,
+    RouterView,
+    VcoprocRecord,
+)
+from vcoproc_toolstack.steps import (
+    AddDomain,
+    AddVcoproc,
+    AttachVcoproc,
+    DetachVcoproc,
+    MapLines,
+    RemoveDomain,
+    RemoveVcoproc,
+    SetCoproc,
+    Step,
+    UnmapLines,
+    domain_steps,
+    vcoproc_steps,
+)
+
+
+def wanted(domains: Iterable[DomainRecord]) -> list[tuple[DomainRecord, VcoprocRecord]]:
+    """Every vcoproc that is to be alive, with its domain."""
+    return [
+        (domain, vcoproc)
+        for domain in domains
+        if domain.life is Life.ALIVE
+        for vcoproc in domain.vcoprocs
+        if vcoproc.life is Life.ALIVE
+    ]
+
+
+def scheduler_repair(
+    domains: Sequence[DomainRecord],
+    coprocs: Mapping[str, CoprocConfig],
+    online: Iterable[str],
+    accounts: Sequence[CoprocAccount],
+) -> list[Step]:
+    """What the scheduler lacks or has too much.
+
+    coprocs: of the tree, by name; a vcoproc of another one waits for a tree that has it again.
+    online: names of those that are leased now.
+    """
+    pairs = [(d, v) for d, v in wanted(domains) if v.coproc in coprocs]
+    ids = {vcoproc.vcoproc_id for _, vcoproc in pairs}
+    names = sorted({*online, *(vcoproc.coproc for _, vcoproc in pairs)})
+    return [
+        *(
+            RemoveVcoproc(account.coproc, vcoproc_id)
+            for account in accounts
+            for vcoproc_id, _ in account.vcoprocs
+            if vcoproc_id not in ids
+        ),
+        *(SetCoproc(coprocs[name]) for name in names),
+        *(AddVcoproc(vcoproc) for _, vcoproc in pairs),
+    ]
+
+
+def router_repair(domains: Sequence[DomainRecord], view: RouterView) -> list[Step]:
+    """What the irq-router lacks or has too much."""
+    pairs = wanted(domains)
+    ids = {vcoproc.vcoproc_id for _, vcoproc in pairs}
+    alive = [domain for domain in domains if domain.life is Life.ALIVE]
+    return [
+        *(UnmapLines(vcoproc_id) for vcoproc_id in sorted(view.vcoproc_ids - ids)),
+        *(
+            RemoveDomain(domid)
+            for domid in sorted(view.domids - {domain.domid for domain in alive})
+        ),
+        *(AddDomain(domain) for domain in alive),
+        *(MapLines(vcoproc) for _, vcoproc in pairs),
+    ]
+
+
+def coproc_repair(domains: Sequence[DomainRecord], coproc: str, view: CoprocView) -> list[Step]:
+    """What a coproc-sim lacks or has too much."""
+    pairs = [(d, v) for d, v in wanted(domains) if v.coproc == coproc]
+    ids = {vcoproc.vcoproc_id for _, vcoproc in pairs}
+    return [
+        *(
+            DetachVcoproc(coproc, vcoproc_id)
+            for vcoproc_id, _ in view.vcoprocs
+            if vcoproc_id not in ids
+        ),
+        *(
+            AttachVcoproc(vcoproc, domain.memory_file, domain.memory_bytes)
+            for domain, vcoproc in pairs
+        ),
+    ]
+
+
+def unfinished(
+    domains: Iterable[DomainRecord],
+) -> list[tuple[DomainRecord, VcoprocRecord | None, list[Step]]]:
+    """Domains and vcoprocs whose change was cut off, with the steps to undo (see `Saga.undoing`)."""
+    found: list[tuple[DomainRecord, VcoprocRecord | None, list[Step]]] = []
+    for domain in domains:
+        if domain.life is not Life.ALIVE:
+            found.append((domain, None, domain_steps(domain, {})))
+            continue
+        found += [
+            (domain, vcoproc, vcoproc_steps(domain, vcoproc, {}))
+            for vcoproc in domain.vcoprocs
+            if vcoproc.life is not Life.ALIVE
+        ]
+    return found

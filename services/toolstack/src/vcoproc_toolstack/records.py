@@ -1,0 +1,222 @@
+"""What the toolstack knows, as frozen data. Neither tables nor proto messages go further in."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+
+class Life(enum.Enum):
+    """Where a domain or a vcoproc is between its creation and its end.
+
+    Only ALIVE outlasts a change: what a restarted toolstack finds in another state was left by one
+    that died half way, and is undone.
+    """
+
+    CREATING = "CREATING"
+    ALIVE = "ALIVE"
+    DESTROYING = "DESTROYING"
+
+
+class EventKind(enum.Enum):
+    """As in the public API."""
+
+    CREATED = "CREATED"
+    DESTROYED = "DESTROYED"
+    CHANGED = "CHANGED"
+    FAULTED = "FAULTED"
+    ONLINE = "ONLINE"
+    OFFLINE = "OFFLINE"
+
+
+class VcoprocState(enum.Enum):
+    """As in the public API. UNKNOWN: neither the scheduler nor the coproc can tell."""
+
+    UNKNOWN = "UNKNOWN"
+    SLEEPING = "SLEEPING"
+    WAITING = "WAITING"
+    RUNNING = "RUNNING"
+    FAULTED = "FAULTED"
+    LOST = "LOST"
+
+
+class CoprocState(enum.Enum):
+    OFFLINE = "OFFLINE"
+    ONLINE = "ONLINE"
+    FAILED = "FAILED"
+
+
+# --- coprocessor types, as coproc-sims describe them ----------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformRange:
+    name: str
+    size_bytes: int
+    mapped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformLine:
+    name: str
+    level: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformRegister:
+    """access and when_out: words of the platform interface, passed through."""
+
+    range: str
+    name: str
+    offset: int
+    width_bytes: int
+    access: str
+    when_out: str
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformRecord:
+    """A coprocessor type. ranges and lines: in the platform's order, which other services use."""
+
+    compatible: str
+    ranges: tuple[PlatformRange, ...]
+    lines: tuple[PlatformLine, ...]
+    registers: tuple[PlatformRegister, ...]
+    contexts_max: int
+
+
+# --- desired state --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class VcoprocRange:
+    """A register range of a vcoproc; ipa and size_bytes are whole pages."""
+
+    name: str
+    ipa: int
+    size_bytes: int
+    mapped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VcoprocLine:
+    """An interrupt line. index: its place in the platform. irq: the guest's number."""
+
+    index: int
+    name: str
+    irq: int
+    level: bool
+
+
+@dataclass(frozen=True, slots=True)
+class VcoprocRecord:
+    """A domain's instance of a coproc. ranges: in the platform's order. vcoproc_id: never reused."""
+
+    vcoproc_id: int
+    domid: int
+    domain: str
+    name: str
+    coproc: str
+    compatible: str
+    life: Life
+    trap_credential: bytes = field(repr=False)
+    params: tuple[tuple[str, int], ...]
+    ranges: tuple[VcoprocRange, ...]
+    lines: tuple[VcoprocLine, ...]
+
+    @property
+    def resource(self) -> str:
+        return f"domains/{self.domain}/vcoprocs/{self.name}"
+
+    def mapped_files(self) -> tuple[tuple[VcoprocRange, str], ...]:
+        """Each mapped range with the name of the file that backs it."""
+        return tuple(
+            (place, f"vcoproc-{self.vcoproc_id}.{index}")
+            for index, place in enumerate(self.ranges)
+            if place.mapped
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DomainRecord:
+    """A virtual machine. vcoprocs: sorted by name."""
+
+    domid: int
+    name: str
+    life: Life
+    memory_bytes: int
+    irq_credential: bytes = field(repr=False)
+    unknown_keys: tuple[str, ...]
+    vcoprocs: tuple[VcoprocRecord, ...]
+
+    @property
+    def resource(self) -> str:
+        return f"domains/{self.name}"
+
+    @property
+    def memory_file(self) -> str:
+        return f"domain-{self.domid}"
+
+
+@dataclass(frozen=True, slots=True)
+class EventRecord:
+    """Something changed. revision: rises by one with each. time_ns: Unix time."""
+
+    revision: int
+    name: str
+    kind: EventKind
+    description: str
+    time_ns: int
+
+
+# --- what is alive, as the other services say -----------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Accounting:
+    """Nanoseconds of the coproc's clock, and counts, since the vcoproc was created."""
+
+    run_ns: int
+    wait_ns: int
+    refused_ns: int
+    overtime_ns: int
+    switch_ns: int
+    switch_count: int
+    wake_count: int
+    instruction_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class VcoprocStatus:
+    """How a vcoproc is now. accounting: None while the scheduler does not answer."""
+
+    state: VcoprocState
+    accounting: Accounting | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CoprocAccount:
+    """What the scheduler says of a coproc. current: the vcoproc on it, 0 for none."""
+
+    coproc: str
+    current: int
+    switch_count: int
+    vcoprocs: tuple[tuple[int, VcoprocStatus], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RouterView:
+    """What the irq-router holds."""
+
+    domids: frozenset[int]
+    vcoproc_ids: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
+class CoprocView:
+    """What a coproc-sim says of its coproc."""
+
+    current: int
+    switch_count: int
+    vcoprocs: tuple[tuple[int, VcoprocState], ...]

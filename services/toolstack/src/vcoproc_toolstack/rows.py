@@ -1,0 +1,59 @@
+"""Rows of the store as records."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from sqlalchemy.engine import RowMapping
+
+from vcoproc_toolstack.records import (
+    DomainRecord,
+    Life,
+    PlatformLine,
+    PlatformRange,
+    PlatformRecord,
+    PlatformRegister,
+    VcoprocLine,
+    VcoprocRange,
+    VcoprocRecord,
+)
+
+
+def to_domain(row: RowMapping, vcoprocs: list[VcoprocRecord]) -> DomainRecord:
+    return DomainRecord(
+        domid=row["domid"],
+        name=row["name"],
+        life=Life(row["life"]),
+        memory_bytes=row["memory_bytes"],
+        irq_credential=row["irq_credential"],
+        unknown_keys=tuple(json.loads(row["unknown_keys"])),
+        vcoprocs=tuple(vcoprocs),
+    )
+
+
+def to_vcoproc(row: RowMapping) -> VcoprocRecord:
+    return VcoprocRecord(
+        vcoproc_id=row["vcoproc_id"],
+        domid=row["domid"],
+        domain=row["domain"],
+        name=row["name"],
+        coproc=row["coproc"],
+        compatible=row["compatible"],
+        life=Life(row["life"]),
+        trap_credential=row["trap_credential"],
+        params=tuple((name, value) for name, value in json.loads(row["params"])),
+        ranges=tuple(VcoprocRange(**place) for place in json.loads(row["ranges"])),
+        lines=tuple(VcoprocLine(**line) for line in json.loads(row["lines"])),
+    )
+
+
+def to_platform(compatible: str, text: str) -> PlatformRecord:
+    description: dict[str, Any] = json.loads(text)
+    return PlatformRecord(
+        compatible=compatible,
+        ranges=tuple(PlatformRange(**each) for each in description["ranges"]),
+        lines=tuple(PlatformLine(**each) for each in description["lines"]),
+        registers=tuple(PlatformRegister(**each) for each in description["registers"]),
+        contexts_max=description["contexts_max"],
+    )

@@ -1,0 +1,80 @@
+"""The tables of the store, and how an older file becomes a newer one."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    MetaData,
+    Table,
+    Text,
+    UniqueConstraint,
+)
+
+SCHEMA_VERSION: Final = 1
+"""Rises with every change below; a step for each old version goes into `store._MIGRATIONS`."""
+
+METADATA: Final = MetaData()
+
+META: Final = Table(
+    "meta",
+    METADATA,
+    Column("key", Text, primary_key=True),
+    Column("value", BigInteger, nullable=False),
+)
+PLATFORMS: Final = Table(
+    "platforms",
+    METADATA,
+    Column("compatible", Text, primary_key=True),
+    Column("description", Text, nullable=False),  # JSON
+)
+DOMAINS: Final = Table(
+    "domains",
+    METADATA,
+    Column("domid", Integer, primary_key=True, autoincrement=False),
+    Column("name", Text, nullable=False, unique=True),
+    Column("life", Text, nullable=False),
+    Column("memory_bytes", BigInteger, nullable=False),
+    Column("irq_credential", LargeBinary, nullable=False),
+    Column("unknown_keys", Text, nullable=False),  # JSON
+)
+VCOPROCS: Final = Table(
+    "vcoprocs",
+    METADATA,
+    Column("vcoproc_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("domid", Integer, ForeignKey("domains.domid"), nullable=False),
+    Column("name", Text, nullable=False),
+    Column("coproc", Text, nullable=False, index=True),
+    Column("compatible", Text, nullable=False),
+    Column("life", Text, nullable=False),
+    Column("trap_credential", LargeBinary, nullable=False),
+    Column("params", Text, nullable=False),  # JSON, as the next two
+    Column("ranges", Text, nullable=False),
+    Column("lines", Text, nullable=False),
+    UniqueConstraint("domid", "name"),
+)
+EVENTS: Final = Table(
+    "events",
+    METADATA,
+    Column("revision", Integer, primary_key=True),
+    Column("name", Text, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("time_ns", BigInteger, nullable=False),
+    # A revision must not come back after old events were deleted.
+    sqlite_autoincrement=True,
+)
+REQUESTS: Final = Table(
+    "requests",
+    METADATA,
+    Column("serial", Integer, primary_key=True),
+    Column("request_id", Text, nullable=False, unique=True),
+    Column("fingerprint", LargeBinary, nullable=False),
+    Column("answer", LargeBinary, nullable=False),
+    sqlite_autoincrement=True,
+)
