@@ -324,6 +324,8 @@ def test_size_and_encoding_are_checked() -> None:
     assert parse_domain(b"\xef\xbb\xbfname = 'd'", "dom.cfg").name == "d"
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(15)  # 1 s; copying the list for each += took most of a minute
 def test_appending_many_times_takes_no_longer_than_once() -> None:
     source = "name = 'd'\nx = []\n" + "x += [1]\n" * 100_000
     assert parse_domain(source, "dom.cfg").unknown_keys == (("x", 2),)
@@ -367,12 +369,14 @@ PIECES = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(st.text() | st.binary())
 def test_any_text_gives_a_config_or_a_refusal(source: str | bytes) -> None:
     config_or_refusal(source)
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=30), st.sampled_from(["", " ", "name='d';"]))
 def test_any_pieces_give_a_config_or_a_refusal(pieces: list[str], between: str) -> None:
@@ -388,6 +392,7 @@ SPEC_KEYS = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.tuples(SPEC_KEYS, st.text(alphabet="0x19af=-. /@\\", max_size=12)), max_size=6))
 def test_any_vcoproc_gives_a_config_or_a_refusal(pairs: list[tuple[str, str]]) -> None:

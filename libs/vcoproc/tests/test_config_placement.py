@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from vcoproc.config import (
     RangeConfig,
     assign_addresses,
     parse_domain,
+    parse_system,
     read_domain_file,
     read_system_file,
     resolve,
@@ -188,6 +190,16 @@ def test_examples_fit_their_trees() -> None:
         resolve(one, both)
 
 
+def test_what_the_reference_shows_is_right() -> None:
+    text = (EXAMPLES.parent / "docs" / "configuration.md").read_text(encoding="utf-8")
+    (tree,) = re.findall(r"```dts\n(.*?)```", text, re.DOTALL)
+    (source,) = re.findall(r"```\n(name = .*?)```", text, re.DOTALL)
+    domain = parse_domain(source, "configuration.md")
+    audio, video = assign_addresses(domain, resolve(parse_system(tree, "t"), domain))
+    assert (ipas(audio), irqs(audio)) == ([0x0A00_0000, 0x0A00_1000], [64, 65, 66])
+    assert (ipas(video), irqs(video)) == ([0x0A10_0000, 0x0B00_0000], [80, 81, 82])
+
+
 def number(low: int, high: int, step: int) -> st.SearchStrategy[int]:
     return st.integers(low // step, high // step).map(lambda n: n * step)
 
@@ -203,6 +215,7 @@ OPTIONS = st.fixed_dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.lists(OPTIONS, max_size=4))
 def test_whatever_is_placed_is_disjoint_and_as_the_file_says(

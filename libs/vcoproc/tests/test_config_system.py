@@ -407,7 +407,7 @@ def test_lines_are_right_after_comments_and_strings_of_several_lines() -> None:
         ("/dts-v1/; / {" + "a:" * 40_000, "8192"),
         ("/dts-v1/; / {" + "".join(f"n{i} {{}};" for i in range(9000)), "more than 8192 nodes"),
         ("/dts-v1/; / {" + "a" * 129, "longer than 128"),
-        ("/dts-v1/; / {" + "a;" * 300_000, "tokens"),
+        pytest.param("/dts-v1/; / {" + "a;" * 300_000, "tokens", marks=pytest.mark.slow),
         ("/dts-v1/; / { a = <" + "9" * 5000 + ">; };", "malformed"),
         ("/dts-v1/; / { }; /delete-node/ &{/};", "malformed"),
         ("/dts-v1/; &x { };", "undefined node label 'x'"),
@@ -491,18 +491,21 @@ PIECES = [
 ]  # fmt: skip
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(st.text() | st.binary())
 def test_any_text_gives_a_config_or_a_refusal(source: str | bytes) -> None:
     config_or_refusal(source)
 
 
+@pytest.mark.slow
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.sampled_from(PIECES), max_size=40))
 def test_any_pieces_give_a_config_or_a_refusal(pieces: list[str]) -> None:
     config_or_refusal("/dts-v1/; / { " + " ".join(pieces))
 
 
+@pytest.mark.slow
 @settings(max_examples=400, deadline=None)
 @given(st.data())
 def test_any_damage_gives_a_config_or_a_refusal(data: st.DataObject) -> None:

@@ -1,12 +1,14 @@
-"""Random histories against an oracle that knows each line only by what the domain is owed."""
+"""Random histories against an oracle that knows each line only by what the domain is owed.
+
+An edge line owes the domain an injection when an edge came since the last one (`new`), or when a
+connection broke while the domain was handling one (`lost`). A level line owes one while it is high.
+Nothing is owed while the domain is handling the last one (`taken`), nor while it is masked.
+"""
 
 from __future__ import annotations
 
-import importlib.util
 import pickle
-import sys
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import settings
@@ -35,19 +37,69 @@ from vcoproc_irq_router.events import (
 )
 
 
-def _load(name: str) -> Any:
-    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    return module
+@dataclass
+class OracleLine:
+    level: bool
+    high: bool = False
+    new: bool = False
+    lost: bool = False
+    taken: bool = False
+    enabled: bool = True
+
+    def owed(self) -> bool:
+        wants = self.high if self.level else (self.new or self.lost)
+        return wants and self.enabled and not self.taken
+
+    def injected(self) -> None:
+        assert self.owed()
+        self.taken = True
+        if self.lost:
+            self.lost = False
+        else:
+            self.new = False
+
+    def end(self) -> bool:
+        """EOI; False: there was nothing to end."""
+        if self.taken:
+            self.taken = False
+        elif self.lost:
+            self.lost = False
+        else:
+            return False
+        return True
+
+    def broken(self) -> None:
+        self.lost = self.lost or (self.taken and not self.level)
+        self.taken = False
+
+    @property
+    def pending(self) -> bool:
+        return self.high if self.level else self.new
+
+    @property
+    def active(self) -> bool:
+        return self.taken or self.lost
 
 
-oracle = _load("irq_oracle")
+@dataclass
+class OracleDomain:
+    lines: dict[int, OracleLine] = field(default_factory=dict)
+    listening: bool = False
+    paused: bool = False
+    room: int = 0
+    epoch: int = 0
+    guest_errors: int = 0
+
+    def owed(self) -> set[int]:
+        return {irq for irq, line in self.lines.items() if line.owed()}
+
+    def due_count(self) -> int:
+        """How many injections must come now."""
+        return 0 if self.paused or not self.listening else min(self.room, len(self.owed()))
+
 
 DOMIDS = (1, 2)
-# vcoproc: (domain, coproc, lines as (line, irq, level)). Both domains use the same interrupt numbers.
+# vcoproc: (domain, coproc, lines as (line, irq, level)). Both domains use the same numbers.
 VCOPROCS = {
     11: (1, "dsp0", ((0, 64, False), (1, 65, True))),
     12: (2, "dsp0", ((0, 64, False), (1, 65, True))),
@@ -65,13 +117,13 @@ class Routing(RuleBasedStateMachine):
         super().__init__()
         self.core = IrqRouterCore(validate=True)
         self.now_ns = 0
-        self.domains: dict[int, Any] = {}
+        self.domains: dict[int, OracleDomain] = {}
         self.mapped: set[int] = set()
-        self.early: dict[int, dict[int, Any]] = {}
+        self.early: dict[int, dict[int, OracleLine]] = {}
         self.refused = 0
         for domid in DOMIDS:
             self.step(AddDomain(domid, bytes([domid]) * 16))
-            self.domains[domid] = oracle.OracleDomain()
+            self.domains[domid] = OracleDomain()
 
     def step(self, event: Event) -> None:
         """Does it, and checks that exactly what is owed is injected, once, to its owner."""
@@ -90,14 +142,14 @@ class Routing(RuleBasedStateMachine):
             due[effect.domid] -= 1
         assert not any(due.values()), f"{event}: injections missing or too many: {due}"
 
-    def oracle_line(self, vcoproc: int, line: int) -> Any:
+    def oracle_line(self, vcoproc: int, line: int) -> OracleLine:
         """The oracle's line, or the one that collects what is said before it is mapped."""
         domid, _coproc, mapped = VCOPROCS[vcoproc]
         irq, level = next((irq, level) for index, irq, level in mapped if index == line)
         if vcoproc in self.mapped:
             return self.domains[domid].lines[irq]
         early = self.early.setdefault(vcoproc, {})
-        return early.setdefault(line, oracle.OracleLine(level))
+        return early.setdefault(line, OracleLine(level))
 
     @rule(vcoproc=vcoprocs)
     def map_lines(self, vcoproc: int) -> None:
@@ -110,7 +162,7 @@ class Routing(RuleBasedStateMachine):
         if vcoproc not in self.mapped:
             early = self.early.pop(vcoproc, {})
             for line, irq, level in mapped:
-                new = early.get(line, oracle.OracleLine(level))
+                new = early.get(line, OracleLine(level))
                 self.domains[domid].lines[irq] = new
             self.mapped.add(vcoproc)
         self.step(event)
@@ -122,6 +174,7 @@ class Routing(RuleBasedStateMachine):
             for _line, irq, _level in mapped:
                 del self.domains[domid].lines[irq]
             self.mapped.discard(vcoproc)
+        self.early.pop(vcoproc, None)
         self.step(UnmapLines(vcoproc))
 
     @rule(vcoproc=vcoprocs, other_domid=domids)
@@ -130,17 +183,17 @@ class Routing(RuleBasedStateMachine):
             with pytest.raises(RequestError):
                 self.step(MapLines(other_domid, vcoproc, "dsp9", ()))
 
-    @rule(target=lines)
-    def edge_or_level_up(self, target: tuple[int, int]) -> None:
-        self.say(target, high=True)
+    @rule(place=lines)
+    def edge_or_level_up(self, place: tuple[int, int]) -> None:
+        self.say(place, high=True)
 
-    @rule(target=lines)
-    def level_down(self, target: tuple[int, int]) -> None:
-        if self.oracle_line(*target).level:
-            self.say(target, high=False)
+    @rule(place=lines)
+    def level_down(self, place: tuple[int, int]) -> None:
+        if self.oracle_line(*place).level:
+            self.say(place, high=False)
 
-    def say(self, target: tuple[int, int], *, high: bool) -> None:
-        vcoproc, line = target
+    def say(self, place: tuple[int, int], *, high: bool) -> None:
+        vcoproc, line = place
         coproc = VCOPROCS[vcoproc][1]
         expected = self.oracle_line(vcoproc, line)
         if expected.level:
@@ -150,20 +203,22 @@ class Routing(RuleBasedStateMachine):
             expected.new = True
             self.step(CoprocSaid(coproc, LineEdge(vcoproc, line, 0, self.now_ns)))
 
-    @rule(target=lines)
-    def said_by_another_coproc(self, target: tuple[int, int]) -> None:
-        vcoproc, line = target
+    @rule(place=lines)
+    def said_by_another_coproc(self, place: tuple[int, int]) -> None:
+        vcoproc, line = place
         if vcoproc in self.mapped:
             self.refused += 1
             self.step(CoprocSaid("stranger", LineEdge(vcoproc, line, 0, 0)))
 
-    @rule(target=lines)
-    def wrong_trigger(self, target: tuple[int, int]) -> None:
-        vcoproc, line = target
+    @rule(place=lines)
+    def wrong_trigger(self, place: tuple[int, int]) -> None:
+        vcoproc, line = place
         if vcoproc in self.mapped:
             self.refused += 1
             level = self.oracle_line(vcoproc, line).level
-            message = LineEdge(vcoproc, line, 0, 0) if level else LineLevel(vcoproc, line, True, 0, 0)
+            message = (
+                LineEdge(vcoproc, line, 0, 0) if level else LineLevel(vcoproc, line, True, 0, 0)
+            )
             self.step(CoprocSaid(VCOPROCS[vcoproc][1], message))
 
     @rule(vcoproc=vcoprocs, mask=st.integers(0, 3))
@@ -266,7 +321,7 @@ class Routing(RuleBasedStateMachine):
         self.removed_guest_errors += domain.guest_errors
         self.mapped -= {vcoproc for vcoproc in self.mapped if VCOPROCS[vcoproc][0] == domid}
         self.step(RemoveDomain(domid))
-        self.domains[domid] = oracle.OracleDomain()
+        self.domains[domid] = OracleDomain()
         self.step(AddDomain(domid, bytes([domid]) * 16))
 
     @rule()

@@ -36,7 +36,7 @@ RAM: a Cortex-M can execute there, so one address is good for the domain and for
 GUEST_MMIO_BASE_IPA: Final = 0x0A00_0000
 """Where the register ranges of vcoprocs are put when the domain file names no address."""
 DOMAIN_MEMORY_BYTES_MIN: Final = 64 * KIB
-DOMAIN_MEMORY_BYTES_MAX: Final = 256 * MIB
+DOMAIN_MEMORY_BYTES_MAX: Final = 1024 * MIB
 PRIVATE_MEMORY_BYTES_MAX: Final = 16 * MIB
 GUEST_IRQ_MIN: Final = 32
 """SPIs begin at 32 (GIC architecture)."""

@@ -214,6 +214,7 @@ class Engine:
         """
         assert count > 0
         self.exception = 0
+        self.fault = None
         status = uclib.uc_emu_start(self._handle, pc | is_thumb, 0, 0, count)
         if self._hook_error is not None:
             error, self._hook_error = self._hook_error, None
@@ -306,6 +307,14 @@ class Engine:
     def new_context(self) -> EngineContext:
         """A copy of all registers as they are now."""
         return self._uc.context_save()
+
+    def fresh_context(self) -> EngineContext:
+        """All registers in reset state, and nothing of whoever is on the engine now."""
+        current = self.new_context()
+        self.reset_registers()
+        fresh = self.new_context()
+        self.restore(current)
+        return fresh
 
     def save(self, context: EngineContext) -> None:
         self._uc.context_update(context)

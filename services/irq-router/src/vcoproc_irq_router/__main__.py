@@ -7,13 +7,13 @@ import sys
 from pathlib import Path
 
 import zmq
+
 from vcoproc.internal.v1 import control_pb2_grpc as pb_grpc
 from vcoproc.runtime.grpc_kit import serve
 from vcoproc.runtime.logs import Log
 from vcoproc.runtime.loop import Loop
 from vcoproc.runtime.process import main_guard, new_epoch, notify_ready, notify_stopping
 from vcoproc.runtime.rundir import RunDir, default_run_dir
-
 from vcoproc_irq_router.grpc_api import SERVICE, IrqControl
 from vcoproc_irq_router.shell import NAME, IrqRouter
 

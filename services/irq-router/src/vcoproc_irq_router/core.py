@@ -36,7 +36,6 @@ from vcoproc.limits import (
 )
 from vcoproc.model.irq_line import IrqLine, LineEvent, LineState
 from vcoproc.wire.messages import Eoi, Inject, LineLevel, LineSync
-
 from vcoproc_irq_router.early import EarlyLines, EarlyMessages
 from vcoproc_irq_router.events import (
     AddDomain,
@@ -338,7 +337,7 @@ class IrqRouterCore:
             for mapped in vcoproc.request.lines:
                 del vcoproc.domain.lines[mapped.irq]
                 vcoproc.domain.waiting.pop(mapped.irq, None)
-            self.early.take(vcoproc.coproc, event.vcoproc_id)
+        self.early.forget(event.vcoproc_id)
         return []
 
     def _pause_domain(self, event: PauseDomain) -> list[Effect]:

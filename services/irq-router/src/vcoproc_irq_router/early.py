@@ -49,7 +49,7 @@ class EarlyMessages:
         else:
             early.high.pop(message.line, None)
         if not early.high and not early.pulses:
-            self._forget(coproc, message.vcoproc)
+            self._pop(coproc, message.vcoproc)
 
     def _record(self, coproc: str, vcoproc_id: int) -> EarlyLines | None:
         """The record, new if need be; None: too many coprocs have one."""
@@ -66,7 +66,7 @@ class EarlyMessages:
             early = of_coproc[vcoproc_id] = EarlyLines()
         return early
 
-    def _forget(self, coproc: str, vcoproc_id: int) -> EarlyLines | None:
+    def _pop(self, coproc: str, vcoproc_id: int) -> EarlyLines | None:
         of_coproc = self._of.get(coproc, {})
         early = of_coproc.pop(vcoproc_id, None)
         if not of_coproc:
@@ -75,18 +75,23 @@ class EarlyMessages:
 
     def take(self, coproc: str, vcoproc_id: int) -> EarlyLines | None:
         """What the owner said of a vcoproc. What others said of it is refused by that."""
-        early = self._forget(coproc, vcoproc_id)
+        early = self._pop(coproc, vcoproc_id)
         for other in list(self._of):
-            if self._forget(other, vcoproc_id):
+            if self._pop(other, vcoproc_id):
                 self.refused_count += 1
         return early
+
+    def forget(self, vcoproc_id: int) -> None:
+        """The vcoproc is gone."""
+        for coproc in list(self._of):
+            self._pop(coproc, vcoproc_id)
 
     def drop_levels(self, coproc: str) -> None:
         """The coproc is gone, and with it what its lines were driven with."""
         for vcoproc_id, early in list(self._of.get(coproc, {}).items()):
             early.high.clear()
             if not early.pulses:
-                self._forget(coproc, vcoproc_id)
+                self._pop(coproc, vcoproc_id)
 
     def vcoproc_ids(self) -> set[int]:
         return {vcoproc_id for of_coproc in self._of.values() for vcoproc_id in of_coproc}

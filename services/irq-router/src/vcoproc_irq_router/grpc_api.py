@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Final
 
 import grpc
+
 from vcoproc.internal.v1 import control_pb2 as pb
 from vcoproc.internal.v1 import control_pb2_grpc as pb_grpc
 from vcoproc.runtime.loop import Loop
-
 from vcoproc_irq_router.events import (
     AddDomain,
     Event,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from vcoproc.errors import AlreadyExists, InvalidArgument
 from vcoproc.limits import GUEST_IRQ_MAX, GUEST_IRQ_MIN, LINES_PER_VCOPROC_MAX, NAME_BYTES_MAX
 from vcoproc.model.irq_line import IrqLine
-
 from vcoproc_irq_router.events import MapLines
 
 

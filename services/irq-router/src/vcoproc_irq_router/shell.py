@@ -8,6 +8,7 @@ from collections.abc import Hashable
 from typing import Any, Final
 
 import zmq
+
 from vcoproc.errors import BadCredential, InvalidArgument, NotFound, RemoteProtocolError
 from vcoproc.limits import CONTROL_CREDIT, IRQ_CREDIT
 from vcoproc.runtime.link import LinkServer, Peer
@@ -24,7 +25,6 @@ from vcoproc.wire.messages import (
     Message,
     Role,
 )
-
 from vcoproc_irq_router.core import IrqRouterCore
 from vcoproc_irq_router.events import (
     CoprocDown,

@@ -91,7 +91,7 @@ class Account:
         "overtime_ns",
         "since_ns",
         "switches",
-        "turn_run_ns",
+        "slice_run_ns",
         "wakes",
     )
 
@@ -105,8 +105,8 @@ class Account:
         """When it came into its bucket."""
         self.opened_sum_ns = 0
         """Sum of all buckets when it was opened last, less the clock then: for `check`."""
-        self.turn_run_ns = 0
-        """Run time in all when the turn began."""
+        self.slice_run_ns = 0
+        """Run time in all when the slice began."""
         self.overtime_ns = 0
         self.instructions = 0
         self.wakes = 0
@@ -137,13 +137,14 @@ class Account:
     def run_ns(self) -> int:
         return self._times[Bucket.RUN]
 
-    def begin_turn(self) -> None:
-        self.turn_run_ns = self._times[Bucket.RUN]
+    def begin_slice(self) -> None:
+        self.slice_run_ns = self._times[Bucket.RUN]
 
-    def end_turn(self, planned_ns: int) -> int:
-        """The overtime of the turn, which is added."""
-        overtime_ns = max(0, self._times[Bucket.RUN] - self.turn_run_ns - planned_ns)
+    def end_slice(self, planned_ns: int) -> int:
+        """The overtime of the slice, which is added; the next slice begins."""
+        overtime_ns = max(0, self._times[Bucket.RUN] - self.slice_run_ns - planned_ns)
         self.overtime_ns += overtime_ns
+        self.slice_run_ns = self._times[Bucket.RUN]
         return overtime_ns
 
     def usage(

@@ -23,7 +23,13 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Final, assert_never
 
-from vcoproc.errors import InvariantViolation, LimitExceeded, RemoteProtocolError, RequestError
+from vcoproc.errors import (
+    InvariantViolation,
+    LimitExceeded,
+    PlatformFailure,
+    RemoteProtocolError,
+    RequestError,
+)
 from vcoproc.limits import VCOPROCS_KNOWN_MAX
 from vcoproc.model.run_state import ON_COPROC, RunEvent, RunState
 from vcoproc.wire.messages import (
@@ -68,6 +74,7 @@ class _Pending:
 
     grant: int
     vcoproc: int
+    slice_ns: int
     now: bool
 
 
@@ -92,9 +99,11 @@ class CoprocSchedulerCore:
         self._registered = False
         self._current = 0
         self._turn_began_ns = 0
+        self._slice_ns: int | None = None  # of the present turn; None: not granted by us
         self._pending: _Pending | None = None
         self._grant_number = 0
         self._withheld = False  # somebody waits, but the policy picks nobody
+        self._failed = False  # the coproc takes no grant any more
         self._story: deque[tuple[int, Event]] = deque(maxlen=STORY_EVENTS_MAX)
         self._effects: list[Effect] = []
 
@@ -119,7 +128,8 @@ class CoprocSchedulerCore:
         assert now_ns >= self._clock.now_ns, "the clock went back"
         self._clock.now_ns = now_ns
         self._story.append((now_ns, event))
-        self._effects = effects = []
+        effects: list[Effect] = []
+        self._effects = effects
         self._apply(event)
         self._decide()
         if self._validate:
@@ -265,7 +275,7 @@ class CoprocSchedulerCore:
     def _close_turn(self, record: Record, report: Report, *, left: bool) -> None:
         account = record.account
         account.instructions += report.instructions
-        overtime_ns = account.end_turn(report.planned_ns)
+        overtime_ns = account.end_slice(report.planned_ns)
         self._effects.append(
             TurnEnded(
                 vcoproc=record.id,
@@ -285,10 +295,12 @@ class CoprocSchedulerCore:
 
     def _open_turn(self, record: Record, report: Report) -> None:
         self._move(record, RunEvent.BEGIN, report.next_began_ns)
-        record.account.begin_turn()
+        record.account.begin_slice()
         self._turn_began_ns = report.next_began_ns
         pending = self._pending
+        self._slice_ns = None
         if pending and (pending.grant, pending.vcoproc) == (report.next_grant, record.id):
+            self._slice_ns = pending.slice_ns
             self._pending = None
         self._policy.sync(record)
         self._policy.begin(record)
@@ -313,7 +325,9 @@ class CoprocSchedulerCore:
         record = self._records[sleep.vcoproc]
         self._clock.tell(sleep.clock_ns)
         self._move(record, RunEvent.IDLE, sleep.clock_ns)
-        self._policy.charge(record)
+        # When it wakes where it is, it gets a new slice.
+        overtime_ns = 0 if self._slice_ns is None else record.account.end_slice(self._slice_ns)
+        self._policy.charge(record, overtime_ns=overtime_ns)
         self._policy.sync(record)
 
     def _on_dropped(self, dropped: GrantDropped) -> None:
@@ -325,6 +339,9 @@ class CoprocSchedulerCore:
             self._policy.sync(record)
         if self._pending is not None and self._pending.grant == dropped.grant:
             self._forget_pending()
+        if dropped.why == PlatformFailure.reason:
+            # Its hardware is broken until the process is restarted; granting on would never end.
+            self._failed = True
 
     def _on_faulted(self, faulted: Faulted) -> None:
         record = self._known(faulted.vcoproc)
@@ -345,6 +362,7 @@ class CoprocSchedulerCore:
         self._registered = True
         self._current = register.current
         self._turn_began_ns = register.clock_ns
+        self._slice_ns = None
         for record in self._records.values():
             record.account.open(Bucket.SLEEP, register.clock_ns)
         for vcoproc, (runnable, faulted) in listed.items():
@@ -353,7 +371,7 @@ class CoprocSchedulerCore:
                 self._move(record, RunEvent.FAULT, register.clock_ns)
             elif runnable and vcoproc == register.current:
                 self._move(record, RunEvent.BEGIN, register.clock_ns)
-                record.account.begin_turn()
+                record.account.begin_slice()
             elif runnable:
                 self._move(record, RunEvent.WAKE, register.clock_ns)
             self._policy.sync(record)
@@ -366,6 +384,7 @@ class CoprocSchedulerCore:
         self._current = 0
         self._pending = None
         self._withheld = False
+        self._failed = False
         for record in list(self._records.values()):
             record.account.close(self._clock.told_ns)
             record.machine.sleep_requested = False
@@ -420,6 +439,10 @@ class CoprocSchedulerCore:
     def _decide(self) -> None:
         if not self._registered:
             return
+        if self._failed:
+            self._withheld = True
+            self._revoke()
+            return
         current = self._records[self._current] if self._current else None
         state = current.machine.state if current is not None else None
         staying = self._current if current and current.awake and state in ON_COPROC else 0
@@ -437,12 +460,11 @@ class CoprocSchedulerCore:
         now = state is not RunState.RUNNING or preempt
         pending = self._pending
         if pending and pending.vcoproc == decision.vcoproc_id:
-            if pending.now or not now:
-                return
-            if state not in ON_COPROC:
-                # Granted for the end of a turn that is over: the coproc takes it without being told.
-                self._pending = _Pending(pending.grant, pending.vcoproc, True)
-                self._place(self._records[pending.vcoproc])
+            # One that was granted for the end of a turn goes on an idle coprocessor untold.
+            taken = pending.now or state not in ON_COPROC
+            if taken or not now:
+                record = self._records[pending.vcoproc]
+                (self._place if taken else self._unplace)(record)
                 return
         self._grant(decision, now)
 
@@ -451,9 +473,11 @@ class CoprocSchedulerCore:
         assert self._policy.algorithm is not None
         replaced = self._pending
         if replaced is not None:
-            self._unplace(replaced.vcoproc)
+            self._unplace(self._records.get(replaced.vcoproc))
         self._grant_number = self._grant_number % GRANT_NUMBER_MAX + 1
-        self._pending = _Pending(self._grant_number, decision.vcoproc_id, now)
+        self._pending = _Pending(
+            self._grant_number, decision.vcoproc_id, decision.slice_ns, now
+        )
         if now:
             current = self._records.get(self._current)
             if current is not None and current.machine.state is RunState.RUNNING:
@@ -476,7 +500,7 @@ class CoprocSchedulerCore:
 
     def _forget_pending(self) -> None:
         assert self._pending is not None
-        self._unplace(self._pending.vcoproc)
+        self._unplace(self._records.get(self._pending.vcoproc))
         self._pending = None
         current = self._records.get(self._current)
         if current is not None and not current.machine.sleep_requested:
@@ -486,12 +510,11 @@ class CoprocSchedulerCore:
         if record.machine.state is RunState.SWITCHING_OUT:
             self._transit(record, RunEvent.STAY)
 
-    def _place(self, record: Record) -> None:
-        if record.machine.state is RunState.WAITING:
+    def _place(self, record: Record | None) -> None:
+        if record is not None and record.machine.state is RunState.WAITING:
             self._transit(record, RunEvent.PLACE)
 
-    def _unplace(self, vcoproc: int) -> None:
-        record = self._records.get(vcoproc)
+    def _unplace(self, record: Record | None) -> None:
         if record is not None and record.machine.state is RunState.SWITCHING_IN:
             self._transit(record, RunEvent.UNPLACE)
 

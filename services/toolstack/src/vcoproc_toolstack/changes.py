@@ -1,4 +1,4 @@
-"""Everything that changes the desired state: one change at a time, each done completely or undone."""
+"""Everything that changes the desired state: one change at a time, each complete or undone."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ class Changes:
                 change.add_event(what.resource, EventKind.DESTROYED, why)
 
     def run(self, saga: Saga) -> None:
-        """Performs a saga to its end. A service that fell silent is not asked again on the way back."""
+        """Performs a saga to its end. On the way back nobody who fell silent is asked again."""
         silent: dict[str, VcoprocError] = {}
         while (step := saga.current()) is not None:
             service = service_of(step)
@@ -244,9 +244,9 @@ class Changes:
                     silent[service] = error
                 outcome = StepFailed(error)
             saga.step(outcome)
-        for step, error in saga.leftovers:
-            self._log.warning("not undone yet", step=type(step).__name__, why=str(error))
-            self._mark(service_of(step))
+        for left, why in saga.leftovers:
+            self._log.warning("not undone yet", step=type(left).__name__, why=str(why))
+            self._mark(service_of(left))
 
     def _answered(self, request: Request) -> bytes | None:
         if not request.request_id:
@@ -267,9 +267,7 @@ class Changes:
             lambda name: self._leases.platform(by_name[name]).contexts_max,
         )
 
-    def _record(
-        self, change: Change, new: NewVcoproc, domid: int, domain: str
-    ) -> VcoprocRecord:
+    def _record(self, change: Change, new: NewVcoproc, domid: int, domain: str) -> VcoprocRecord:
         return new.record(change.next_vcoproc_id(), domid, domain, self._secret())
 
 

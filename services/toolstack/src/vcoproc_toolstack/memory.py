@@ -84,7 +84,11 @@ class MemoryDir:
 
     def _wrong(self, error: OSError) -> LimitExceeded | WrongState:
         if error.errno in _NO_SPACE:
-            return LimitExceeded(f"memory files in {self._path}: no space left, they", 0, "bytes more")
+            return LimitExceeded(
+                f"memory files in {self._path}: no space left, they", 0, "bytes more"
+            )
         return WrongState(
-            f"memory directory {self._path}", error.strerror or str(error), "one that can be written"
+            f"memory directory {self._path}",
+            error.strerror or str(error),
+            "one that can be written",
         )

@@ -48,9 +48,7 @@ class NewVcoproc:
     ranges: tuple[VcoprocRange, ...]
     lines: tuple[VcoprocLine, ...]
 
-    def record(
-        self, vcoproc_id: int, domid: int, domain: str, credential: bytes
-    ) -> VcoprocRecord:
+    def record(self, vcoproc_id: int, domid: int, domain: str, credential: bytes) -> VcoprocRecord:
         """The record of a vcoproc that is being created."""
         return VcoprocRecord(
             vcoproc_id=vcoproc_id,
@@ -92,7 +90,9 @@ def mismatch(coproc: CoprocConfig, platform: PlatformRecord) -> str | None:
 
 
 def place_domain(
-    config: DomainConfig, system: SystemConfig, platform_of: Callable[[CoprocConfig], PlatformRecord]
+    config: DomainConfig,
+    system: SystemConfig,
+    platform_of: Callable[[CoprocConfig], PlatformRecord],
 ) -> list[NewVcoproc]:
     """The vcoprocs of a new domain.
 
@@ -107,7 +107,9 @@ def place_domain(
     for coproc in coprocs.values():
         if coproc.is_template:
             raise WrongState(
-                f"coproc {coproc.name!r}", "a template", f"one of its coprocs ({coproc.name}-0, ...)"
+                f"coproc {coproc.name!r}",
+                "a template",
+                f"one of its coprocs ({coproc.name}-0, ...)",
             )
     placed = assign_addresses(config, coprocs)
     return [

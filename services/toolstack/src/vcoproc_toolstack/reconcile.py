@@ -3,9 +3,9 @@
 Theory of operation:
     The other services keep their share of the cluster in memory. When one of them starts again, or
     answers again after a silence, the toolstack lists what it holds and performs the difference:
-    first what nobody wants is taken away, then what is wanted is given, all of it, since a step that
-    was done already does nothing. So a lost message, a crash of either side and a change half done
-    all end in the same way.
+    first what nobody wants is taken away, then what is wanted is given, all of it, since a step
+    that was done already does nothing. So a lost message, a crash of either side and a change half
+    done all end in the same way.
 Not handled:
     A service that holds something under a right number with wrong contents: numbers of vcoprocs are
     never reused, and a service refuses to change what it has.
@@ -113,7 +113,7 @@ def coproc_repair(domains: Sequence[DomainRecord], coproc: str, view: CoprocView
 def unfinished(
     domains: Iterable[DomainRecord],
 ) -> list[tuple[DomainRecord, VcoprocRecord | None, list[Step]]]:
-    """Domains and vcoprocs whose change was cut off, with the steps to undo (see `Saga.undoing`)."""
+    """What was cut off half way: the domain, the vcoproc or None for all of it, what to undo."""
     found: list[tuple[DomainRecord, VcoprocRecord | None, list[Step]]] = []
     for domain in domains:
         if domain.life is not Life.ALIVE:

@@ -111,7 +111,7 @@ class VcoprocLine:
 
 @dataclass(frozen=True, slots=True)
 class VcoprocRecord:
-    """A domain's instance of a coproc. ranges: in the platform's order. vcoproc_id: never reused."""
+    """A domain's instance of a coproc. ranges: in the platform's order. No number comes back."""
 
     vcoproc_id: int
     domid: int

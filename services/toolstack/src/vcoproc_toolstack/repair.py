@@ -111,17 +111,19 @@ class Repairer:
 
     def repair(self, service: str) -> bool:
         """One service. False when it does not answer and must be asked again."""
-        with self._changes.exclusive():
-            try:
+        try:
+            # Asked once outside, so that no change waits for a service that does not answer.
+            self._steps(service)
+            with self._changes.exclusive():
                 steps = self._steps(service)
                 for step in steps:
                     self._perform(step)
-            except PeerError as error:
-                self._log.debug("repair waits", service=service, why=str(error))
-                return False
-            except VcoprocError as error:
-                self._log.error("repair refused", service=service, why=str(error))
-                return True
+        except PeerError as error:
+            self._log.debug("repair waits", service=service, why=str(error))
+            return False
+        except VcoprocError as error:
+            self._log.error("repair refused", service=service, why=str(error))
+            return True
         self._log.info("repaired", service=service, steps=len(steps))
         return True
 
@@ -153,4 +155,3 @@ class Repairer:
             return []  # its next lease marks it again
         view = self._services.coproc(name, limits.CALL_TIMEOUT_NS)
         return coproc_repair(domains, name, view)
-

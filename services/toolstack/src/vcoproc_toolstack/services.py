@@ -1,4 +1,4 @@
-"""The other services over gRPC: performs steps and asks what is held. Translates, decides nothing."""
+"""The other services over gRPC: performs steps and asks what is held. Decides nothing."""
 
 from __future__ import annotations
 
@@ -231,8 +231,7 @@ def _map_lines(vcoproc: VcoprocRecord) -> pb.MapLinesRequest:
         vcoproc_id=vcoproc.vcoproc_id,
         coproc=vcoproc.coproc,
         lines=[
-            pb.MappedLine(line=line.index, irq=line.irq, level=line.level)
-            for line in vcoproc.lines
+            pb.MappedLine(line=line.index, irq=line.irq, level=line.level) for line in vcoproc.lines
         ],
     )
 

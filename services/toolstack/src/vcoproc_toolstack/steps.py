@@ -54,7 +54,7 @@ class RemoveDomain:
 
 @dataclass(frozen=True, slots=True)
 class SetCoproc:
-    """Makes a coproc known to the scheduler. Not undone: it belongs to the tree, not to a domain."""
+    """Makes a coproc known to the scheduler. Not undone: it belongs to the tree, to no domain."""
 
     coproc: CoprocConfig
 

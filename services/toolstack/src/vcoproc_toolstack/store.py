@@ -64,7 +64,11 @@ class View:
         return found[0] if found else None
 
     def domains(
-        self, *, after: str = "", limit: int | None = None, where: sa.ColumnElement[bool] | None = None
+        self,
+        *,
+        after: str = "",
+        limit: int | None = None,
+        where: sa.ColumnElement[bool] | None = None,
     ) -> list[DomainRecord]:
         """Domains sorted by name, with all their vcoprocs. after: name before the first."""
         query = sa.select(DOMAINS).where(DOMAINS.c.name > after).order_by(DOMAINS.c.name)
@@ -98,7 +102,7 @@ class View:
     def counts(self) -> dict[str, int]:
         """Vcoprocs of each coproc that has any."""
         query = sa.select(VCOPROCS.c.coproc, sa.func.count()).group_by(VCOPROCS.c.coproc)
-        return {name: count for name, count in self._connection.execute(query)}
+        return {row[0]: row[1] for row in self._connection.execute(query)}
 
     def memory_bytes(self) -> int:
         """Memory of all domains together."""
@@ -258,7 +262,7 @@ class Change(View):
                 name=name, kind=kind.value, description=description, time_ns=self._now_ns()
             )
         )
-        revision = result.inserted_primary_key[0]
+        revision = result.lastrowid
         old = EVENTS.c.revision <= revision - limits.EVENTS_KEPT_MAX
         self._connection.execute(EVENTS.delete().where(old))
 
@@ -267,7 +271,7 @@ class Change(View):
         result = self._connection.execute(
             REQUESTS.insert().values(request_id=request_id, fingerprint=fingerprint, answer=answer)
         )
-        serial = result.inserted_primary_key[0]
+        serial = result.lastrowid
         old = REQUESTS.c.serial <= serial - limits.REQUESTS_KEPT_MAX
         self._connection.execute(REQUESTS.delete().where(old))
 
@@ -277,7 +281,9 @@ class Change(View):
         return default if value is None else int(value)
 
     def _put(self, key: str, value: int) -> None:
-        updated = self._connection.execute(META.update().where(META.c.key == key).values(value=value))
+        updated = self._connection.execute(
+            META.update().where(META.c.key == key).values(value=value)
+        )
         if updated.rowcount == 0:
             self._connection.execute(META.insert().values(key=key, value=value))
 
@@ -337,7 +343,8 @@ class Store:
             if events or stopped():
                 return events
             with self._changed:
-                self._changed.wait_for(lambda: self._change_count != seen or stopped())
+                while self._change_count == seen and not stopped():
+                    self._changed.wait()
 
     def wake(self) -> None:
         """Lets everybody in `wait_for_events` look again."""
@@ -355,7 +362,7 @@ def _open(path: Path) -> Engine:
     def on_connect(connection: DBAPIConnection, _record: ConnectionPoolEntry) -> None:
         # The driver must not begin transactions by itself: it would not for a SELECT, and a list
         # would be of several moments.
-        connection.isolation_level = None  # type: ignore[attr-defined]
+        connection.isolation_level = None
         cursor = connection.cursor()
         for pragma in ("journal_mode=WAL", "synchronous=NORMAL", "foreign_keys=ON"):
             cursor.execute(f"PRAGMA {pragma}")

@@ -15,7 +15,7 @@ from vcoproc.api.v1 import toolstack_pb2, toolstack_pb2_grpc
 from vcoproc.errors import InvalidArgument, NotFound, PeerTimeout, VcoprocError
 from vcoproc.guest.memory import Region, map_region
 from vcoproc.guest.vcoproc import Vcoproc, resource_id
-from vcoproc.limits import IRQ_CREDIT, TRAP_TIMEOUT_NS
+from vcoproc.limits import IRQ_CREDIT, MS, TRAP_TIMEOUT_NS
 from vcoproc.runtime.grpc_kit import channel, to_error
 from vcoproc.runtime.link import LinkClient, LinkDown, LinkUp
 from vcoproc.runtime.process import new_epoch
@@ -177,7 +177,7 @@ class Domain:
         retry_ns = self._link.next_deadline_ns()
         if retry_ns is not None:
             wait_ns = min(wait_ns, max(retry_ns - now_ns, 0))
-        self._poller.poll(wait_ns / 1e6)
+        self._poller.poll(-(-wait_ns // MS))
         for event in self._link.receive():
             if isinstance(event, LinkUp):
                 self._last_error = None

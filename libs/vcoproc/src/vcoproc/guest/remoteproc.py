@@ -1,6 +1,7 @@
 """Loads, starts and stops firmware, in the terms of Linux remoteproc.
 
-For vcoprocs with the control page of `vcoproc,cortex-m4` (CONTROL, VECTOR_BASE, STATUS, FAULT_STATUS).
+For vcoprocs with the control page of `vcoproc,cortex-m4`: CONTROL, VECTOR_BASE, STATUS,
+FAULT_STATUS.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import zmq
 from vcoproc.api.v1 import toolstack_pb2
 from vcoproc.errors import GuestError, NotFound, PeerLost, PeerTimeout, VcoprocError
 from vcoproc.guest.memory import Region, map_region
-from vcoproc.limits import BATCH_OPS_MAX, TRAP_CREDIT, TRAP_TIMEOUT_NS
+from vcoproc.limits import BATCH_OPS_MAX, MS, TRAP_CREDIT, TRAP_TIMEOUT_NS
 from vcoproc.runtime.link import LinkClient, LinkDown, LinkUp
 from vcoproc.wire.messages import Batch as BatchMessage
 from vcoproc.wire.messages import Message, Post, Read, Reply, Role, TrapError, Write
@@ -108,7 +108,7 @@ class Vcoproc:
         return self.read(at.place, at.offset, at.width_bytes)
 
     def write32(self, register: str | int, value: int) -> None:
-        """Writes a register and waits until it is done. value: 0 to 2**32-1. Raises: as `read32`."""
+        """Writes a register, 0 to 2**32-1, and waits until it is done. Raises: as `read32`."""
         at = self.address(register)
         self.write(at.place, at.offset, at.width_bytes, value)
 
@@ -184,7 +184,7 @@ class Vcoproc:
         retry_ns = link.next_deadline_ns()
         if retry_ns is not None:
             wait_ns = min(wait_ns, max(retry_ns - now_ns, 0))
-        if not self._poller.poll(max(wait_ns, 0) / 1e6) and now_ns >= deadline_ns:
+        if not self._poller.poll(-(-max(wait_ns, 0) // MS)) and now_ns >= deadline_ns:
             raise self._last_error or PeerTimeout(self.name, TRAP_TIMEOUT_NS)
         answers: list[Message] = []
         for event in link.receive():

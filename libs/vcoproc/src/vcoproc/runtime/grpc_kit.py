@@ -91,9 +91,9 @@ class _ErrorInterceptor(grpc.ServerInterceptor):
 
     def intercept_service(
         self,
-        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler | None],
+        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[Any, Any] | None],
         details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler | None:
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
         handler = continuation(details)
         if handler is None:
             return None
@@ -122,8 +122,6 @@ class _ErrorInterceptor(grpc.ServerInterceptor):
             try:
                 return behavior(request, context)
             except Exception as error:
-                if context.code() is not None:  # the handler has aborted by itself
-                    raise
                 self._fail(context, error)
 
         return guarded
@@ -133,8 +131,6 @@ class _ErrorInterceptor(grpc.ServerInterceptor):
             try:
                 yield from behavior(request, context)
             except Exception as error:
-                if context.code() is not None:
-                    raise
                 self._fail(context, error)
 
         return guarded
@@ -161,7 +157,7 @@ def serve(
 
     server = grpc.server(
         ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
-        interceptors=(_ErrorInterceptor(log),),
+        interceptors=[_ErrorInterceptor(log)],
         options=(
             ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
             ("grpc.so_reuseport", 0),
@@ -169,7 +165,7 @@ def serve(
     )
     add(server)
     servicer = health.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)  # type: ignore[no-untyped-call]
+    health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     for name in ("", *service_names):
         servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
     reflection.enable_server_reflection(

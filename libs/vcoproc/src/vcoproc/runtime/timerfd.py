@@ -32,7 +32,7 @@ class TimerFd:
     """One-shot timer on CLOCK_MONOTONIC, the clock of `time.monotonic_ns`."""
 
     def __init__(self) -> None:
-        self._fd = _libc.timerfd_create(_CLOCK_MONOTONIC, _TFD_NONBLOCK | _TFD_CLOEXEC)
+        self._fd: int = _libc.timerfd_create(_CLOCK_MONOTONIC, _TFD_NONBLOCK | _TFD_CLOEXEC)
         if self._fd < 0:
             raise OSError(ctypes.get_errno(), "timerfd_create")
         self._spec = _Itimerspec()

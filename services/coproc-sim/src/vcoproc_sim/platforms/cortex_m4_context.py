@@ -21,7 +21,13 @@ from vcoproc.limits import BLOCK_BYTES, PAGE_BYTES
 from vcoproc.mmu import AccessKind, Stage2Tables
 from vcoproc_sim.engine import Engine, EngineContext
 from vcoproc_sim.platforms.api import ContextSpec, Fault
-from vcoproc_sim.platforms.cortex_m4_info import DEVICE_IPA, MBOX_IPA, PPB_IPA, PRIVATE_IPA
+from vcoproc_sim.platforms.cortex_m4_info import (
+    DEVICE_IPA,
+    MBOX_IPA,
+    PPB_IPA,
+    PRIVATE_IPA,
+    VECTOR_BASE_MASK,
+)
 from vcoproc_sim.platforms.cortex_m4_ppb import SystemControl
 
 DEVICE_PA: Final = DEVICE_IPA
@@ -132,6 +138,8 @@ class Context:
 
     live: the registers of range `ctrl` while the context is on the hardware. private: its private
     memory while it is not. wake_priority: an interrupt more urgent than this ends a sleep.
+    idle_since_ns, idle_counted_ns: when it fell asleep, and how much of the time since its SysTick has
+    counted.
     event_known_clear: for so many instructions more it is watched whether firmware executes SEV.
     debt: instructions that the last burst ran over its budget; the next one is shorter by them.
     """
@@ -142,6 +150,7 @@ class Context:
     private: bytearray
     live: list[int]
     system: SystemControl = field(default_factory=SystemControl)
+    vector_base: int = 0
     pc: int = 0
     is_thumb: bool = True
     is_running: bool = False
@@ -150,6 +159,7 @@ class Context:
     sleep: Sleep = Sleep.AWAKE
     wake_priority: int = 0
     idle_since_ns: int | None = None
+    idle_counted_ns: int = 0
     event_known_clear: int = 0
     instructions: int = 0
     debt: int = 0
@@ -164,7 +174,8 @@ class Context:
 
     def release(self, vector_base: int) -> None:
         """Releases reset; `Core` reads the vectors before the first instruction."""
-        self.system.reset(vector_base)
+        self.vector_base = vector_base & VECTOR_BASE_MASK
+        self.system.reset(self.vector_base)
         self.is_running = True
         self.needs_start = True
         self.fault = None
@@ -173,6 +184,7 @@ class Context:
     def _awake(self) -> None:
         self.sleep = Sleep.AWAKE
         self.idle_since_ns = None
+        self.idle_counted_ns = 0
         self.event_known_clear = 0
         self.debt = 0
 

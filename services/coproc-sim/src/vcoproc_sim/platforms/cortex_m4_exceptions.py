@@ -82,6 +82,10 @@ class ExceptionUnit:
             primask, basepri, faultmask = self._masks.read()
         return primask, basepri, faultmask
 
+    def ipsr(self) -> int:
+        """Number of the exception that is being handled; 0 in thread mode."""
+        return self._state.read()[0] & _XPSR_EXCEPTION
+
     def execution_priority(self, context: Context) -> int:
         return context.system.execution_priority(*self.masks())
 

@@ -100,7 +100,7 @@ def check_policy(name: str, found: Any) -> None:
             name,
             f"is for version {version} of the policy interface, this is {POLICY_API_VERSION}",
         )
-    abstract = getattr(found, "__abstractmethods__", frozenset())
+    abstract: frozenset[str] = getattr(found, "__abstractmethods__", frozenset())
     missing = [
         method
         for method in METHODS

@@ -3,7 +3,8 @@
 Workload: vcoprocs of equal importance. Who wants to run stands in one queue; the head runs for the
 coproc's slice and goes to the tail. Who wakes goes to the tail too, so nobody gets ahead by sleeping
 and waking often. Who yields goes to the tail as if its slice were over. Every operation is O(1).
-Parameters: none beside the coproc's slice. Status: complete.
+Parameters: `slice_us` of a vcoproc, where one shall have longer or shorter turns than the others.
+Status: complete.
 """
 
 from __future__ import annotations
@@ -11,27 +12,56 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Mapping
 
-from vcoproc_scheduler.policies.api import NOBODY, Decision, Policy, PolicyConfig, Usage
+from vcoproc.errors import InvalidArgument
+from vcoproc.limits import SLICE_NS_MAX, SLICE_NS_MIN, US
+from vcoproc_scheduler.policies.api import (
+    NOBODY,
+    Decision,
+    Parameter,
+    Policy,
+    PolicyConfig,
+    Scope,
+    Usage,
+)
 
 
 class RoundRobin(Policy):
     """First in, first out, one slice each."""
 
     API_VERSION = 1
+    PARAMETERS = (
+        Parameter(
+            name="slice_us",
+            scope=Scope.VCOPROC,
+            unit="us",
+            minimum=0,
+            maximum=SLICE_NS_MAX // US,
+            default=0,
+            doc="Its own time slice; 0 for the coproc's.",
+        ),
+    )
 
     def __init__(self) -> None:
         # An OrderedDict, not a dict: taking the head of a dict again and again costs O(n).
         self._queue: OrderedDict[int, None] = OrderedDict()
         self._slice_ns = 0
+        self._own_slice_ns: dict[int, int] = {}
         self._run_ns: dict[int, int] = {}
 
     def init(self, config: PolicyConfig) -> None:
         self._slice_ns = config.slice_ns
 
+    def admit(self, vcoproc_id: int, parameters: Mapping[str, int]) -> None:
+        slice_us = parameters["slice_us"]
+        if 0 < slice_us * US < SLICE_NS_MIN:
+            raise InvalidArgument("slice_us", f"{slice_us} us is less than {SLICE_NS_MIN // US} us")
+
     def add(self, vcoproc_id: int, parameters: Mapping[str, int]) -> None:
         self._run_ns[vcoproc_id] = 0
+        self._own_slice_ns[vcoproc_id] = parameters["slice_us"] * US
 
     def remove(self, vcoproc_id: int) -> None:
+        del self._own_slice_ns[vcoproc_id]
         self._queue.pop(vcoproc_id, None)
         del self._run_ns[vcoproc_id]
 
@@ -49,7 +79,7 @@ class RoundRobin(Policy):
     def pick(self, now_ns: int, current: int | None) -> Decision:
         for vcoproc_id in self._queue:  # the second at the latest
             if vcoproc_id != current:
-                return Decision(vcoproc_id, self._slice_ns)
+                return Decision(vcoproc_id, self._own_slice_ns[vcoproc_id] or self._slice_ns)
         return NOBODY
 
     def export_accounting(self) -> Mapping[int, Mapping[str, int]]:

@@ -1,0 +1,178 @@
+"""What the demo asks of a running cluster: domains, accounts and turns."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import grpc
+
+from vcoproc.api.v1 import toolstack_pb2, toolstack_pb2_grpc
+from vcoproc.errors import VcoprocError, WrongState
+from vcoproc.guest.vcoproc import resource_id
+from vcoproc.internal.v1 import control_pb2, control_pb2_grpc
+from vcoproc.runtime.grpc_kit import channel, to_error
+from vcoproc.runtime.rundir import RunDir
+from vcoproc_demo.timeline import Turn
+
+COMPATIBLE: Final = "vcoproc,cortex-m4"
+"""What the firmware is built for."""
+CALL_S: Final = 10
+"""A domain is created in less than a second, on a busy machine in some."""
+_SPEC = re.compile(r"\bcoproc=[^,\"'\s]+")
+_PATHS = re.compile(r"^\s*coproc\s*=\s*\[.*\]", re.MULTILINE)
+
+
+@dataclass(frozen=True, slots=True)
+class CoprocInfo:
+    """The coproc that the demo shares. slice_us: granted time per turn."""
+
+    name: str
+    path: str
+    scheduler: str
+    slice_us: int
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """The scheduler's figures of one vcoproc, in its coproc's time."""
+
+    run_ns: int
+    wait_ns: int
+    switch_ns: int
+    switch_count: int
+    instruction_count: int
+
+
+@contextlib.contextmanager
+def _ours() -> Iterator[None]:
+    """Failed calls as our errors."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise to_error(error) from None
+
+
+class Control:
+    """Calls to a cluster; a context manager.
+
+    Args:
+        run_dir: of the cluster.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        directory = RunDir(run_dir)
+        self._channels = [channel(directory.grpc(name)) for name in ("toolstack", "scheduler")]
+        self._toolstack = toolstack_pb2_grpc.ToolstackServiceStub(self._channels[0])
+        self._scheduler = control_pb2_grpc.SchedulerControlServiceStub(self._channels[1])
+
+    def __enter__(self) -> Control:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for one in self._channels:
+            one.close()
+
+    def pick_coproc(self, vcoprocs: int) -> CoprocInfo:
+        """The first coproc that is online, fits the firmware and has room.
+
+        Raises:
+            WrongState: there is none.
+        """
+        with _ours():
+            found = self._toolstack.ListCoprocs(toolstack_pb2.ListCoprocsRequest(), timeout=CALL_S)
+        for coproc in found.coprocs:
+            if (
+                coproc.state == toolstack_pb2.Coproc.STATE_ONLINE
+                and coproc.compatible == COMPATIBLE
+                and coproc.vcoproc_count + vcoprocs <= coproc.vcoproc_count_max
+            ):
+                return CoprocInfo(
+                    resource_id(coproc.name), coproc.path, coproc.scheduler, coproc.slice_us
+                )
+        raise WrongState(
+            "the cluster",
+            f"without a {COMPATIBLE} online that has room for {vcoprocs} more vcoprocs",
+            "one",
+        )
+
+    @contextlib.contextmanager
+    def domain(self, config: str, file_name: str) -> Iterator[int]:
+        """A domain for the time of the block; gives the number of its vcoproc.
+
+        Raises:
+            RemoteRefusal: the toolstack does not want it, as when it exists already.
+        """
+        with _ours():
+            domain = self._toolstack.CreateDomain(
+                toolstack_pb2.CreateDomainRequest(config=config, file_name=file_name),
+                timeout=CALL_S,
+            )
+        try:
+            yield domain.vcoprocs[0].vcoproc_id
+        except BaseException:
+            # The first error matters; the cluster may have gone with it.
+            with contextlib.suppress(VcoprocError):
+                self._destroy(domain.name)
+            raise
+        self._destroy(domain.name)
+
+    def _destroy(self, name: str) -> None:
+        with _ours():
+            self._toolstack.DestroyDomain(
+                toolstack_pb2.DestroyDomainRequest(name=name), timeout=CALL_S
+            )
+
+    def accounts(self) -> dict[int, Account]:
+        """The figures of all vcoprocs, by number."""
+        with _ours():
+            found = self._toolstack.ListVcoprocs(
+                toolstack_pb2.ListVcoprocsRequest(), timeout=CALL_S
+            )
+        return {
+            vcoproc.vcoproc_id: _account(vcoproc.accounting)
+            for vcoproc in found.vcoprocs
+            if vcoproc.HasField("accounting")
+        }
+
+    def turns(self, coproc: str) -> list[Turn]:
+        """The turns of a coproc that the scheduler still knows, oldest first."""
+        with _ours():
+            found = self._scheduler.ListTurns(
+                control_pb2.ListTurnsRequest(coproc=coproc), timeout=CALL_S
+            )
+        return [
+            Turn(
+                vcoproc_id=turn.vcoproc_id,
+                began_ns=turn.began_ns,
+                ended_ns=turn.ended_ns,
+                switch_ns=turn.save_ns + turn.mmu_ns + turn.restore_ns,
+            )
+            for turn in found.turns
+        ]
+
+
+def _account(raw: Any) -> Account:
+    return Account(
+        run_ns=raw.run_ns,
+        wait_ns=raw.wait_ns,
+        switch_ns=raw.switch_ns,
+        switch_count=raw.switch_count,
+        instruction_count=raw.instruction_count,
+    )
+
+
+def retarget(config: str, coproc: str) -> str:
+    """A domain file's text with its one vcoproc on the coproc of that name."""
+    text = _SPEC.sub(f"coproc={coproc}", config)
+    return _PATHS.sub(f'vcoproc = [ "coproc={coproc}" ]', text)

@@ -1,0 +1,1 @@
+"""Coprocessor types."""

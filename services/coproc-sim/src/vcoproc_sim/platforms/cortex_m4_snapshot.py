@@ -1,0 +1,217 @@
+"""A context of the Cortex-M4 in portable form: versioned bytes, nothing of the engine in them.
+
+Form: magic, version (u16), CRC-32 of the body (u32), body (msgpack map), little endian. The reader
+believes nothing: types, ranges and the checksum are checked before the context is touched.
+The domain's memory is not part of it; private memory, the mbox page and the shadow are.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from typing import Any, Final
+
+import msgpack
+
+from vcoproc.errors import InvalidArgument
+from vcoproc.limits import PAGE_BYTES
+from vcoproc_sim.engine import XPSR_T, Engine
+from vcoproc_sim.platforms.api import Fault, PlatformInfo
+from vcoproc_sim.platforms.cortex_m4_context import Context, Sleep
+from vcoproc_sim.platforms.cortex_m4_ppb import EXCEPTION_COUNT, HARD_FAULT, SystemControl
+
+_MAGIC: Final = b"VCM4snap"
+_VERSION: Final = 1
+_HEADER: Final = struct.Struct("<8sHI")
+_CONTROL_NPRIV: Final = 1 << 0
+
+_WORDS: Final = (
+    *("msp", "psp", "primask", "basepri", "faultmask", "control"),
+    *(f"r{n}" for n in range(13)),
+    *("lr", "fpscr"),
+)
+_DOUBLES: Final = tuple(f"d{n}" for n in range(16))
+_SYSTEM: Final = (
+    "pending active enabled vtor prigroup scr cfsr hfsr".split()  # all 32 bits or fewer
+)
+_CONTEXT: Final = ("vector_base", "pc")
+_FLAGS: Final = ("is_thumb", "is_running", "needs_start")
+_COUNTS: Final = ("instructions", "debt", "event_known_clear")
+
+
+class RegisterFile:
+    """All registers of the context on the engine, by hand."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._mode = engine.bank("xpsr", "control")
+        self._xpsr = engine.bank("xpsr_nzcvqg")
+        self._all = engine.bank(*_WORDS, *_DOUBLES)
+
+    def read(self) -> list[int]:
+        """xPSR, then `_WORDS` and `_DOUBLES`."""
+        xpsr, control = self._mode.read()
+        hidden = control & _CONTROL_NPRIV and not xpsr & 0x1FF
+        if hidden:  # unprivileged thread mode cannot see the special registers
+            self._xpsr.write((xpsr | HARD_FAULT,))
+        values = self._all.read()
+        if hidden:
+            self._xpsr.write((xpsr,))
+        return [xpsr, *values]
+
+    def write(self, values: list[int]) -> None:
+        """Onto an engine in reset state."""
+        self._xpsr.write((XPSR_T | HARD_FAULT,))  # in handler mode everything can be written
+        self._all.write(values[1:])
+        self._xpsr.write(values[:1])
+
+
+def dump(context: Context, registers: list[int], info: PlatformInfo) -> bytes:
+    """registers: of `RegisterFile.read`. The context is off the hardware."""
+    system = context.system
+    tick = system.systick
+    fault = context.fault
+    body = {
+        "registers": registers,
+        "private": bytes(context.private),
+        "mbox": bytes(context.spec.mapped[0]),
+        "shadow": {
+            register.name: value
+            for register, value in zip(info.registers, context.spec.shadow, strict=True)
+        },
+        "system": {name: getattr(system, name) for name in _SYSTEM},
+        "priority": system.priority[4:],
+        "storage": system.storage,
+        "event": system.event,
+        "systick": [tick.csr, tick.reload, tick.value, tick.count_flag],
+        "context": {name: getattr(context, name) for name in _CONTEXT + _FLAGS + _COUNTS},
+        "sleep": int(context.sleep),
+        "wake_priority": context.wake_priority,
+        "fault": None if fault is None else [fault.code, fault.address, fault.why],
+    }
+    packed: bytes = msgpack.packb(body)
+    return _HEADER.pack(_MAGIC, _VERSION, zlib.crc32(packed)) + packed
+
+
+class Snapshot:
+    """A parsed snapshot; valid by construction.
+
+    Raises:
+        InvalidArgument: damaged, of another version, or of a coproc with other private memory.
+    """
+
+    def __init__(self, blob: bytes, private_bytes: int, info: PlatformInfo) -> None:
+        body = _unpack(blob)
+        self.registers = _ints(body, "registers", 1 + len(_WORDS), 32, len(_DOUBLES))
+        self.private = _sized(body, "private", private_bytes)
+        self.mbox = _sized(body, "mbox", PAGE_BYTES)
+        shadow = _get(body, "shadow", dict)
+        self.shadow = [_int(shadow, r.name, 8 * r.width_bytes) for r in info.registers]
+        system = _get(body, "system", dict)
+        self.system = {name: _int(system, name, 32) for name in _SYSTEM}
+        if self.system["prigroup"] > 7:
+            raise InvalidArgument("snapshot", "prigroup is out of range")
+        self.priority = _ints(body, "priority", EXCEPTION_COUNT - 4, 8)
+        storage = _get(body, "storage", dict)
+        self.storage = {place: _int(storage, place, 32) for place in SystemControl().storage}
+        self.event = _get(body, "event", bool)
+        tick = _get(body, "systick", list)
+        if len(tick) != 4 or type(tick[3]) is not bool:
+            raise InvalidArgument("snapshot", "systick has another form")
+        self.tick = [_in_range("systick", value, 24) for value in tick[:3]]
+        self.count_flag: bool = tick[3]
+        context = _get(body, "context", dict)
+        self.context: dict[str, int | bool] = {
+            **{name: _int(context, name, 32) for name in _CONTEXT},
+            **{name: _get(context, name, bool) for name in _FLAGS},
+            **{name: _int(context, name, 64) for name in _COUNTS},
+        }
+        sleep = _int(body, "sleep", 8)
+        if sleep not in tuple(Sleep):
+            raise InvalidArgument("snapshot", f"sleep {sleep} is unknown")
+        self.sleep = Sleep(sleep)
+        self.wake_priority = _get(body, "wake_priority", int)
+        self.fault = _fault(body)
+
+    def load(self, context: Context) -> None:
+        """Into a context off the hardware; its registers are the caller's. Cannot fail."""
+        context.private[:] = self.private
+        context.spec.mapped[0][:] = self.mbox
+        context.spec.shadow[:] = self.shadow
+        system = context.system
+        system.reset(0)
+        for name, value in self.system.items():
+            setattr(system, name, value)
+        system.priority[4:] = self.priority
+        system.storage = dict(self.storage)
+        system.event = self.event
+        system.systick.csr, system.systick.reload, system.systick.value = self.tick
+        system.systick.count_flag = self.count_flag
+        for field, setting in self.context.items():
+            setattr(context, field, setting)
+        context.sleep = self.sleep
+        context.wake_priority = self.wake_priority
+        context.fault = self.fault
+        context.idle_since_ns = None  # of another clock; the timer goes on from where it stood
+
+
+def _unpack(blob: bytes) -> dict[Any, Any]:
+    if len(blob) < _HEADER.size:
+        raise InvalidArgument("snapshot", "too short")
+    magic, version, checksum = _HEADER.unpack_from(blob)
+    if magic != _MAGIC:
+        raise InvalidArgument("snapshot", "not a snapshot of this platform")
+    if version != _VERSION:
+        raise InvalidArgument("snapshot", f"version {version}, this platform reads {_VERSION}")
+    packed = blob[_HEADER.size :]
+    if zlib.crc32(packed) != checksum:
+        raise InvalidArgument("snapshot", "damaged: the checksum is wrong")
+    try:
+        body = msgpack.unpackb(packed, strict_map_key=False)
+    except (ValueError, msgpack.exceptions.UnpackException) as error:
+        raise InvalidArgument("snapshot", f"not msgpack: {error}") from None
+    if not isinstance(body, dict):
+        raise InvalidArgument("snapshot", "the body is no map")
+    return body
+
+
+def _get(body: dict[Any, Any], name: str, kind: type) -> Any:
+    value = body.get(name)
+    if type(value) is not kind:
+        raise InvalidArgument("snapshot", f"{name} is no {kind.__name__}")
+    return value
+
+
+def _in_range(name: object, value: object, bits: int) -> int:
+    if type(value) is not int or value < 0 or value >> bits:
+        raise InvalidArgument("snapshot", f"{name} is no number of {bits} bits")
+    return value
+
+
+def _int(body: dict[Any, Any], name: object, bits: int) -> int:
+    return _in_range(name, body.get(name), bits)
+
+
+def _ints(body: dict[Any, Any], name: str, count: int, bits: int, long_count: int = 0) -> list[int]:
+    """`count` numbers of `bits` bits, then `long_count` of 64 bits."""
+    values = _get(body, name, list)
+    if len(values) != count + long_count:
+        raise InvalidArgument("snapshot", f"{name} has {len(values)} entries")
+    return [
+        _in_range(name, value, bits if place < count else 64) for place, value in enumerate(values)
+    ]
+
+
+def _sized(body: dict[Any, Any], name: str, size_bytes: int) -> bytes:
+    data: bytes = _get(body, name, bytes)
+    if len(data) != size_bytes:
+        raise InvalidArgument("snapshot", f"{name} has {len(data)} bytes, not {size_bytes}")
+    return data
+
+
+def _fault(body: dict[Any, Any]) -> Fault | None:
+    raw = body.get("fault")
+    if raw is None:
+        return None
+    if type(raw) is not list or len(raw) != 3 or type(raw[2]) is not str:
+        raise InvalidArgument("snapshot", "fault has another form")
+    return Fault(_in_range("fault", raw[0], 32), _in_range("fault", raw[1], 32), raw[2])

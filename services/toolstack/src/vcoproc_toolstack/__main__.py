@@ -1,0 +1,38 @@
+"""The toolstack's command: vcoproc-toolstack, or python -m vcoproc_toolstack."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from vcoproc.config import read_system_file
+from vcoproc.errors import InvalidArgument, NotFound
+from vcoproc.runtime.logs import Log
+from vcoproc.runtime.process import main_guard
+from vcoproc.runtime.rundir import RunDir, default_run_dir
+
+
+def main() -> None:
+    """Ends the process: 0 after a stop, 2 for a wrong configuration, 70 for a bug."""
+    parser = argparse.ArgumentParser(prog="vcoproc-toolstack", description=__doc__)
+    parser.add_argument("--run-dir", type=Path, default=default_run_dir())
+    parser.add_argument("--tree", type=Path, required=True, help="the system's device tree")
+    parser.add_argument("--store", type=Path, help="SQLite file; in the run directory by default")
+    arguments = parser.parse_args()
+
+    def run() -> None:
+        try:
+            system = read_system_file(arguments.tree)
+        except NotFound as error:
+            raise InvalidArgument("tree", str(error)) from error
+        # The rest is a quarter of a second of imports; a wrong tree is told before.
+        from vcoproc_toolstack import shell
+
+        shell.run(RunDir(arguments.run_dir), system, arguments.store, Log("toolstack"))
+
+    sys.exit(main_guard("toolstack", run))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,105 @@
+"""LeaseService over gRPC: coproc-sims come, get a coproc, and go."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+
+import grpc
+
+from vcoproc import limits
+from vcoproc.errors import InvalidArgument, NotFound
+from vcoproc.internal.v1 import control_pb2 as pb
+from vcoproc.internal.v1 import control_pb2_grpc as rpc
+from vcoproc.runtime.logs import Log
+from vcoproc_toolstack import translate
+from vcoproc_toolstack.leases import Lease, Leases
+from vcoproc_toolstack.records import EventKind
+from vcoproc_toolstack.steps import SCHEDULER
+from vcoproc_toolstack.store import Store
+
+THREADS = limits.COPROCS_MAX + 16
+"""A lease holds one as long as it lasts; the rest is for reports and refused askers."""
+_WHY_BYTES_MAX = 1024
+
+
+class LeaseGateway(rpc.LeaseServiceServicer):
+    """Implements LeaseService.
+
+    Args:
+        endpoints: of the scheduler and of the irq-router, for coprocs.
+        credential: the cluster's.
+        mark: is told what has to be repaired.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        leases: Leases,
+        log: Log,
+        *,
+        endpoints: tuple[str, str],
+        credential: bytes,
+        mark: Callable[[str], None],
+    ) -> None:
+        self._store = store
+        self._leases = leases
+        self._log = log
+        self._schedule_endpoint, self._irq_endpoint = endpoints
+        self._credential = credential
+        self._mark = mark
+
+    def LeaseCoproc(
+        self, request: pb.LeaseCoprocRequest, context: grpc.ServicerContext
+    ) -> Iterator[pb.CoprocLease]:
+        offer = translate.read_offer(request)
+        ended = threading.Event()
+        if not context.add_callback(ended.set):
+            return  # the asker has gone already
+        lease = self._leases.take(offer)
+        try:
+            with self._store.change() as change:
+                change.put_platform(lease.platform)
+                change.add_event(self._name(lease), EventKind.ONLINE, f"leased to {lease.holder}")
+            self._log.info("coproc leased", coproc=lease.coproc.name, holder=lease.holder)
+            yield translate.lease_message(
+                lease,
+                schedule_endpoint=self._schedule_endpoint,
+                irq_endpoint=self._irq_endpoint,
+                credential=self._credential,
+            )
+            self._mark(SCHEDULER)
+            self._mark(f"coproc/{lease.coproc.name}")
+            ended.wait()
+        finally:
+            self._end(lease)
+
+    def _end(self, lease: Lease) -> None:
+        if not self._leases.release(lease):
+            return
+        with self._store.change() as change:
+            change.add_event(self._name(lease), EventKind.OFFLINE, f"{lease.holder} has gone")
+        self._log.info("lease ended", coproc=lease.coproc.name, holder=lease.holder)
+
+    @staticmethod
+    def _name(lease: Lease) -> str:
+        return f"coprocs/{lease.coproc.name}"
+
+    def ReportFault(
+        self, request: pb.ReportFaultRequest, _context: grpc.ServicerContext
+    ) -> pb.ReportFaultResponse:
+        why = translate.check_text("why", request.why, _WHY_BYTES_MAX)
+        if self._leases.get(request.coproc) is None:
+            raise InvalidArgument("coproc", f"{request.coproc!r} is not leased")
+        with self._store.change() as change:
+            name = f"coprocs/{request.coproc}"
+            if request.vcoproc_id:
+                vcoproc = change.vcoproc(request.vcoproc_id)
+                if vcoproc is None or vcoproc.coproc != request.coproc:
+                    raise NotFound("vcoproc", str(request.vcoproc_id))
+                name = vcoproc.resource
+            else:
+                self._leases.fail(request.coproc, why)
+            text = f"{why} (code {request.code}, address {request.address:#x})"
+            change.add_event(name, EventKind.FAULTED, text)
+        return pb.ReportFaultResponse()

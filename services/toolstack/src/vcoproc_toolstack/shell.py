@@ -1,0 +1,186 @@
+"""The toolstack as a process: store, servers, repair thread, and their orderly end."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+
+import grpc
+
+from vcoproc.api.v1 import toolstack_pb2_grpc as api_rpc
+from vcoproc.config import SystemConfig
+from vcoproc.errors import InvalidArgument
+from vcoproc.internal.v1 import control_pb2_grpc as rpc
+from vcoproc.runtime import grpc_kit
+from vcoproc.runtime.logs import Log
+from vcoproc.runtime.process import notify_ready, notify_stopping
+from vcoproc.runtime.rundir import RunDir
+from vcoproc_toolstack import gateway, lease
+from vcoproc_toolstack.changes import Changes
+from vcoproc_toolstack.health import HealthWatch
+from vcoproc_toolstack.leases import Leases
+from vcoproc_toolstack.memory import MemoryDir
+from vcoproc_toolstack.queries import Queries
+from vcoproc_toolstack.records import EventKind
+from vcoproc_toolstack.repair import Marks, Repairer
+from vcoproc_toolstack.services import GrpcServices
+from vcoproc_toolstack.steps import IRQ_ROUTER, SCHEDULER
+from vcoproc_toolstack.store import Store
+
+API_SERVICE = "vcoproc.api.v1.ToolstackService"
+LEASE_SERVICE = "vcoproc.internal.v1.LeaseService"
+_GRACE_S = 0.5
+
+
+def store_path(run_dir: RunDir) -> Path:
+    """Where the store is when nobody says otherwise."""
+    return run_dir.path / "toolstack.db"
+
+
+class Shell:
+    """All parts of a running toolstack."""
+
+    def __init__(self, run_dir: RunDir, system: SystemConfig, store_file: Path, log: Log) -> None:
+        self._run_dir = run_dir
+        self._log = log
+        self._exit = ExitStack()
+        self._marks = Marks()
+        self._store = Store(store_file, time.time_ns)
+        self._exit.callback(self._store.close)
+        self._leases = Leases(system)
+        self._memory = MemoryDir(run_dir.memory_dir)
+        self._services = GrpcServices(run_dir, self._memory, self._leases)
+        self._exit.callback(self._services.close)
+        self._changes = Changes(
+            self._store, self._leases, self._services, self._memory, log, mark=self._marks.mark
+        )
+        self._queries = Queries(
+            self._store,
+            self._leases,
+            self._services,
+            self._memory,
+            trap_endpoint=lambda coproc: run_dir.ipc(f"trap-{coproc}"),
+            irq_endpoint=run_dir.ipc("irq-domain"),
+        )
+        self._repairer = Repairer(self._store, self._leases, self._services, self._changes, log)
+
+    def start(self) -> None:
+        """Repairs what an earlier one left, then serves."""
+        self._repairer.start(self._memory)
+        self._serve_leases()
+        self._serve_api()
+        thread = threading.Thread(
+            target=self._repairer.run, args=(self._marks,), name="repair", daemon=True
+        )
+        thread.start()
+        self._exit.callback(thread.join)
+        self._exit.callback(self._marks.stop)
+        for name, channel in (
+            (SCHEDULER, self._services.scheduler_channel),
+            (IRQ_ROUTER, self._services.router_channel),
+        ):
+            watch = HealthWatch(
+                name, channel, self._log, came=self._came(name), went=self._went(name)
+            )
+            watch.start()
+            self._exit.callback(watch.stop)
+
+    def stop(self) -> None:
+        """Ends everything, newest first."""
+        self._exit.close()
+
+    def _serve_leases(self) -> None:
+        servicer = lease.LeaseGateway(
+            self._store,
+            self._leases,
+            self._log,
+            endpoints=(self._run_dir.ipc("schedule"), self._run_dir.ipc("irq-coproc")),
+            credential=self._run_dir.cluster_key(),
+            mark=self._marks.mark,
+        )
+        self._serve(
+            "lease",
+            lambda server: rpc.add_LeaseServiceServicer_to_server(servicer, server),
+            LEASE_SERVICE,
+            lease.THREADS,
+        )
+
+    def _serve_api(self) -> None:
+        servicer = gateway.Gateway(self._changes, self._queries)
+        self._serve(
+            "toolstack",
+            lambda server: api_rpc.add_ToolstackServiceServicer_to_server(servicer, server),
+            API_SERVICE,
+            gateway.THREADS,
+        )
+        self._exit.callback(servicer.stop)
+
+    def _serve(
+        self, name: str, add: Callable[[grpc.Server], None], service: str, threads: int
+    ) -> None:
+        server = grpc_kit.serve(
+            self._run_dir.grpc(name), add, service_names=(service,), log=self._log, threads=threads
+        )
+        self._exit.callback(lambda: server.stop(_GRACE_S).wait())
+
+    def _came(self, name: str) -> Callable[[], None]:
+        def came() -> None:
+            self._note(name, EventKind.ONLINE, "serves")
+            self._marks.mark(name)
+
+        return came
+
+    def _went(self, name: str) -> Callable[[], None]:
+        return lambda: self._note(name, EventKind.OFFLINE, "does not answer")
+
+    def _note(self, name: str, kind: EventKind, text: str) -> None:
+        with self._store.change() as change:
+            change.add_event(f"services/{name}", kind, text)
+        self._log.info(f"{name} {text}")
+
+
+def lock_run_dir(run_dir: RunDir) -> int:
+    """Makes sure that no other toolstack has this run directory; gives the descriptor to keep.
+
+    Raises:
+        InvalidArgument: another one has it.
+    """
+    path = run_dir.path / "toolstack.lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise InvalidArgument("run directory", f"{path.parent} has a toolstack already") from None
+    return descriptor
+
+
+def run(run_dir: RunDir, system: SystemConfig, store_file: Path | None, log: Log) -> None:
+    """Serves until SIGTERM or SIGINT.
+
+    Raises:
+        InvalidArgument: the store or the run directory cannot be used.
+    """
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: stop.set())
+    run_dir.create()
+    lock = lock_run_dir(run_dir)
+    try:
+        shell = Shell(run_dir, system, store_file or store_path(run_dir), log)
+        try:
+            shell.start()
+            log.info("toolstack serves", coprocs=len(system.coprocs))
+            notify_ready()
+            stop.wait()
+            notify_stopping()
+        finally:
+            shell.stop()
+    finally:
+        os.close(lock)
