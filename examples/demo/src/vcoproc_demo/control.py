@@ -18,7 +18,7 @@ from vcoproc.guest.vcoproc import resource_id
 from vcoproc.internal.v1 import control_pb2, control_pb2_grpc
 from vcoproc.runtime.grpc_kit import channel, to_error
 from vcoproc.runtime.rundir import RunDir
-from vcoproc_demo.timeline import Turn
+from vcoproc_demo.turns import Turn
 
 COMPATIBLE: Final = "vcoproc,cortex-m4"
 """What the firmware is built for."""

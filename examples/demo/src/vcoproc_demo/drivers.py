@@ -27,7 +27,7 @@ from vcoproc.runtime.process import die_with_parent
 from vcoproc_demo.workload import Job, Piece
 
 SLOTS: Final = 4
-"""Pieces in the ring at once: enough that the firmware never waits for its driver during a slice."""
+"""Pieces in the ring at once: enough that the firmware need not wait for its driver in a slice."""
 SLOT_BYTES: Final = 128 * KIB
 SLOT_OUTPUT: Final = 64 * KIB
 """Where the output begins in a slot."""
@@ -149,9 +149,7 @@ class Driver:
                 )
             first, last = piece.keep
             if first != last:
-                output = self._domain.at(
-                    self._slot_ipa(number) + SLOT_OUTPUT + first, last - first
-                )
+                output = self._domain.at(self._slot_ipa(number) + SLOT_OUTPUT + first, last - first)
                 self._output += output
         return len(results)
 

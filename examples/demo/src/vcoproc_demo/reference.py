@@ -86,16 +86,18 @@ def fir(samples: Samples, taps: Samples) -> Samples:
     """
     sums: Any = signal.convolve(samples.astype(np.int64), taps.astype(np.int64), method="direct")
     rounded = (sums[: len(samples)] + Q15_HALF) >> 15
-    return np.clip(rounded, -Q15_ONE, Q15_ONE - 1).astype("<i2")
+    output: Samples = np.clip(rounded, -Q15_ONE, Q15_ONE - 1).astype("<i2")
+    return output
 
 
-def snr_db(samples: Samples, taps: npt.NDArray[np.float64], output: Samples) -> float:
-    """How close 16-bit output is to the filter in floating point: signal to error, in dB.
+def snr_db(recording: Recording, output: bytes) -> float:
+    """How close filtered samples are to the filter in floating point: signal to error, in dB.
 
-    taps: as designed. Infinite when there is no error at all.
+    Infinite when there is no error at all.
     """
-    ideal = signal.lfilter(taps, 1.0, samples.astype(np.float64))
-    error = output.astype(np.float64) - ideal
+    taps = low_pass(recording.rate_hz)
+    ideal = signal.lfilter(taps, 1.0, recording.samples.astype(np.float64))
+    error = np.frombuffer(output, "<i2").astype(np.float64) - ideal
     error_power = float(np.mean(error**2))
     if error_power == 0:
         return math.inf

@@ -28,6 +28,4 @@ def times_of(sample: Sequence[int]) -> Times:
     if not sample:
         return Times(0, 0, 0, 0)
     ordered = sorted(sample)
-    return Times(
-        len(ordered), percentile_ns(ordered, 50), percentile_ns(ordered, 99), ordered[-1]
-    )
+    return Times(len(ordered), percentile_ns(ordered, 50), percentile_ns(ordered, 99), ordered[-1])

@@ -35,13 +35,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from unicorn import Uc, UcError
 from unicorn import arm_const as arm
 from unicorn import unicorn_const as ucc
-from unicorn.unicorn_py3.unicorn import UcContext, uclib
+from unicorn.unicorn_py3 import unicorn as _binding
+
 from vcoproc.errors import PlatformFailure, TranslationFault
 from vcoproc.limits import PAGE_BYTES
 from vcoproc.mmu import AccessKind, Translation
+
+_UNICORN: Any = _binding
+"""Without types: type checkers take the package's Python 2 module for the binding."""
+_LIBRARY: Any = _binding.uclib
+"""The C functions. On the paths that count, the wrappers would cost more than the calls."""
 
 Translate: TypeAlias = Callable[[int, AccessKind], Translation]
 """(address, access) -> Translation, or raises TranslationFault."""
@@ -49,7 +54,7 @@ MmioRead: TypeAlias = Callable[[int, int], int]
 """(offset in the range, size_bytes) -> value."""
 MmioWrite: TypeAlias = Callable[[int, int, int], None]
 """(offset in the range, size_bytes, value)."""
-EngineContext: TypeAlias = UcContext
+EngineContext: TypeAlias = Any
 """All core registers, in the engine's own form. Good in the engine that made it, and only there."""
 
 PHYSICAL_ADDRESS_BITS: Final = 40
@@ -95,17 +100,18 @@ class RegisterBank:
         self._handle = handle
         self._count = count
         self._ids = (ctypes.c_int * count)(*registers)
-        self._values = (ctypes.c_uint64 * count)()
+        self._values: Any = (ctypes.c_uint64 * count)()
         base = ctypes.addressof(self._values)
         self._pointers = (ctypes.c_void_p * count)(*(base + 8 * i for i in range(count)))
 
     def read(self) -> list[int]:
-        _check(uclib.uc_reg_read_batch(self._handle, self._ids, self._pointers, self._count))
-        return self._values[:]
+        _check(_LIBRARY.uc_reg_read_batch(self._handle, self._ids, self._pointers, self._count))
+        values: list[int] = self._values[:]
+        return values
 
     def write(self, values: Sequence[int]) -> None:
         self._values[:] = values
-        _check(uclib.uc_reg_write_batch(self._handle, self._ids, self._pointers, self._count))
+        _check(_LIBRARY.uc_reg_write_batch(self._handle, self._ids, self._pointers, self._count))
 
 
 class Engine:
@@ -118,7 +124,7 @@ class Engine:
             PlatformFailure: this build of unicorn does not fit.
         """
         self._translate = translate
-        self._uc = Uc(
+        self._uc: Any = _UNICORN.Uc(
             ucc.UC_ARCH_ARM, ucc.UC_MODE_THUMB | ucc.UC_MODE_MCLASS, arm.UC_CPU_ARM_CORTEX_M4
         )
         # 1 KiB by default on this core, which would mean four TLB fills for each page of stage 2.
@@ -171,7 +177,7 @@ class Engine:
     def map_mmio(self, pa: int, size_bytes: int, read: MmioRead, write: MmioWrite) -> None:
         """Gives a physical range to callbacks. They may call `stop_soon` and `begun`."""
 
-        def on_read(_uc: Uc, offset: int, access_bytes: int, _data: object) -> int:
+        def on_read(_uc: Any, offset: int, access_bytes: int, _data: object) -> int:
             if self._is_diagnosing:
                 return 0
             try:
@@ -180,7 +186,7 @@ class Engine:
                 self._keep(error)
                 return 0
 
-        def on_write(_uc: Uc, offset: int, access_bytes: int, value: int, _data: object) -> None:
+        def on_write(_uc: Any, offset: int, access_bytes: int, value: int, _data: object) -> None:
             if self._is_diagnosing:
                 return
             try:
@@ -215,7 +221,7 @@ class Engine:
         assert count > 0
         self.exception = 0
         self.fault = None
-        status = uclib.uc_emu_start(self._handle, pc | is_thumb, 0, 0, count)
+        status = _LIBRARY.uc_emu_start(self._handle, pc | is_thumb, 0, 0, count)
         if self._hook_error is not None:
             error, self._hook_error = self._hook_error, None
             raise error
@@ -237,7 +243,9 @@ class Engine:
             return self._classify_invalid(syndrome)
         if status == ucc.UC_ERR_EXCEPTION and self.fault is not None:
             return BurstEnd.TRANSLATION
-        raise PlatformFailure("engine", f"unicorn stopped with {UcError(status)} at {self.pc:#x}")
+        raise PlatformFailure(
+            "engine", f"unicorn stopped with {_UNICORN.UcError(status)} at {self.pc:#x}"
+        )
 
     def _classify_invalid(self, syndrome: int) -> BurstEnd:
         if syndrome:
@@ -249,7 +257,7 @@ class Engine:
         try:
             found = self._translate(self.pc - 2 & 0xFFFF_FFFF, AccessKind.EXECUTE)
             raw = self._uc.mem_read(found.pa, 2)
-        except (TranslationFault, UcError):
+        except (TranslationFault, _UNICORN.UcError):
             return 0  # it was executable a moment ago; another writer was quicker
         return int.from_bytes(raw, "little")
 
@@ -276,7 +284,9 @@ class Engine:
         page = self.fault.address & -PAGE_BYTES
         offsets: list[int] = []
 
-        def on_access(_uc: Uc, _kind: int, pa: int, _size: int, _value: int, _data: object) -> None:
+        def on_access(
+            _uc: Any, _kind: int, pa: int, _size: int, _value: int, _data: object
+        ) -> None:
             if pa & -PAGE_BYTES == _SCRATCH_PA:
                 offsets.append(pa & PAGE_BYTES - 1)
 
@@ -286,7 +296,7 @@ class Engine:
         hook = self._uc.hook_add(ucc.UC_HOOK_MEM_READ | ucc.UC_HOOK_MEM_WRITE, on_access)
         try:
             self.flush_translations()  # code without the hook's instrumentation
-            uclib.uc_emu_start(self._handle, pc | 1, 0, 0, 1)
+            _LIBRARY.uc_emu_start(self._handle, pc | 1, 0, 0, 1)
         finally:
             self._is_diagnosing = False
             self._uc.hook_del(hook)
@@ -334,7 +344,7 @@ class Engine:
 
     # --- hooks ------------------------------------------------------------------------------------
 
-    def _on_tlb_fill(self, _uc: Uc, address: int, kind: int, entry: Any, _data: object) -> bool:
+    def _on_tlb_fill(self, _uc: Any, address: int, kind: int, entry: Any, _data: object) -> bool:
         try:
             found = self._translate(address, _ACCESS_KINDS[kind])
         except TranslationFault as fault:
@@ -356,7 +366,7 @@ class Engine:
         entry.perms = perms
         return True
 
-    def _on_exception(self, _uc: Uc, number: int, _data: object) -> None:
+    def _on_exception(self, _uc: Any, number: int, _data: object) -> None:
         self.exception = number
         self._uc.emu_stop()
 
@@ -385,7 +395,7 @@ class Engine:
             base = int(self._handle.value)
             places: set[int] | None = None
             for count in (1009, 77, 20_011):
-                _check(uclib.uc_emu_start(self._handle, 2 | 1, 0, 0, count))
+                _check(_LIBRARY.uc_emu_start(self._handle, 2 | 1, 0, 0, count))
                 found = _pairs(base, count + 1, count)
                 places = found if places is None else places & found
             if not places or len(places) != 1:
@@ -399,7 +409,7 @@ class Engine:
                 limit.value = counter.value
 
             self.bank("r0", "r1").write((0, PAGE_BYTES))
-            _check(uclib.uc_emu_start(self._handle, 0 | 1, 0, 0, 1000))
+            _check(_LIBRARY.uc_emu_start(self._handle, 0 | 1, 0, 0, 1000))
             if (stops, counter.value, self._after_burst.read()[0]) != ([1], 2, 2):
                 raise PlatformFailure("engine", "the instruction counter does not obey")
         finally:
@@ -429,7 +439,7 @@ def _zero(*_arguments: object) -> int:
 
 def _check(status: int) -> None:
     if status != ucc.UC_ERR_OK:
-        raise PlatformFailure("engine", f"unicorn: {UcError(status)}")
+        raise PlatformFailure("engine", f"unicorn: {_UNICORN.UcError(status)}")
 
 
 def _pairs(base: int, first: int, second: int) -> set[int]:

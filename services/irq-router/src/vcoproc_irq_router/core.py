@@ -174,7 +174,7 @@ class IrqRouterCore:
             if line is not None and line.level:
                 bit = 1 << line.line
                 # When it rose is not said; 0 is "unknown" for whoever measures latency.
-                line.set_level(bool(message.high_mask & bit), 0)
+                line.set_level(bool(message.high_mask & bit) or line.high, 0)
                 rest &= ~bit
                 effects += self._offer(vcoproc.domain, line)
         if rest:

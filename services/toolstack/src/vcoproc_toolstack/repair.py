@@ -119,12 +119,12 @@ class Repairer:
                 for step in steps:
                     self._perform(step)
         except PeerError as error:
-            self._log.debug("repair waits", service=service, why=str(error))
+            self._log.debug("repair waits", of=service, why=str(error))
             return False
         except VcoprocError as error:
-            self._log.error("repair refused", service=service, why=str(error))
+            self._log.error("repair refused", of=service, why=str(error))
             return True
-        self._log.info("repaired", service=service, steps=len(steps))
+        self._log.info("repaired", of=service, steps=len(steps))
         return True
 
     def _perform(self, step: Step) -> None:

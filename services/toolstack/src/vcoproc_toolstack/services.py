@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import Any, Final
 
 import grpc
@@ -55,23 +54,49 @@ _RUN_STATES: Final = {
 _DETACH_US: Final = limits.SWITCH_DEADLINE_NS // limits.US
 
 
-def call(who: str, method: Callable[..., Any], request: Any, timeout_ns: int) -> Any:
-    """One call, waiting for a service that is just starting.
+class Caller:
+    """Makes calls that can all be given up at once, so that a stop need not wait for anybody."""
 
-    Raises:
-        PeerTimeout, PeerLost: it does not answer.
-        RequestError: it refuses.
-    """
-    try:
-        return method(request, timeout=timeout_ns / limits.S, wait_for_ready=True)
-    except grpc.RpcError as error:
-        refused = grpc_kit.to_error(error)
-        if not isinstance(refused, PeerError):
-            raise refused from None
-        assert isinstance(error, grpc.Call)
-        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-            raise PeerTimeout(who, timeout_ns) from None
-        raise PeerLost(who) from None
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: set[Any] = set()
+        self._closed = False
+
+    def call(self, who: str, method: Any, request: Any, timeout_ns: int) -> Any:
+        """One call, waiting for a service that is just starting.
+
+        Raises:
+            PeerTimeout, PeerLost: it does not answer; or `close` was called.
+            RequestError: it refuses.
+        """
+        with self._lock:
+            if self._closed:
+                raise PeerLost(who)
+            future = method.future(request, timeout=timeout_ns / limits.S, wait_for_ready=True)
+            self._open.add(future)
+        try:
+            return future.result()
+        except grpc.FutureCancelledError:
+            raise PeerLost(who) from None
+        except grpc.RpcError as error:
+            refused = grpc_kit.to_error(error)
+            if not isinstance(refused, PeerError):
+                raise refused from None
+            assert isinstance(error, grpc.Call)
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise PeerTimeout(who, timeout_ns) from None
+            raise PeerLost(who) from None
+        finally:
+            with self._lock:
+                self._open.discard(future)
+
+    def close(self) -> None:
+        """Gives up all open calls; later ones fail at once."""
+        with self._lock:
+            self._closed = True
+            calls = list(self._open)
+        for call in calls:
+            call.cancel()
 
 
 class GrpcServices:
@@ -80,12 +105,18 @@ class GrpcServices:
     def __init__(self, run_dir: RunDir, memory: MemoryDir, leases: Leases) -> None:
         self._memory = memory
         self._leases = leases
+        self._caller = Caller()
+        self._call = self._caller.call
         self._lock = threading.Lock()
         self._channels: dict[str, tuple[str, grpc.Channel]] = {}
         self.scheduler_channel = grpc_kit.channel(run_dir.grpc(SCHEDULER))
         self.router_channel = grpc_kit.channel(run_dir.grpc(IRQ_ROUTER))
         self._scheduler = rpc.SchedulerControlServiceStub(self.scheduler_channel)
         self._router = rpc.IrqControlServiceStub(self.router_channel)
+
+    def cancel(self) -> None:
+        """Gives up everything under way; to be followed by `close` once nobody calls any more."""
+        self._caller.close()
 
     def close(self) -> None:
         with self._lock:
@@ -112,16 +143,16 @@ class GrpcServices:
         match step:
             case AddDomain(domain=domain):
                 add = pb.AddDomainRequest(domid=domain.domid, credential=domain.irq_credential)
-                call(IRQ_ROUTER, self._router.AddDomain, add, limits.CALL_TIMEOUT_NS)
+                self._call(IRQ_ROUTER, self._router.AddDomain, add, limits.CALL_TIMEOUT_NS)
             case RemoveDomain(domid=domid):
                 remove = pb.RemoveDomainRequest(domid=domid)
-                call(IRQ_ROUTER, self._router.RemoveDomain, remove, limits.CALL_TIMEOUT_NS)
+                self._call(IRQ_ROUTER, self._router.RemoveDomain, remove, limits.CALL_TIMEOUT_NS)
             case MapLines(vcoproc=vcoproc):
                 lines = _map_lines(vcoproc)
-                call(IRQ_ROUTER, self._router.MapLines, lines, limits.CALL_TIMEOUT_NS)
+                self._call(IRQ_ROUTER, self._router.MapLines, lines, limits.CALL_TIMEOUT_NS)
             case UnmapLines(vcoproc_id=vcoproc_id):
                 unmap = pb.UnmapLinesRequest(vcoproc_id=vcoproc_id)
-                call(IRQ_ROUTER, self._router.UnmapLines, unmap, limits.CALL_TIMEOUT_NS)
+                self._call(IRQ_ROUTER, self._router.UnmapLines, unmap, limits.CALL_TIMEOUT_NS)
 
     def _tell_scheduler(self, step: SetCoproc | AddVcoproc | RemoveVcoproc) -> None:
         match step:
@@ -133,28 +164,28 @@ class GrpcServices:
                     refusal_ns=coproc.refusal_deadline_ns,
                     parameters=dict(coproc.scheduler_params),
                 )
-                call(SCHEDULER, self._scheduler.SetCoproc, known, limits.CALL_TIMEOUT_NS)
+                self._call(SCHEDULER, self._scheduler.SetCoproc, known, limits.CALL_TIMEOUT_NS)
             case AddVcoproc(vcoproc=vcoproc):
                 add = pb.AddVcoprocRequest(
                     coproc=vcoproc.coproc,
                     vcoproc_id=vcoproc.vcoproc_id,
                     parameters=dict(vcoproc.params),
                 )
-                call(SCHEDULER, self._scheduler.AddVcoproc, add, limits.CALL_TIMEOUT_NS)
+                self._call(SCHEDULER, self._scheduler.AddVcoproc, add, limits.CALL_TIMEOUT_NS)
             case RemoveVcoproc(coproc=name, vcoproc_id=vcoproc_id):
                 remove = pb.RemoveVcoprocRequest(coproc=name, vcoproc_id=vcoproc_id)
-                call(SCHEDULER, self._scheduler.RemoveVcoproc, remove, limits.CALL_TIMEOUT_NS)
+                self._call(SCHEDULER, self._scheduler.RemoveVcoproc, remove, limits.CALL_TIMEOUT_NS)
 
     def _tell_coproc(self, step: AttachVcoproc | DetachVcoproc) -> None:
         if isinstance(step, AttachVcoproc):
             stub = self._coproc_stub(step.vcoproc.coproc)
             who = f"coproc {step.vcoproc.coproc}"
-            call(who, stub.AttachVcoproc, self._attach(step), limits.CALL_TIMEOUT_NS)
+            self._call(who, stub.AttachVcoproc, self._attach(step), limits.CALL_TIMEOUT_NS)
         else:
             stub = self._coproc_stub(step.coproc)
             detach = pb.DetachVcoprocRequest(vcoproc_id=step.vcoproc_id, deadline_us=_DETACH_US)
             wait_ns = limits.SWITCH_DEADLINE_NS + limits.CALL_TIMEOUT_NS
-            call(f"coproc {step.coproc}", stub.DetachVcoproc, detach, wait_ns)
+            self._call(f"coproc {step.coproc}", stub.DetachVcoproc, detach, wait_ns)
 
     def _attach(self, step: AttachVcoproc) -> pb.AttachVcoprocRequest:
         memory = api.MemoryRegion(
@@ -191,7 +222,7 @@ class GrpcServices:
     def accounts(self, timeout_ns: int) -> tuple[CoprocAccount, ...]:
         """See `ports.Services.accounts`."""
         request = pb.ListAccountsRequest()
-        answer = call(SCHEDULER, self._scheduler.ListAccounts, request, timeout_ns)
+        answer = self._call(SCHEDULER, self._scheduler.ListAccounts, request, timeout_ns)
         return tuple(
             CoprocAccount(
                 coproc.coproc,
@@ -205,7 +236,7 @@ class GrpcServices:
     def router(self) -> RouterView:
         """See `ports.Services.router`."""
         request = pb.ListLinesRequest()
-        answer = call(IRQ_ROUTER, self._router.ListLines, request, limits.CALL_TIMEOUT_NS)
+        answer = self._call(IRQ_ROUTER, self._router.ListLines, request, limits.CALL_TIMEOUT_NS)
         return RouterView(
             frozenset({*answer.domids, *(line.domid for line in answer.lines)}),
             frozenset(line.vcoproc_id for line in answer.lines),
@@ -214,7 +245,7 @@ class GrpcServices:
     def coproc(self, name: str, timeout_ns: int) -> CoprocView:
         """See `ports.Services.coproc`."""
         stub = self._coproc_stub(name)
-        answer = call(f"coproc {name}", stub.GetStatus, pb.GetStatusRequest(), timeout_ns)
+        answer = self._call(f"coproc {name}", stub.GetStatus, pb.GetStatusRequest(), timeout_ns)
         return CoprocView(
             answer.current_vcoproc_id,
             answer.switch_count,

@@ -90,6 +90,7 @@ class Shell:
             )
             watch.start()
             self._exit.callback(watch.stop)
+        self._exit.callback(self._services.cancel)
 
     def stop(self) -> None:
         """Ends everything, newest first."""

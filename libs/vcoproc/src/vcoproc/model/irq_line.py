@@ -80,7 +80,7 @@ LEVEL_TRANSITIONS: Final[Mapping[tuple[LineState, LineEvent], LineState]] = {
     (_S.ACTIVE, _E.RISE): _S.ACTIVE_PENDING,
     (_S.ACTIVE_PENDING, _E.RISE): _S.ACTIVE_PENDING,
     (_S.INACTIVE, _E.FALL): _S.INACTIVE,
-    (_S.PENDING, _E.FALL): _S.PENDING,  # withdrawn before the domain saw it
+    (_S.PENDING, _E.FALL): _S.INACTIVE,  # withdrawn before the domain saw it
     (_S.ACTIVE, _E.FALL): _S.ACTIVE,
     (_S.ACTIVE_PENDING, _E.FALL): _S.ACTIVE,
     (_S.PENDING, _E.INJECT): _S.ACTIVE_PENDING,  # still high: pending and active at once

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
 import zmq
+from zmq.backend import zmq_poll
 from zmq.utils.monitor import recv_monitor_message
 
 from vcoproc.errors import (
@@ -38,6 +39,12 @@ RETRY_NS_MIN: Final = 20 * MS
 RETRY_NS_MAX: Final = 1000 * MS
 HELLO_REQUIRED: Final = "HELLO_REQUIRED"
 """Reject of a frame that belongs to no session, for example one of the server's predecessor."""
+
+# On the hot path pyzmq's enumerations and exceptions cost more than the calls that they belong to:
+# plain integers as flags, and a look before a second receive instead of the error of a vain one.
+_NOBLOCK: Final = int(zmq.NOBLOCK)
+_NOBLOCK_MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
+_POLLIN: Final = int(zmq.POLLIN)
 
 
 def _configure(socket: zmq.Socket[Any]) -> None:
@@ -89,6 +96,7 @@ class LinkServer:
         # Without it a ROUTER drops what it cannot deliver and tells nobody.
         self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
         self.socket.bind(endpoint)
+        self._look = [(self.socket, _POLLIN)]
         self.garbage_count = 0
         self.dropped_count = 0
         self._name = name
@@ -109,31 +117,38 @@ class LinkServer:
     def receive(self, limit: int = 64) -> list[tuple[Peer, int, Message]]:
         """What came in: (peer, sequence number, message), at most `limit` frames."""
         received: list[tuple[Peer, int, Message]] = []
-        socket = self.socket
-        for _ in range(limit):
+        for count in range(limit):
+            if count and not zmq_poll(self._look, 0):
+                break
             try:
-                parts = socket.recv_multipart(zmq.NOBLOCK)
+                identity = self.socket.recv(_NOBLOCK)
             except zmq.Again:
                 break
-            peer = self._peers.get(parts[0])
-            if len(parts) != 2:
-                self._refuse_garbage(parts[0], peer, RemoteProtocolError("not one frame"))
+            part = self.socket.recv(_NOBLOCK, False)
+            peer = self._peers.get(identity)
+            if part.more:
+                while part.more:
+                    part = self.socket.recv(_NOBLOCK, False)
+                self._refuse_garbage(identity, peer, RemoteProtocolError("not one frame"))
             elif peer is None:
-                self._handshake(parts[0], parts[1])
+                self._handshake(identity, part.bytes)
             else:
-                try:
-                    message = peer.session.receive(parts[1])
-                except PeerError as error:
-                    self._refuse_garbage(parts[0], peer, error)
-                    continue
-                self._touched[peer.identity] = peer
-                if message is None:
-                    continue
-                if type(message) is Bye:
-                    self._close(peer, message.why)
-                    continue
-                received.append((peer, peer.session.accepted, message))
+                message = self._take(peer, part.bytes)
+                if message is not None:
+                    received.append((peer, peer.session.accepted, message))
         return received
+
+    def _take(self, peer: Peer, frame: bytes) -> Message | None:
+        try:
+            message = peer.session.receive(frame)
+        except PeerError as error:
+            self._refuse_garbage(peer.identity, peer, error)
+            return None
+        self._touched[peer.identity] = peer
+        if type(message) is Bye:
+            self._close(peer, message.why)
+            return None
+        return message
 
     def _handshake(self, identity: bytes, frame: bytes) -> None:
         try:
@@ -176,8 +191,9 @@ class LinkServer:
 
     def _reply(self, identity: bytes, frame: bytes) -> bool:
         try:
-            self.socket.send_multipart((identity, frame), zmq.NOBLOCK, copy=True)
-        except (zmq.Again, zmq.ZMQError):
+            self.socket.send(identity, _NOBLOCK_MORE)
+            self.socket.send(frame, _NOBLOCK)
+        except zmq.ZMQError:
             return False  # it has gone already
         return True
 
@@ -280,6 +296,7 @@ class LinkClient:
             zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
         )
         self._monitor.linger = 0
+        self._look = [(self.socket, _POLLIN), (self._monitor, _POLLIN)]
         self.session: Session | None = None
         self._endpoint = endpoint
         self._hello = hello_frame(role, credential, name, epoch=epoch, window=window)
@@ -301,17 +318,23 @@ class LinkClient:
         """When `receive` wants to be called even if no socket can be read."""
         return self._retry_at_ns
 
-    def receive(self, limit: int = 64) -> list[LinkEvent]:
-        """What happened, at most `limit` frames of it."""
+    def receive(self, limit: int = 64, wait_ms: int = 0) -> list[LinkEvent]:
+        """What happened, at most `limit` frames of it.
+
+        Args:
+            wait_ms: how long to wait for the first of it, for an owner without a loop.
+        """
         events: list[LinkEvent] = []
-        # Frames first: those of a server that has gone since are still its last words.
         for _ in range(limit):
-            try:
-                frame = self.socket.recv(zmq.NOBLOCK)
-            except zmq.Again:
+            ready = zmq_poll(self._look, wait_ms)
+            if not ready:
                 break
-            self._take(frame, events)
-        self._watch_connection(events)
+            # Frames first: those of a server that has gone since are still its last words.
+            if ready[0][0] is not self.socket:
+                self._watch_connection(events)
+                break
+            self._take(self.socket.recv(_NOBLOCK), events)
+            wait_ms = 0
         if self._retry_at_ns is not None and time.monotonic_ns() >= self._retry_at_ns:
             self._retry_at_ns = None
             self._say_hello()
@@ -320,7 +343,7 @@ class LinkClient:
     def _watch_connection(self, events: list[LinkEvent]) -> None:
         while True:
             try:
-                event = recv_monitor_message(self._monitor, zmq.NOBLOCK)
+                event = recv_monitor_message(self._monitor, _NOBLOCK)
             except zmq.Again:
                 return
             if event["event"] == zmq.EVENT_DISCONNECTED:
@@ -399,7 +422,7 @@ class LinkClient:
         # Again: the connection has just gone; its end is reported by the monitor, and what was
         # not acknowledged is in `LinkUp.unacked`.
         with contextlib.suppress(zmq.Again):
-            self.socket.send(frame, zmq.NOBLOCK)
+            self.socket.send(frame, _NOBLOCK)
 
     def flush(self) -> None:
         """Sends what credit allows now, and credit where it is due. Once a round."""

@@ -138,8 +138,8 @@ class Context:
 
     live: the registers of range `ctrl` while the context is on the hardware. private: its private
     memory while it is not. wake_priority: an interrupt more urgent than this ends a sleep.
-    idle_since_ns, idle_counted_ns: when it fell asleep, and how much of the time since its SysTick has
-    counted.
+    idle_since_ns, idle_counted_ns: when it fell asleep, and how much of the time since then its
+    SysTick has counted.
     event_known_clear: for so many instructions more it is watched whether firmware executes SEV.
     debt: instructions that the last burst ran over its budget; the next one is shorter by them.
     """

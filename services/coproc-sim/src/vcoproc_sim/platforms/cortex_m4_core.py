@@ -8,14 +8,14 @@ unmasked interrupts (CPSIE, MSR); so while an exception waits behind PRIMASK, BA
 bursts are `MASKED_BURST` instructions long, which bounds the delay.
 
 Accounting: the engine's counter, exact; one instruction is one cycle for SysTick, and bursts end at
-its expiry. Exception entry and return take none. An IT block is never divided, so a run may go up to
-4 instructions over its budget; they are charged to the next run (`Context.debt`).
+its expiry. Exception entry and return take none. An IT block is never divided, so a run may go up
+to 4 instructions over its budget; they are charged to the next run (`Context.debt`).
 
-Sleep: WFI sleeps until an exception that would preempt if PRIMASK were 0. WFE has its event register,
-but the engine executes SEV without telling; so after a WFE that did not sleep the next
+Sleep: WFI sleeps until an exception that would preempt if PRIMASK were 0. WFE has its event
+register, but the engine executes SEV without telling; so after a WFE that did not sleep the next
 `EVENT_WATCH` instructions are single-stepped and looked at. A WFE that follows within them knows
 whether the register is clear, and sleeps; a WFE that does not know falls through, as it may.
-While a context sleeps its SysTick follows the coproc's clock; while it is preempted it stands still.
+While a context sleeps its SysTick follows the coproc's clock; preempted, it stands still.
 
 Not handled: cycle-exact timing.
 """
@@ -203,7 +203,7 @@ class Core:
     # --- exceptions -------------------------------------------------------------------------------
 
     def _deliver(self, context: Context) -> bool:
-        """Takes the most urgent exception if it preempts. Returns whether one waits for unmasking."""
+        """Takes the most urgent exception if it preempts. Returns whether one waits, masked."""
         system = context.system
         if not system.pending & system.enabled:
             return False
@@ -270,7 +270,7 @@ class Core:
     # --- reset ------------------------------------------------------------------------------------
 
     def _start(self, context: Context) -> None:
-        """After release of reset. The domain may have loaded other code while the core was in it."""
+        """After release of reset. The domain may have loaded other code meanwhile."""
         self._engine.reset_registers()
         self._engine.flush_translations()
         self._unit.start(context)
@@ -295,7 +295,7 @@ class Core:
         system.event = False
 
     def _watch(self, context: Context) -> None:
-        """Looks whether the next instruction is SEV: 0xBF40, or 0xF3AF 0x8004 (DDI 0403 A7.7.129)."""
+        """Looks whether the next instruction is SEV: 0xBF40, or 0xF3AF 0x8004 (A7.7.129)."""
         context.event_known_clear -= 1
         try:
             first = context.memory.read(context.pc, 2, AccessKind.EXECUTE)

@@ -38,7 +38,7 @@ _XPSR_ALIGNED: Final = 1 << 9
 """In a stacked xPSR: 4 bytes were left free above the frame."""
 _BASIC: Final = struct.Struct("<8I")
 _EXTENDED: Final = struct.Struct("<8I8Q2I")
-"""r0-r3, r12, lr, return address, xPSR; then d0-d7, FPSCR and a reserved word: 0x20 and 0x68 bytes."""
+"""r0-r3, r12, lr, return address, xPSR: 0x20 bytes. Then d0-d7, FPSCR, a reserved word: 0x68."""
 _RESET_HARD_FAULT_PRIORITY: Final = -1
 
 

@@ -1,4 +1,4 @@
-"""What drivers, firmware and the platform code share about `vcoproc,cortex-m4`: the map, as data."""
+"""What drivers, firmware and platform code share about `vcoproc,cortex-m4`: the map, as data."""
 
 from __future__ import annotations
 

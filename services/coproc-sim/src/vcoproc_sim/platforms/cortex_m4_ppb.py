@@ -1,13 +1,13 @@
-"""NVIC and System Control Block of the Cortex-M4: what is pending, enabled and active, and how urgent.
+"""NVIC and System Control Block of the Cortex-M4: what is pending, enabled, active, how urgent.
 
-Theory of operation: sets of exceptions are integers with one bit for each exception number (DDI 0403
-table B1-4; external interrupt n is number 16 + n), so that "does anything want attention" is one
-AND. The register file of the page at 0xE000_E000 is decoded here; nothing here touches the core:
-its IPSR, PRIMASK, BASEPRI and FAULTMASK are arguments. 4 bits of priority are implemented, as on
-most M4 parts.
+Theory of operation: sets of exceptions are integers with one bit for each exception number (DDI
+0403 table B1-4; external interrupt n is number 16 + n), so that "does anything want attention" is
+one AND. The register file of the page at 0xE000_E000 is decoded here; nothing here touches the
+core: its IPSR, PRIMASK, BASEPRI and FAULTMASK are arguments. 4 bits of priority are implemented, as
+on most M4 parts.
 
-Not handled: NMI (no source), debug, the MPU (MPU_TYPE reads 0), unprivileged access to this page (it
-is answered like a privileged one), UNALIGN_TRP and DIV_0_TRP (stored, without effect).
+Not handled: NMI (no source), debug, the MPU (MPU_TYPE reads 0), unprivileged access to this page
+(it is answered like a privileged one), UNALIGN_TRP and DIV_0_TRP (stored, without effect).
 """
 
 from __future__ import annotations
@@ -150,9 +150,7 @@ class SystemControl:
 
     def preempts(self, number: int, execution_priority: int) -> bool:
         """Whether an exception (0: none) is urgent enough."""
-        return bool(number) and (
-            self.group_priority(self.priority[number]) < execution_priority
-        )
+        return bool(number) and (self.group_priority(self.priority[number]) < execution_priority)
 
     # --- the register page ------------------------------------------------------------------------
 

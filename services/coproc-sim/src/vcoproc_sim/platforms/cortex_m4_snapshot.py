@@ -31,9 +31,7 @@ _WORDS: Final = (
     *("lr", "fpscr"),
 )
 _DOUBLES: Final = tuple(f"d{n}" for n in range(16))
-_SYSTEM: Final = (
-    "pending active enabled vtor prigroup scr cfsr hfsr".split()  # all 32 bits or fewer
-)
+_SYSTEM: Final = ("pending", "active", "enabled", "vtor", "prigroup", "scr", "cfsr", "hfsr")
 _CONTEXT: Final = ("vector_base", "pc")
 _FLAGS: Final = ("is_thumb", "is_running", "needs_start")
 _COUNTS: Final = ("instructions", "debt", "event_known_clear")

@@ -1,0 +1,380 @@
+"""An honest model of a coproc-sim's executor, for tests of the scheduler alone.
+
+It follows the rules of the schedule link: one current and one next grant; a new grant replaces the
+one that has not begun; at the end of the slice, or when the current one idles or faults, it switches
+to the next one if that can run, else says GrantDropped; without a next one the current runs on, or
+stays while idle; it reports afterwards. It keeps its own books, from its own events, with which the
+scheduler's accounting must agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+
+from vcoproc.limits import US
+from vcoproc.testing.clock import Timer, VirtualClock
+from vcoproc.wire.messages import (
+    EndReason,
+    Faulted,
+    Grant,
+    GrantDropped,
+    Message,
+    Register,
+    Report,
+    Revoke,
+    Sleep,
+    Wake,
+)
+
+
+@dataclass(slots=True)
+class Guest:
+    """A vcoproc of the model. work_ns: how long it still runs before it idles; None: for ever.
+
+    run_ns, overtime_ns, turns: the model's own books. waits: turns of others since it began to wait.
+    """
+
+    id: int
+    work_ns: int | None = 0
+    faulted: bool = False
+    told: bool = False
+    run_ns: int = 0
+    refused_ns: int = 0
+    turns: int = 0
+    waits: int = 0
+
+    @property
+    def runnable(self) -> bool:
+        return not self.faulted and self.work_ns != 0
+
+
+@dataclass(slots=True)
+class Costs:
+    """Times of a switch, and how long a leaving one refuses, as ranges."""
+
+    save_ns: tuple[int, int] = (5 * US, 20 * US)
+    mmu_ns: tuple[int, int] = (1 * US, 2 * US)
+    restore_ns: tuple[int, int] = (5 * US, 20 * US)
+    refuse_ns: tuple[int, int] = (0, 0)
+
+
+FREE = Costs((0, 0), (0, 0), (0, 0), (0, 0))
+
+
+@dataclass(slots=True)
+class Switch:
+    """A switch under way."""
+
+    end: EndReason
+    leaver: Guest | None
+    grant: Grant | None
+    ended_ns: int
+    refused_ns: int
+    save_ns: int
+    mmu_ns: int
+    restore_ns: int
+
+
+@dataclass(slots=True)
+class ExecutorModel:
+    """One coproc. clock_offset_ns: its clock less the simulation's: nobody may compare the two."""
+
+    clock: VirtualClock
+    send: Callable[[Message], bool | None]
+    random: Random
+    coproc: str = "dsp0"
+    costs: Costs = field(default_factory=lambda: FREE)
+    clock_offset_ns: int = 0
+    guests: dict[int, Guest] = field(default_factory=dict)
+    current: Guest | None = None
+    next: Grant | None = None
+    switch: Switch | None = None
+    grant_number: int = 0
+    slice_ns: int = 0
+    slice_began_ns: int = 0
+    turn_run_ns: int = 0
+    turn_refused_ns: int = 0
+    running_since_ns: int | None = None
+    timer: Timer | None = None
+    idle_told: bool = False
+    now_wanted: bool = False
+    dropped: list[str] = field(default_factory=list)
+
+    def now(self) -> int:
+        return self.clock.now_ns + self.clock_offset_ns
+
+    # --- what guests do ---------------------------------------------------------------------------
+
+    def attach(self, vcoproc: int) -> None:
+        self.guests.setdefault(vcoproc, Guest(vcoproc))
+
+    def detach(self, vcoproc: int) -> None:
+        guest = self.guests.pop(vcoproc, None)
+        if guest is None:
+            return
+        granted = self.switch.grant if self.switch is not None else None
+        if granted is not None and granted.vcoproc == vcoproc:
+            assert self.switch is not None
+            self.switch.grant = None
+            self.send(GrantDropped(granted.grant, vcoproc, "REMOVED", self.now()))
+        if self.current is guest and self.switch is None:
+            self._stop_clock()
+            self._begin_switch(EndReason.REMOVED)
+        else:
+            self._consider()
+
+    def work(self, vcoproc: int, work_ns: int | None) -> None:
+        """A doorbell: work for a guest; also resets one that has faulted."""
+        guest = self.guests.get(vcoproc)
+        if guest is None:
+            return
+        guest.faulted = False
+        self._account()
+        if work_ns is None or guest.work_ns is None:
+            guest.work_ns = None
+        else:
+            guest.work_ns += work_ns
+        if self.current is guest and self.switch is None:
+            if self.running_since_ns is None and guest.runnable:
+                self.slice_began_ns = self.now()
+                self._start_clock()
+                guest.told = True
+                self.send(Wake(vcoproc, self.now(), True))
+        elif guest.runnable and not guest.told:
+            guest.told = True
+            guest.waits = 0
+            self.send(Wake(vcoproc, self.now(), False))
+        self._consider()
+
+    def fault(self, vcoproc: int) -> None:
+        guest = self.guests.get(vcoproc)
+        if guest is None or guest.faulted:
+            return
+        self._account()
+        guest.faulted = True
+        guest.work_ns = 0
+        guest.told = False
+        if self.current is guest:
+            self._stop_clock()
+        self.send(Faulted(vcoproc, 3, 0x1000, "stage 2", self.now()))
+        self._consider()
+
+    def yield_(self) -> None:
+        """The current one says that this is a good moment."""
+        if self.running_since_ns is not None and self.next is not None and self.switch is None:
+            self._account()
+            if self._next_can_run():
+                self._begin_switch(EndReason.YIELD)
+
+    # --- what the scheduler says ------------------------------------------------------------------
+
+    def receive(self, message: Message) -> None:
+        if isinstance(message, Revoke):
+            if self.next is not None and self.next.grant == message.grant:
+                self.next = None
+        else:
+            assert isinstance(message, Grant)
+            self.next = message
+            guest = self.guests.get(message.vcoproc)
+            if guest is None or not self._can_run(guest):
+                self._drop("NOT_RUNNABLE" if guest else "NOT_FOUND")
+        self._consider()
+
+    def register(self) -> None:
+        """After each welcome."""
+        self.next = None
+        if self.switch is not None:
+            self.switch.grant = None
+        self._account()
+        for guest in self.guests.values():
+            guest.told = self._can_run(guest)
+        current = self.switch.leaver if self.switch is not None else self.current
+        gone = current is not None and current.id not in self.guests
+        listed = [(each.id, each.told, each.faulted) for each in self.guests.values()]
+        if gone:
+            assert current is not None
+            listed.append((current.id, False, False))
+        self.send(
+            Register(self.coproc, self.now(), current.id if current else 0, tuple(listed))
+        )
+        self._consider()
+
+    # --- the machine ------------------------------------------------------------------------------
+
+    def _can_run(self, guest: Guest) -> bool:
+        if guest is self.current and self.switch is None:
+            return self.running_since_ns is not None
+        return guest.runnable
+
+    def _account(self) -> None:
+        """Brings the books up to now."""
+        if self.running_since_ns is not None:
+            guest = self.current
+            assert guest is not None
+            ran_ns = self.now() - self.running_since_ns
+            guest.run_ns += ran_ns
+            self.turn_run_ns += ran_ns
+            if guest.work_ns is not None:
+                guest.work_ns -= ran_ns
+                assert guest.work_ns >= 0
+            self.running_since_ns = self.now()
+
+    def _start_clock(self) -> None:
+        self.running_since_ns = self.now()
+
+    def _stop_clock(self) -> None:
+        self._account()
+        self.running_since_ns = None
+
+    def _next_can_run(self) -> bool:
+        assert self.next is not None
+        guest = self.guests.get(self.next.vcoproc)
+        return guest is not None and self._can_run(guest)
+
+    def _drop(self, why: str) -> None:
+        assert self.next is not None
+        self.dropped.append(why)
+        self.send(GrantDropped(self.next.grant, self.next.vcoproc, why, self.now()))
+        guest = self.guests.get(self.next.vcoproc)
+        if guest is not None and guest is not self.current:
+            guest.told = False
+        self.next = None
+
+    def _consider(self) -> None:
+        """Does what is due, and sets the timer for what will be."""
+        if self.switch is not None:
+            return
+        self._account()
+        current = self.current
+        if current is not None and self.running_since_ns is not None and current.work_ns == 0:
+            self._stop_clock()
+            self.idle_told = False
+        idle = self.running_since_ns is None
+        over = self.now() - self.slice_began_ns >= self.slice_ns
+        if self.next is not None and (idle or over or self.next.now):
+            if not self._next_can_run():
+                self._drop("NOT_RUNNABLE")
+            elif current is not None and self.next.vcoproc == current.id:
+                self._renew()
+            else:
+                faulted = current is not None and current.faulted
+                end = EndReason.FAULT if faulted else EndReason.IDLE
+                if not idle:
+                    end = EndReason.SLICE if over else EndReason.PREEMPTED
+                self._begin_switch(end)
+                return
+        if idle and current is not None and not self.idle_told and not current.faulted:
+            self.idle_told = True
+            current.told = False
+            self.send(Sleep(current.id, self.now()))
+        self._set_timer()
+
+    def _set_timer(self) -> None:
+        self.clock.cancel(self.timer)
+        self.timer = None
+        if self.running_since_ns is None:
+            return
+        assert self.current is not None
+        due = []
+        if self.current.work_ns is not None:
+            due.append(self.now() + self.current.work_ns)
+        if self.next is not None:
+            due.append(self.slice_began_ns + self.slice_ns)
+        if due:
+            self.timer = self.clock.call_at(min(due) - self.clock_offset_ns, self._consider)
+
+    def _renew(self) -> None:
+        assert self.next is not None and self.current is not None
+        now_ns = self.now()
+        self.send(self._report(Switch(EndReason.SLICE, self.current, self.next, now_ns, 0, 0, 0, 0),
+                               self.current, now_ns))  # fmt: skip
+        self._open_turn(self.next)
+        self.next = None
+
+    def _open_turn(self, grant: Grant) -> None:
+        self.grant_number = grant.grant
+        self.slice_ns = grant.slice_ns
+        self.slice_began_ns = self.now()
+        self.turn_run_ns = self.turn_refused_ns = 0
+        self.idle_told = False
+
+    def _begin_switch(self, end: EndReason) -> None:
+        self.clock.cancel(self.timer)
+        self._stop_clock()
+        leaver, grant = self.current, self.next
+        self.next = None
+        between, costs = self.random.randint, self.costs
+        refused_ns = save_ns = mmu_ns = restore_ns = 0
+        if leaver is not None:
+            # Only one that is made to leave refuses.
+            if end in (EndReason.SLICE, EndReason.PREEMPTED):
+                assert grant is not None
+                refused_ns = min(between(*costs.refuse_ns), grant.refusal_ns)
+            save_ns = between(*costs.save_ns)
+        if grant is not None:
+            mmu_ns, restore_ns = between(*costs.mmu_ns), between(*costs.restore_ns)
+        self.switch = Switch(
+            end, leaver, grant, self.now(), refused_ns, save_ns, mmu_ns, restore_ns
+        )
+        if leaver is not None:
+            leaver.refused_ns += refused_ns
+            self.turn_refused_ns = refused_ns
+            leaver.told = leaver.runnable and leaver.id in self.guests
+            leaver.waits = 0
+        self.clock.call_after(
+            refused_ns + save_ns + mmu_ns + restore_ns, self._end_switch
+        )
+
+    def _end_switch(self) -> None:
+        switch = self.switch
+        assert switch is not None
+        self.switch = None
+        grant = switch.grant
+        enters = None
+        if grant is not None:
+            enters = self.guests.get(grant.vcoproc)
+            if enters is None or not enters.runnable:
+                self.send(GrantDropped(grant.grant, grant.vcoproc, "NOT_RUNNABLE", self.now()))
+                if enters is not None:
+                    enters.told = False
+                enters = None
+        if enters is not None or switch.leaver is not None:
+            self.send(self._report(switch, enters, self.now()))
+        self.current = enters
+        if enters is not None:
+            assert grant is not None
+            self._open_turn(grant)
+            enters.turns += 1
+            enters.told = True
+            for guest in self.guests.values():
+                if guest is not enters and guest.runnable:
+                    guest.waits += 1
+            self._start_clock()
+        self._consider()
+
+    def _report(self, switch: Switch, enters: Guest | None, now_ns: int) -> Report:
+        leaver = switch.leaver
+        runnable = False
+        if leaver is not None and leaver.id in self.guests:
+            runnable = leaver.told = leaver.runnable
+        return Report(
+            grant=self.grant_number if leaver else 0,
+            vcoproc=leaver.id if leaver else 0,
+            next_grant=switch.grant.grant if enters and switch.grant else 0,
+            next_vcoproc=enters.id if enters else 0,
+            end=switch.end,
+            runnable=runnable,
+            planned_ns=self.slice_ns if leaver else 0,
+            ran_ns=self.turn_run_ns + self.turn_refused_ns if leaver else 0,
+            refused_ns=switch.refused_ns,
+            refusals=1 if switch.refused_ns else 0,
+            forced=False,
+            instructions=self.turn_run_ns // 10 if leaver else 0,
+            save_ns=switch.save_ns,
+            mmu_ns=switch.mmu_ns if enters else 0,
+            restore_ns=switch.restore_ns if enters else 0,
+            ended_ns=switch.ended_ns,
+            next_began_ns=now_ns if enters else 0,
+        )

@@ -1,0 +1,134 @@
+"""Random lives of vcoprocs against the core: whatever happens, the promises hold."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+from scheduler_executor_model import Costs
+from scheduler_rig import SLICE_NS, Rig, rr
+
+from vcoproc.limits import MS, US
+from vcoproc.model.run_state import ON_COPROC, RunState
+from vcoproc.testing.network import Faults
+from vcoproc_scheduler.events import AddVcoproc, RemoveVcoproc
+
+IDS = st.integers(1, 6)
+WAITS_MAX = 2 * 6 + 4
+"""Turns of others before a waiting one runs: one round of the queue, and as many turns again for
+those that came and went at the tail while grants were under way."""
+
+
+class SchedulerLife(RuleBasedStateMachine):
+    """`step` checks the core's own invariants; here are those that it cannot see itself."""
+
+    rig: Rig
+
+    @initialize(
+        seed=st.integers(0, 2**32),
+        delay_us=st.sampled_from([1, 50, 2000, 20_000]),
+        refuse_us=st.sampled_from([0, 200]),
+    )
+    def start(self, seed: int, delay_us: int, refuse_us: int) -> None:
+        faults = Faults(delay_ns=(delay_us * US // 2, delay_us * US), reconnect_ns=(MS, 5 * MS))
+        self.rig = Rig(seed, faults=faults, costs=Costs(refuse_ns=(0, refuse_us * US)))
+        self.rig.add(1, 2)
+
+    @rule(vcoproc=IDS)
+    def add(self, vcoproc: int) -> None:
+        self.rig.add(vcoproc)
+
+    @rule(vcoproc=IDS)
+    def attach_before_add(self, vcoproc: int) -> None:
+        self.rig.executor.attach(vcoproc)
+        self.rig.executor.work(vcoproc, 1 * MS)
+
+    @rule(vcoproc=IDS)
+    def add_before_attach(self, vcoproc: int) -> None:
+        self.rig.step(AddVcoproc(vcoproc, {}))
+
+    @rule(vcoproc=IDS, detach_first=st.booleans(), both=st.booleans())
+    def remove(self, vcoproc: int, detach_first: bool, both: bool) -> None:
+        if detach_first:
+            self.rig.executor.detach(vcoproc)
+        if both or not detach_first:
+            self.rig.step(RemoveVcoproc(vcoproc))
+
+    @rule(vcoproc=IDS, work_us=st.integers(1, 20_000))
+    def work(self, vcoproc: int, work_us: int) -> None:
+        self.rig.executor.work(vcoproc, work_us * US)
+
+    @rule(vcoproc=IDS)
+    def fault(self, vcoproc: int) -> None:
+        self.rig.executor.fault(vcoproc)
+
+    @rule()
+    def yield_(self) -> None:
+        self.rig.executor.yield_()
+
+    @rule(delta_us=st.one_of(st.integers(1, 300), st.integers(300, 30_000)))
+    def advance(self, delta_us: int) -> None:
+        self.rig.clock.advance(delta_us * US)
+
+    @rule()
+    def cut(self) -> None:
+        self.rig.link.cut()
+
+    @rule()
+    def restart_scheduler(self) -> None:
+        wanted = {each.vcoproc for each in self.rig.core.view(self.rig.clock.now_ns).vcoprocs}
+        self.rig.restart_scheduler()
+        self.rig.link.connect()
+        self.rig.clock.advance(200 * US)
+        self.rig.step(rr())
+        for vcoproc in wanted:
+            self.rig.step(AddVcoproc(vcoproc, {}))
+
+    @rule(slice_ms=st.sampled_from([1, 5]))
+    def change_slice(self, slice_ms: int) -> None:
+        self.rig.step(rr(slice_ms * MS))
+
+    @invariant()
+    def at_most_one_runs(self) -> None:
+        if not hasattr(self, "rig"):
+            return
+        states = [self.rig.state(vcoproc) for vcoproc in range(1, 7)]
+        assert sum(state in ON_COPROC for state in states if state) <= 1
+
+    @invariant()
+    def nobody_starves(self) -> None:
+        if not hasattr(self, "rig"):
+            return
+        known = {each.vcoproc for each in self.rig.core.view(self.rig.clock.now_ns).vcoprocs}
+        for guest in self.rig.executor.guests.values():
+            if guest.id not in known:
+                guest.waits = 0  # control has not added it, so it has no claim
+            assert guest.waits <= WAITS_MAX
+
+    def teardown(self) -> None:
+        if not hasattr(self, "rig"):
+            return
+        rig = self.rig
+        rig.link.connect()
+        rig.step(rr())
+        for vcoproc in range(1, 7):
+            rig.step(AddVcoproc(vcoproc, {}))
+        rig.settle()
+        # No wake was lost: all the work that was asked for is done.
+        for guest in rig.executor.guests.values():
+            assert guest.work_ns == 0, f"vcoproc {guest.id} never got to its work"
+            want = RunState.FAULTED if guest.faulted else RunState.SLEEPING
+            assert rig.state(guest.id) is want
+        events = rig.events
+        rig.clock.advance(100 * SLICE_NS)
+        assert rig.events == events, "an idle scheduler is woken by nothing"
+
+
+SchedulerLife.TestCase.settings = settings(
+    max_examples=150,
+    stateful_step_count=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=True,
+)
+TestSchedulerLife = SchedulerLife.TestCase
