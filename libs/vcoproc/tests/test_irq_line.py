@@ -24,15 +24,17 @@ ACTIVE            ACTIVE_PENDING    -     -     -               INACTIVE  ORPHAN
 ACTIVE_PENDING    ACTIVE_PENDING    -     -     -               PENDING   ORPHANED_PENDING
 ORPHANED          ORPHANED_PENDING  -     -     ACTIVE          INACTIVE  ORPHANED
 ORPHANED_PENDING  ORPHANED_PENDING  -     -     ACTIVE_PENDING  PENDING   ORPHANED_PENDING
+SAMPLING          -                 -     -     -               -         -
 """
 LEVEL = """
                   PULSE  RISE            FALL      INJECT          EOI       LOSE
 INACTIVE          -      PENDING         INACTIVE  -               -         INACTIVE
 PENDING           -      PENDING         INACTIVE  ACTIVE_PENDING  -         PENDING
 ACTIVE            -      ACTIVE_PENDING  ACTIVE    -               INACTIVE  INACTIVE
-ACTIVE_PENDING    -      ACTIVE_PENDING  ACTIVE    -               PENDING   PENDING
+ACTIVE_PENDING    -      ACTIVE_PENDING  ACTIVE    -               SAMPLING  PENDING
 ORPHANED          -      -               -         -               -         -
 ORPHANED_PENDING  -      -               -         -               -         -
+SAMPLING          -      PENDING         INACTIVE  -               -         SAMPLING
 """
 
 

@@ -45,9 +45,11 @@ class OracleLine:
     lost: bool = False
     taken: bool = False
     enabled: bool = True
+    sampling: bool = False
+    """EOI was said while it was high; the coproc was asked and has not said the level since."""
 
     def owed(self) -> bool:
-        wants = self.high if self.level else (self.new or self.lost)
+        wants = self.pending if self.level else (self.new or self.lost)
         return wants and self.enabled and not self.taken
 
     def injected(self) -> None:
@@ -62,6 +64,7 @@ class OracleLine:
         """EOI; False: there was nothing to end."""
         if self.taken:
             self.taken = False
+            self.sampling = self.level and self.high
         elif self.lost:
             self.lost = False
         else:
@@ -74,7 +77,7 @@ class OracleLine:
 
     @property
     def pending(self) -> bool:
-        return self.high if self.level else self.new
+        return self.high and not self.sampling if self.level else self.new
 
     @property
     def active(self) -> bool:
@@ -211,7 +214,7 @@ class Routing(RuleBasedStateMachine):
         coproc = VCOPROCS[vcoproc][1]
         expected = self.oracle_line(vcoproc, line)
         if expected.level:
-            expected.high = high
+            expected.high, expected.sampling = high, False
             self.step(CoprocSaid(coproc, LineLevel(vcoproc, line, high, 0, self.now_ns)))
         else:
             expected.new = True
@@ -240,7 +243,8 @@ class Routing(RuleBasedStateMachine):
         _domid, coproc, mapped = VCOPROCS[vcoproc]
         for line, _irq, level in mapped:
             if level:
-                self.oracle_line(vcoproc, line).high = bool(mask >> line & 1)
+                said = self.oracle_line(vcoproc, line)
+                said.high, said.sampling = bool(mask >> line & 1), False
             else:
                 mask &= ~(1 << line)
         known = sum(1 << line for line, _irq, level in mapped if level)
@@ -252,7 +256,8 @@ class Routing(RuleBasedStateMachine):
         for vcoproc, (_domid, owner, mapped) in VCOPROCS.items():
             for line, _irq, level in mapped:
                 if owner == coproc and level:
-                    self.oracle_line(vcoproc, line).high = False
+                    said = self.oracle_line(vcoproc, line)
+                    said.high = said.sampling = False
         self.step(CoprocDown(coproc))
 
     @rule(domid=domids, epoch=st.integers(1, 2), room=st.integers(0, 3))
@@ -300,6 +305,13 @@ class Routing(RuleBasedStateMachine):
         if domain := self.domains.get(domid):
             domain.paused = False
             self.step(ResumeDomain(domid))
+
+    @rule()
+    def coprocs_answer(self) -> None:
+        for vcoproc, (_domid, _coproc, mapped) in VCOPROCS.items():
+            for line, _irq, level in mapped:
+                if level and self.oracle_line(vcoproc, line).sampling:
+                    self.say((vcoproc, line), high=self.oracle_line(vcoproc, line).high)
 
     @rule(domid=domids, irq=irqs)
     def eoi(self, domid: int, irq: int) -> None:

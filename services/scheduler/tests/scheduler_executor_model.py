@@ -1,10 +1,10 @@
 """An honest model of a coproc-sim's executor, for tests of the scheduler alone.
 
 It follows the rules of the schedule link: one current and one next grant; a new grant replaces the
-one that has not begun; at the end of the slice, or when the current one idles or faults, it switches
-to the next one if that can run, else says GrantDropped; without a next one the current runs on, or
-stays while idle; it reports afterwards. It keeps its own books, from its own events, with which the
-scheduler's accounting must agree.
+one that has not begun; at the end of the slice, or when the current one idles or faults, it
+switches to the next one if that can run, else says GrantDropped; without a next one the current
+runs on, or stays while idle; it reports afterwards. It keeps its own books, from its own events,
+with which the scheduler's accounting must agree.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ from vcoproc.wire.messages import (
 class Guest:
     """A vcoproc of the model. work_ns: how long it still runs before it idles; None: for ever.
 
-    run_ns, overtime_ns, turns: the model's own books. waits: turns of others since it began to wait.
+    run_ns, overtime_ns, turns: the model's own books. waits: turns of others since it began to
+    wait.
     """
 
     id: int
@@ -75,11 +76,17 @@ class Switch:
     save_ns: int
     mmu_ns: int
     restore_ns: int
+    runnable: bool
 
 
 @dataclass(slots=True)
 class ExecutorModel:
-    """One coproc. clock_offset_ns: its clock less the simulation's: nobody may compare the two."""
+    """One coproc.
+
+    clock_offset_ns: its clock less the simulation's: nobody may compare the two. early_reports: a
+    report tells whether the leaver wants to run as it was when the switch began; a wake during the
+    switch goes ahead of the report then. Both ways are allowed.
+    """
 
     clock: VirtualClock
     send: Callable[[Message], bool | None]
@@ -87,6 +94,7 @@ class ExecutorModel:
     coproc: str = "dsp0"
     costs: Costs = field(default_factory=lambda: FREE)
     clock_offset_ns: int = 0
+    early_reports: bool = False
     guests: dict[int, Guest] = field(default_factory=dict)
     current: Guest | None = None
     next: Grant | None = None
@@ -100,6 +108,7 @@ class ExecutorModel:
     timer: Timer | None = None
     idle_told: bool = False
     now_wanted: bool = False
+    detached: set[int] = field(default_factory=set)
     dropped: list[str] = field(default_factory=list)
 
     def now(self) -> int:
@@ -108,12 +117,14 @@ class ExecutorModel:
     # --- what guests do ---------------------------------------------------------------------------
 
     def attach(self, vcoproc: int) -> None:
-        self.guests.setdefault(vcoproc, Guest(vcoproc))
+        if vcoproc not in self.detached:  # numbers are never used again
+            self.guests.setdefault(vcoproc, Guest(vcoproc))
 
     def detach(self, vcoproc: int) -> None:
         guest = self.guests.pop(vcoproc, None)
         if guest is None:
             return
+        self.detached.add(vcoproc)
         granted = self.switch.grant if self.switch is not None else None
         if granted is not None and granted.vcoproc == vcoproc:
             assert self.switch is not None
@@ -158,6 +169,8 @@ class ExecutorModel:
         guest.told = False
         if self.current is guest:
             self._stop_clock()
+        if self.switch is not None and self.switch.leaver is guest:
+            self.switch.runnable = False
         self.send(Faulted(vcoproc, 3, 0x1000, "stage 2", self.now()))
         self._consider()
 
@@ -187,6 +200,8 @@ class ExecutorModel:
         self.next = None
         if self.switch is not None:
             self.switch.grant = None
+            # What is listed here counts from now on, also in the report that follows.
+            self.switch.runnable = self.switch.leaver is not None and self.switch.leaver.runnable
         self._account()
         for guest in self.guests.values():
             guest.told = self._can_run(guest)
@@ -196,9 +211,7 @@ class ExecutorModel:
         if gone:
             assert current is not None
             listed.append((current.id, False, False))
-        self.send(
-            Register(self.coproc, self.now(), current.id if current else 0, tuple(listed))
-        )
+        self.send(Register(self.coproc, self.now(), current.id if current else 0, tuple(listed)))
         self._consider()
 
     # --- the machine ------------------------------------------------------------------------------
@@ -288,8 +301,8 @@ class ExecutorModel:
     def _renew(self) -> None:
         assert self.next is not None and self.current is not None
         now_ns = self.now()
-        self.send(self._report(Switch(EndReason.SLICE, self.current, self.next, now_ns, 0, 0, 0, 0),
-                               self.current, now_ns))  # fmt: skip
+        switch = Switch(EndReason.SLICE, self.current, self.next, now_ns, 0, 0, 0, 0, True)
+        self.send(self._report(switch, self.current, now_ns))
         self._open_turn(self.next)
         self.next = None
 
@@ -316,16 +329,15 @@ class ExecutorModel:
         if grant is not None:
             mmu_ns, restore_ns = between(*costs.mmu_ns), between(*costs.restore_ns)
         self.switch = Switch(
-            end, leaver, grant, self.now(), refused_ns, save_ns, mmu_ns, restore_ns
-        )
+            end, leaver, grant, self.now(), refused_ns, save_ns, mmu_ns, restore_ns,
+            leaver is not None and leaver.runnable,
+        )  # fmt: skip
         if leaver is not None:
             leaver.refused_ns += refused_ns
             self.turn_refused_ns = refused_ns
             leaver.told = leaver.runnable and leaver.id in self.guests
             leaver.waits = 0
-        self.clock.call_after(
-            refused_ns + save_ns + mmu_ns + restore_ns, self._end_switch
-        )
+        self.clock.call_after(refused_ns + save_ns + mmu_ns + restore_ns, self._end_switch)
 
     def _end_switch(self) -> None:
         switch = self.switch
@@ -358,7 +370,9 @@ class ExecutorModel:
         leaver = switch.leaver
         runnable = False
         if leaver is not None and leaver.id in self.guests:
-            runnable = leaver.told = leaver.runnable
+            runnable = switch.runnable
+            if not self.early_reports:
+                runnable = leaver.told = leaver.runnable
         return Report(
             grant=self.grant_number if leaver else 0,
             vcoproc=leaver.id if leaver else 0,

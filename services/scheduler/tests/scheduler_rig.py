@@ -5,6 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from scheduler_executor_model import Costs, ExecutorModel
+
 from vcoproc.limits import MS, SWITCH_DEADLINE_NS
 from vcoproc.model.run_state import RunState
 from vcoproc.testing.clock import VirtualClock

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -13,8 +14,9 @@ from vcoproc.model.run_state import ON_COPROC, RunState
 from vcoproc.testing.network import Faults
 from vcoproc_scheduler.events import AddVcoproc, RemoveVcoproc
 
-IDS = st.integers(1, 6)
-WAITS_MAX = 2 * 6 + 4
+IDS_MAX = 8
+IDS = st.integers(1, IDS_MAX)
+WAITS_MAX = 2 * IDS_MAX + 4
 """Turns of others before a waiting one runs: one round of the queue, and as many turns again for
 those that came and went at the tail while grants were under way."""
 
@@ -28,10 +30,12 @@ class SchedulerLife(RuleBasedStateMachine):
         seed=st.integers(0, 2**32),
         delay_us=st.sampled_from([1, 50, 2000, 20_000]),
         refuse_us=st.sampled_from([0, 200]),
+        early_reports=st.booleans(),
     )
-    def start(self, seed: int, delay_us: int, refuse_us: int) -> None:
+    def start(self, seed: int, delay_us: int, refuse_us: int, early_reports: bool) -> None:
         faults = Faults(delay_ns=(delay_us * US // 2, delay_us * US), reconnect_ns=(MS, 5 * MS))
         self.rig = Rig(seed, faults=faults, costs=Costs(refuse_ns=(0, refuse_us * US)))
+        self.rig.executor.early_reports = early_reports
         self.rig.add(1, 2)
 
     @rule(vcoproc=IDS)
@@ -92,7 +96,7 @@ class SchedulerLife(RuleBasedStateMachine):
     def at_most_one_runs(self) -> None:
         if not hasattr(self, "rig"):
             return
-        states = [self.rig.state(vcoproc) for vcoproc in range(1, 7)]
+        states = [self.rig.state(vcoproc) for vcoproc in range(1, IDS_MAX + 1)]
         assert sum(state in ON_COPROC for state in states if state) <= 1
 
     @invariant()
@@ -111,7 +115,7 @@ class SchedulerLife(RuleBasedStateMachine):
         rig = self.rig
         rig.link.connect()
         rig.step(rr())
-        for vcoproc in range(1, 7):
+        for vcoproc in range(1, IDS_MAX + 1):
             rig.step(AddVcoproc(vcoproc, {}))
         rig.settle()
         # No wake was lost: all the work that was asked for is done.
@@ -131,4 +135,4 @@ SchedulerLife.TestCase.settings = settings(
     suppress_health_check=[HealthCheck.too_slow],
     derandomize=True,
 )
-TestSchedulerLife = SchedulerLife.TestCase
+TestSchedulerLife = pytest.mark.slow(SchedulerLife.TestCase)

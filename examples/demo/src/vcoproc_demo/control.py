@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Final
 
 import grpc
 
@@ -43,10 +43,7 @@ class Account:
     """The scheduler's figures of one vcoproc, in its coproc's time."""
 
     run_ns: int
-    wait_ns: int
-    switch_ns: int
     switch_count: int
-    instruction_count: int
 
 
 @contextlib.contextmanager
@@ -63,10 +60,15 @@ class Control:
 
     Args:
         run_dir: of the cluster.
+
+    Raises:
+        WrongState: there is no cluster.
     """
 
     def __init__(self, run_dir: Path) -> None:
         directory = RunDir(run_dir)
+        if not Path(directory.grpc("toolstack").removeprefix("unix:")).exists():
+            raise WrongState(f"run directory {run_dir}", "without a cluster", "a running one")
         self._channels = [channel(directory.grpc(name)) for name in ("toolstack", "scheduler")]
         self._toolstack = toolstack_pb2_grpc.ToolstackServiceStub(self._channels[0])
         self._scheduler = control_pb2_grpc.SchedulerControlServiceStub(self._channels[1])
@@ -90,7 +92,9 @@ class Control:
             WrongState: there is none.
         """
         with _ours():
-            found = self._toolstack.ListCoprocs(toolstack_pb2.ListCoprocsRequest(), timeout=CALL_S)
+            found = self._toolstack.ListCoprocs(
+                toolstack_pb2.ListCoprocsRequest(), timeout=CALL_S, wait_for_ready=True
+            )
         for coproc in found.coprocs:
             if (
                 coproc.state == toolstack_pb2.Coproc.STATE_ONLINE
@@ -117,6 +121,7 @@ class Control:
             domain = self._toolstack.CreateDomain(
                 toolstack_pb2.CreateDomainRequest(config=config, file_name=file_name),
                 timeout=CALL_S,
+                wait_for_ready=True,
             )
         try:
             yield domain.vcoprocs[0].vcoproc_id
@@ -137,10 +142,10 @@ class Control:
         """The figures of all vcoprocs, by number."""
         with _ours():
             found = self._toolstack.ListVcoprocs(
-                toolstack_pb2.ListVcoprocsRequest(), timeout=CALL_S
+                toolstack_pb2.ListVcoprocsRequest(), timeout=CALL_S, wait_for_ready=True
             )
         return {
-            vcoproc.vcoproc_id: _account(vcoproc.accounting)
+            vcoproc.vcoproc_id: Account(vcoproc.accounting.run_ns, vcoproc.accounting.switch_count)
             for vcoproc in found.vcoprocs
             if vcoproc.HasField("accounting")
         }
@@ -149,7 +154,7 @@ class Control:
         """The turns of a coproc that the scheduler still knows, oldest first."""
         with _ours():
             found = self._scheduler.ListTurns(
-                control_pb2.ListTurnsRequest(coproc=coproc), timeout=CALL_S
+                control_pb2.ListTurnsRequest(coproc=coproc), timeout=CALL_S, wait_for_ready=True
             )
         return [
             Turn(
@@ -160,16 +165,6 @@ class Control:
             )
             for turn in found.turns
         ]
-
-
-def _account(raw: Any) -> Account:
-    return Account(
-        run_ns=raw.run_ns,
-        wait_ns=raw.wait_ns,
-        switch_ns=raw.switch_ns,
-        switch_count=raw.switch_count,
-        instruction_count=raw.instruction_count,
-    )
 
 
 def retarget(config: str, coproc: str) -> str:

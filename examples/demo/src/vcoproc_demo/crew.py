@@ -22,6 +22,7 @@ from vcoproc_demo.workload import Job
 
 SILENCE_NS: Final = 40 * S
 """Longer than a driver's own timeout: then its process hangs, and the demo gives up."""
+DRIVER: Final = (sys.executable, "-m", "vcoproc_demo.drivers")
 LEAVE_S: Final = 2
 """Between the end of a driver's stdin and its kill."""
 
@@ -55,12 +56,12 @@ class Outcome:
 
 
 class _Driver:
-    def __init__(self, name: str, log_dir: Path) -> None:
+    def __init__(self, name: str, log_dir: Path, command: Sequence[str]) -> None:
         self.name = name
         self._log = log_dir / f"driver-{name}.log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "vcoproc_demo.drivers"],
+                command,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -117,17 +118,21 @@ class Crew:
     Args:
         names: of the drivers.
         log_dir: where their stderr goes.
+        command: that starts a driver.
     """
 
-    def __init__(self, names: Iterable[str], log_dir: Path) -> None:
+    def __init__(
+        self, names: Iterable[str], log_dir: Path, command: Sequence[str] = DRIVER
+    ) -> None:
         self._names = tuple(names)
         self._log_dir = log_dir
+        self._command = command
         self._drivers: dict[str, _Driver] = {}
 
     def __enter__(self) -> Crew:
         try:
             for name in self._names:
-                self._drivers[name] = _Driver(name, self._log_dir)
+                self._drivers[name] = _Driver(name, self._log_dir, self._command)
         except BaseException:
             self._end(kill=True)
             raise

@@ -62,6 +62,8 @@ class Display:
 
     def step(self, text: str, names: Sequence[str] = ()) -> None:
         """A new step begins, in which the drivers of these names work."""
+        if self._bars is not None:
+            self._bars.refresh()
         self._counts.clear()
         self._told_ns = time.monotonic_ns()
         self.console.print(text, highlight=False)

@@ -12,9 +12,9 @@ from vcoproc_demo.assets import Assets
 from vcoproc_demo.reference import Pixels, Recording
 from vcoproc_demo.workload import Job
 
-SOBEL_PASSES: Final = 20
-"""The photograph alone is 6 million instructions, where the recording is 82 and the stream 142."""
-STREAM_BYTES: Final = 3 * MIB
+SOBEL_PASSES: Final = 15
+"""The photograph alone is 6 million instructions, where the recording is 82 and the stream 95."""
+STREAM_BYTES: Final = 2 * MIB
 
 
 @dataclass(frozen=True, slots=True)

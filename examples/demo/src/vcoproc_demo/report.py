@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -20,7 +21,7 @@ from vcoproc_demo.reference import first_difference
 from vcoproc_demo.stats import Times, times_of
 from vcoproc_demo.turns import Turn, Window, contended, held_ns, switches_ns
 
-_NO_ACCOUNT = Account(0, 0, 0, 0, 0)
+_NO_ACCOUNT = Account(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class Row:
     Attributes:
         work: what it did, for people.
         share_permille: of the coproc, in the time when all domains had work.
-        run_ns, instructions, switches: of the scheduler's accounting.
+        run_ns, switches: of the scheduler's accounting.
         unshared_ns, shared_ns: from the start of the driver's work to its end, on its clock.
     """
 
@@ -71,7 +72,6 @@ class Row:
     work: str
     share_permille: int
     run_ns: int
-    instructions: int
     switches: int
     unshared_ns: int
     shared_ns: int
@@ -151,7 +151,6 @@ def make_row(
         work=work,
         share_permille=1000 * held // contest.length_ns if contest.length_ns else 0,
         run_ns=account.run_ns,
-        instructions=account.instruction_count,
         switches=account.switch_count,
         unshared_ns=unshared.ended_ns - unshared.began_ns,
         shared_ns=shared.ended_ns - shared.began_ns,
@@ -163,21 +162,15 @@ def make_row(
 
 
 def print_report(report: Report, console: Console) -> None:
-    """The table, the notes and where the files are."""
-    table = Table(title="Three domains on one coprocessor", title_style="bold")
-    table.add_column("domain", style="bold")
-    for heading in (
-        "share %",
-        "run ms",
-        "switches",
-        "switch us\np50 / p99",
-        "trap us\np50 / p99",
-        "irq us\np50 / p99",
-        "alone ms",
-        "shared ms",
-    ):
+    """The table, the notes, where the files are, and what is wrong. Fits 80 columns."""
+    table = Table(title="Three domains on one coprocessor", title_style="bold", box=SIMPLE_HEAD)
+    table.padding = (0, 1, 0, 0)
+    table.add_column("\ndomain", style="bold", no_wrap=True)
+    for heading in ("share\n%", "run\nms", "\nswitches"):
         table.add_column(heading, justify="right")
-    table.add_column("output equals")
+    for heading in ("switch", "trap", "irq"):
+        table.add_column(f"{heading} us\np50/p99", justify="right", no_wrap=True)
+    table.add_column("output\nequals", no_wrap=True)
     for row in report.rows:
         table.add_row(
             row.name,
@@ -187,26 +180,30 @@ def print_report(report: Report, console: Console) -> None:
             _pair_us(row.switch),
             _pair_us(row.trap),
             _pair_us(row.irq),
-            str(row.unshared_ns // MS),
-            str(row.shared_ns // MS),
-            "  ".join(_mark(check) for check in row.checks),
+            "\n".join(_mark(check) for check in row.checks),
         )
     console.print(table)
+    for row in report.rows:
+        words = f"{row.name}: {row.work}; {row.unshared_ns // MS} ms alone, "
+        _say(console, f"{words}{row.shared_ns // MS} ms sharing")
     for note in report.notes:
-        console.print(note, highlight=False)
+        _say(console, note)
     for what, path in report.files.items():
-        console.print(f"  {what:10} {path}", highlight=False, soft_wrap=True)
+        console.print(f"  {what:9} {path}", highlight=False, markup=False, soft_wrap=True)
     for row in report.rows:
         for check in row.checks:
             if not check.is_equal:
-                console.print(
-                    f"[bold red]{row.name}: differs from {check.against}:[/] {check.difference}",
-                    highlight=False,
-                )
+                words = f"{row.name} differs from {check.against}: {check.difference}"
+                _say(console, words, style="bold red")
+
+
+def _say(console: Console, words: str, style: str | None = None) -> None:
+    # Names of files are no markup.
+    console.print(words, highlight=False, markup=False, style=style)
 
 
 def _pair_us(times: Times) -> str:
-    return f"{times.p50_ns // US} / {times.p99_ns // US}" if times.count else "-"
+    return f"{times.p50_ns // US}/{times.p99_ns // US}" if times.count else "-"
 
 
 def _mark(check: Check) -> str:

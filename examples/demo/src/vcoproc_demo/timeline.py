@@ -114,7 +114,8 @@ def _lanes(
         )
     axes.set_yticks(range(len(names)), names, fontsize=13)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlim((window.began_ns - zero_ns) / MS, (window.ended_ns - zero_ns) / MS)
+    ended_ns = max(window.ended_ns, window.began_ns + 1 * MS)  # an empty axis is an error
+    axes.set_xlim((window.began_ns - zero_ns) / MS, (ended_ns - zero_ns) / MS)
     axes.tick_params(axis="x", labelsize=11)
     axes.grid(axis="x", color="#dddddd", linewidth=0.8)
     axes.set_axisbelow(True)

@@ -142,6 +142,8 @@ ACCOUNTS_TIMEOUT_NS: Final = 300 * MS
 REPAIR_DELAY_NS_MIN: Final = 100 * MS
 """Before the toolstack asks a service again that did not answer; doubled up to the maximum."""
 REPAIR_DELAY_NS_MAX: Final = 2 * S
+LEASE_WAIT_NS: Final = 2 * S
+"""A new vcoproc waits this long for a coproc that is offline: one that restarts is back by then."""
 PAGE_SIZE_MAX: Final = 1000
 """Resources in one page of a list; more is InvalidArgument."""
 REQUEST_ID_BYTES_MAX: Final = 63

@@ -1,13 +1,10 @@
-"""The instruction engine of an Armv7-M core. The only file that imports unicorn.
+"""The instruction engine of an Armv7-M core. With `engine_binding` the only file with unicorn.
 
 Theory of operation: one `Uc` executes counted bursts of Thumb code. Its MMU is ours: UC_TLB_VIRTUAL
 with a TLB-fill hook that asks `translate` for every page and access kind that its TLB does not
 hold. Memory is mapped by pointer (`map_window`), so nothing is ever copied.
 
-How a burst ends is told by the engine's own instruction counter. Unicorn keeps, side by side in its
-engine structure, the number of instructions begun (`emu_counter`) and the limit that the caller
-gave (`emu_count`); the hook that counts compares them before every instruction. Both are found at
-start-up by searching for them (`_find_counter`), and proven by a trial. With them
+How a burst ends is told by the engine's own instruction counter and its limit (`engine_binding`):
 
 * the number of executed instructions is exact, whatever ended the burst;
 * WFI is told from an expired count: an ended burst whose counter is not above its limit can only
@@ -18,11 +15,11 @@ start-up by searching for them (`_find_counter`), and proven by a trial. With th
 An IT block is one unit for the limit: a burst may run up to 4 instructions over. They are counted.
 
 Invariants: every run is counted (an uncounted one would translate blocks that ignore counts later);
-the syndrome register is zero between bursts, so that after UC_ERR_INSN_INVALID it tells an
-undefined instruction (not zero) from WFE and YIELD (zero); no Python exception crosses C.
+the syndrome register holds no exception between bursts, so that after UC_ERR_INSN_INVALID it tells
+an undefined instruction from WFE and YIELD, which set none; no Python exception crosses C.
 
-Not handled: stopping from another thread; several engines over one window with self-modifying code
-(writes by this engine's firmware are seen, writes of the host are not: `flush_translations`).
+Not handled: stopping from another thread; writes of the host to code that has been executed (those
+of firmware are seen): `flush_translations`.
 """
 
 from __future__ import annotations
@@ -30,23 +27,15 @@ from __future__ import annotations
 import ctypes
 import enum
 import mmap
-import os
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
-from unicorn import arm_const as arm
 from unicorn import unicorn_const as ucc
-from unicorn.unicorn_py3 import unicorn as _binding
 
 from vcoproc.errors import PlatformFailure, TranslationFault
 from vcoproc.limits import PAGE_BYTES
 from vcoproc.mmu import AccessKind, Translation
-
-_UNICORN: Any = _binding
-"""Without types: type checkers take the package's Python 2 module for the binding."""
-_LIBRARY: Any = _binding.uclib
-"""The C functions. On the paths that count, the wrappers would cost more than the calls."""
+from vcoproc_sim.engine_binding import LIBRARY, UNICORN, RegisterBank, counter_of, new_core
 
 Translate: TypeAlias = Callable[[int, AccessKind], Translation]
 """(address, access) -> Translation, or raises TranslationFault."""
@@ -64,13 +53,13 @@ _ACCESS_KINDS: Final = {
     ucc.UC_MEM_WRITE: AccessKind.WRITE,
     ucc.UC_MEM_FETCH: AccessKind.EXECUTE,
 }
+XPSR_T: Final = 1 << 24
+"""Thumb state bit of the xPSR (DDI 0403 B1.4.2)."""
+_SYNDROME_UNCATEGORIZED: Final = 1 << 25
+"""Of an undefined instruction and of an invalid state (QEMU syn_uncategorized)."""
 _HINT_WFE: Final = (0xBF20, 0x8002)  # WFE, and the second halfword of WFE.W (DDI 0403 A7.7.262)
-# The trial pages lie above everything else that is ever mapped.
-_TRIAL_PA: Final = (1 << PHYSICAL_ADDRESS_BITS) - 4 * PAGE_BYTES
-_TRIAL_MMIO_PA: Final = _TRIAL_PA + PAGE_BYTES
-_SCRATCH_PA: Final = _TRIAL_PA + 2 * PAGE_BYTES
-_STRUCT_BYTES_MAX: Final = 64 * 1024
-"""How far into the engine structure the counter is looked for; it is about 15 KiB long in 2.1."""
+_SCRATCH_PA: Final = (1 << PHYSICAL_ADDRESS_BITS) - PAGE_BYTES
+"""Above everything else that is ever mapped."""
 
 
 class BurstEnd(enum.Enum):
@@ -92,28 +81,6 @@ class BurstEnd(enum.Enum):
     """`Engine.fault` has the fault; the instruction at `pc` has not been executed."""
 
 
-class RegisterBank:
-    """A fixed list of registers, read and written with one call each, in the order of the list."""
-
-    def __init__(self, handle: Any, registers: Sequence[int]) -> None:
-        count = len(registers)
-        self._handle = handle
-        self._count = count
-        self._ids = (ctypes.c_int * count)(*registers)
-        self._values: Any = (ctypes.c_uint64 * count)()
-        base = ctypes.addressof(self._values)
-        self._pointers = (ctypes.c_void_p * count)(*(base + 8 * i for i in range(count)))
-
-    def read(self) -> list[int]:
-        _check(_LIBRARY.uc_reg_read_batch(self._handle, self._ids, self._pointers, self._count))
-        values: list[int] = self._values[:]
-        return values
-
-    def write(self, values: Sequence[int]) -> None:
-        self._values[:] = values
-        _check(_LIBRARY.uc_reg_write_batch(self._handle, self._ids, self._pointers, self._count))
-
-
 class Engine:
     """One Cortex-M4 core without exceptions and peripherals. See the module's text."""
 
@@ -124,14 +91,8 @@ class Engine:
             PlatformFailure: this build of unicorn does not fit.
         """
         self._translate = translate
-        self._uc: Any = _UNICORN.Uc(
-            ucc.UC_ARCH_ARM, ucc.UC_MODE_THUMB | ucc.UC_MODE_MCLASS, arm.UC_CPU_ARM_CORTEX_M4
-        )
-        # 1 KiB by default on this core, which would mean four TLB fills for each page of stage 2.
-        self._uc.ctl_set_page_size(PAGE_BYTES)
+        self._uc: Any = new_core()
         self._uc.ctl_set_tlb_mode(ucc.UC_TLB_VIRTUAL)
-        # No `until` address: it would have to be mapped by every context (UC_ERR_EXCEPTION).
-        self._uc.ctl_exits_enabled(True)
         self._handle = self._uc._uch
         self._windows: dict[int, ctypes.Array[ctypes.c_char]] = {}
         self._hook_error: BaseException | None = None
@@ -144,10 +105,11 @@ class Engine:
         self.xpsr = 0
         self._after_burst = self.bank("pc", "xpsr")
         self._syndrome = self.bank("esr")
+        self._epsr = self.bank("epsr")
         self._uc.hook_add(ucc.UC_HOOK_TLB_FILL, self._on_tlb_fill)
         self._uc.hook_add(ucc.UC_HOOK_INTR, self._on_exception)
         self.map_window(_SCRATCH_PA, memoryview(self._scratch))
-        self._counter, self._limit = self._find_counter()
+        self._counter, self._limit = counter_of(self._uc)
         self._pristine = self.new_context()
 
     # --- physical address space -------------------------------------------------------------------
@@ -221,7 +183,7 @@ class Engine:
         assert count > 0
         self.exception = 0
         self.fault = None
-        status = _LIBRARY.uc_emu_start(self._handle, pc | is_thumb, 0, 0, count)
+        status = LIBRARY.uc_emu_start(self._handle, pc | is_thumb, 0, 0, count)
         if self._hook_error is not None:
             error, self._hook_error = self._hook_error, None
             raise error
@@ -244,11 +206,12 @@ class Engine:
         if status == ucc.UC_ERR_EXCEPTION and self.fault is not None:
             return BurstEnd.TRANSLATION
         raise PlatformFailure(
-            "engine", f"unicorn stopped with {_UNICORN.UcError(status)} at {self.pc:#x}"
+            "engine", f"unicorn stopped with {UNICORN.UcError(status)} at {self.pc:#x}"
         )
 
     def _classify_invalid(self, syndrome: int) -> BurstEnd:
-        if syndrome:
+        # WFE and YIELD leave in it what a load or store has left there: no class, bit 24 set.
+        if syndrome == _SYNDROME_UNCATEGORIZED or syndrome >> 26:
             return BurstEnd.UNDEFINED if self.xpsr & XPSR_T else BurstEnd.INVALID_STATE
         is_wfe = self._halfword_before_pc() in _HINT_WFE
         return BurstEnd.WFE if is_wfe else BurstEnd.YIELD
@@ -257,7 +220,7 @@ class Engine:
         try:
             found = self._translate(self.pc - 2 & 0xFFFF_FFFF, AccessKind.EXECUTE)
             raw = self._uc.mem_read(found.pa, 2)
-        except (TranslationFault, _UNICORN.UcError):
+        except (TranslationFault, UNICORN.UcError):
             return 0  # it was executable a moment ago; another writer was quicker
         return int.from_bytes(raw, "little")
 
@@ -289,6 +252,7 @@ class Engine:
         ) -> None:
             if pa & -PAGE_BYTES == _SCRATCH_PA:
                 offsets.append(pa & PAGE_BYTES - 1)
+            self._forget_it_state()
 
         saved = self.new_context()
         fault = self.fault
@@ -296,7 +260,7 @@ class Engine:
         hook = self._uc.hook_add(ucc.UC_HOOK_MEM_READ | ucc.UC_HOOK_MEM_WRITE, on_access)
         try:
             self.flush_translations()  # code without the hook's instrumentation
-            _LIBRARY.uc_emu_start(self._handle, pc | 1, 0, 0, 1)
+            LIBRARY.uc_emu_start(self._handle, pc | 1, 0, 0, 1)
         finally:
             self._is_diagnosing = False
             self._uc.hook_del(hook)
@@ -311,8 +275,7 @@ class Engine:
 
     def bank(self, *names: str) -> RegisterBank:
         """Registers by lower-case name: r0..r12, sp, lr, pc, msp, psp, xpsr, d0..d15 ..."""
-        ids = [getattr(arm, "UC_ARM_REG_" + name.upper()) for name in names]
-        return RegisterBank(self._handle, ids)
+        return RegisterBank(self._uc, names)
 
     def new_context(self) -> EngineContext:
         """A copy of all registers as they are now."""
@@ -351,6 +314,7 @@ class Engine:
             if self._is_diagnosing and kind != ucc.UC_MEM_FETCH:
                 entry.paddr = _SCRATCH_PA
                 entry.perms = ucc.UC_PROT_READ | ucc.UC_PROT_WRITE
+                self._forget_it_state()
                 return True
             self.fault = fault.with_traceback(None)  # frames would keep buffers exported
             return False
@@ -364,7 +328,19 @@ class Engine:
         if found.executable:
             perms |= ucc.UC_PROT_EXEC
         entry.perms = perms
+        if kind != ucc.UC_MEM_FETCH:
+            self._forget_it_state()
         return True
+
+    def _forget_it_state(self) -> None:
+        """Repairs what unicorn breaks when it calls a hook for a data access inside an IT block.
+
+        It restores the architectural state for the hook, ITSTATE with it, and the translated code
+        goes on; but that code holds ITSTATE at zero inside a block. What is left would make the
+        first instructions of the next block conditional, and a loop of such blocks never ends.
+        If the access faults after all, ITSTATE is restored again.
+        """
+        pass  # MUTATION
 
     def _on_exception(self, _uc: Any, number: int, _data: object) -> None:
         self.exception = number
@@ -376,79 +352,6 @@ class Engine:
             self._hook_error = error
         self.stop_soon()
 
-    # --- the counter ------------------------------------------------------------------------------
-
-    def _find_counter(self) -> tuple[Any, Any]:
-        """Finds (emu_counter, emu_count) in the engine structure.
-
-        After a burst of n that ran out they hold n + 1 and n. Three bursts leave one place; a trial
-        with a stop from a callback proves that it is the right one and may be written.
-        """
-        page = mmap.mmap(-1, PAGE_BYTES)
-        # str r0,[r1]; adds r0,#1; adds r0,#1; b .-2
-        page[:8] = b"\x08\x60\x01\x30\x01\x30\xfd\xe7"
-        self.map_window(_TRIAL_PA, memoryview(page))
-        stops: list[int] = []
-        translate, self._translate = self._translate, _trial_translate
-        try:
-            self._uc.mmio_map(_TRIAL_MMIO_PA, PAGE_BYTES, _zero, None, lambda *_: stop(), None)
-            base = int(self._handle.value)
-            places: set[int] | None = None
-            for count in (1009, 77, 20_011):
-                _check(_LIBRARY.uc_emu_start(self._handle, 2 | 1, 0, 0, count))
-                found = _pairs(base, count + 1, count)
-                places = found if places is None else places & found
-            if not places or len(places) != 1:
-                raise PlatformFailure("engine", "no instruction counter in this build of unicorn")
-            place = base + places.pop()
-            counter = ctypes.c_size_t.from_address(place)
-            limit = ctypes.c_size_t.from_address(place + ctypes.sizeof(ctypes.c_size_t))
-
-            def stop() -> None:
-                stops.append(counter.value)
-                limit.value = counter.value
-
-            self.bank("r0", "r1").write((0, PAGE_BYTES))
-            _check(_LIBRARY.uc_emu_start(self._handle, 0 | 1, 0, 0, 1000))
-            if (stops, counter.value, self._after_burst.read()[0]) != ([1], 2, 2):
-                raise PlatformFailure("engine", "the instruction counter does not obey")
-        finally:
-            self._translate = translate
-            self.unmap_window(_TRIAL_PA)
-            self._uc.mem_unmap(_TRIAL_MMIO_PA, PAGE_BYTES)
-            page.close()
-        self.bank("r0", "r1").write((0, 0))
-        return counter, limit
-
-
-XPSR_T: Final = 1 << 24
-"""Thumb state bit of the xPSR (DDI 0403 B1.4.2)."""
-
-
-def _trial_translate(address: int, _access: AccessKind) -> Translation:
-    return Translation(_TRIAL_PA + address, PAGE_BYTES, True, True, True)
-
 
 def _translate_nothing(address: int, access: AccessKind) -> Translation:
     raise TranslationFault(address, access.value, 2, 0, "no context is on the engine")
-
-
-def _zero(*_arguments: object) -> int:
-    return 0
-
-
-def _check(status: int) -> None:
-    if status != ucc.UC_ERR_OK:
-        raise PlatformFailure("engine", f"unicorn: {_UNICORN.UcError(status)}")
-
-
-def _pairs(base: int, first: int, second: int) -> set[int]:
-    """Offsets from `base` of two words. Through the file, so that no read can kill the process."""
-    word = ctypes.sizeof(ctypes.c_size_t)
-    wanted = first.to_bytes(word, "little") + second.to_bytes(word, "little")
-    memory = os.open(Path("/proc/self/mem"), os.O_RDONLY)
-    try:
-        raw = os.pread(memory, _STRUCT_BYTES_MAX, base)
-    finally:
-        os.close(memory)
-    return {at for at in range(0, len(raw) - 2 * word, word) if raw[at : at + 2 * word] == wanted}

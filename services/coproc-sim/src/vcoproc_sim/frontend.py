@@ -6,34 +6,39 @@ Theory of operation:
     (shadow), queued for the next switch-in (replay), kept waiting (hold), answered with a constant,
     or refused (deny). So a driver never sees another domain's values, and never a made-up zero.
 Invariants:
-    Every request gets exactly one answer: a reply, or an error. The accesses of one driver are done
-    in the order in which they came, held ones included.
+    Every request gets exactly one answer: a reply, or an error; a posted write only an error. The
+    accesses to one vcoproc are done in the order in which they came, held ones included. An answer
+    goes to whoever asked, and to nobody if that session has ended.
 Not handled:
     When to switch, wake and sleep: the executor asks for all of that after each request.
 """
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 from vcoproc.errors import (
     BadAccessSize,
     BadRegister,
+    DeviceFault,
     GuestError,
     HoldTimeout,
     QueueFull,
     RegisterDenied,
+    RemoteProtocolError,
+    VcoprocError,
     VcoprocFaulted,
 )
 from vcoproc.limits import HOLD_LIMIT_NS, HOLD_QUEUE_MAX, REPLAY_QUEUE_MAX
 from vcoproc.wire.messages import Batch, Message, Post, Read, Reply, TrapError, Write
 
 from vcoproc_sim.platforms.api import Access, Platform, RangeKind, Register, WhenOut
-from vcoproc_sim.vcoprocs import Outbox, TrapRequest, Vcoproc
+from vcoproc_sim.vcoprocs import Outbox, TrapRequest, Vcoproc, detail
 
 HELD: Final = -1
 """What `_access` gives for an access that has to wait; register values are never negative."""
 WRITTEN: Final = -2
+"""What `_access` gives for a write."""
 _WIDTHS: Final = (1, 2, 4)
 
 
@@ -46,6 +51,8 @@ class FrontEnd:
     """
 
     def __init__(self, platform: Platform, outbox: Outbox) -> None:
+        self.failure: DeviceFault | None = None
+        """Why the coproc will never run anything again; None while it may."""
         self._platform = platform
         self._outbox = outbox
         info = platform.info
@@ -67,87 +74,85 @@ class FrontEnd:
         self._registers: tuple[Register, ...] = info.registers
 
     def request(
-        self, vcoproc: Vcoproc, seq: int, message: Message, *, on_hardware: bool, now_ns: int
+        self,
+        vcoproc: Vcoproc,
+        origin: Any,
+        seq: int,
+        message: Message,
+        *,
+        on_hardware: bool,
+        now_ns: int,
     ) -> None:
         """Serves one message of a driver.
 
         Args:
+            origin: whom the answer is for, see `Outbox.replies`.
             seq: the message's sequence number, which the answer names.
             on_hardware: whether this vcoproc is on the coprocessor now.
 
         Raises:
-            GuestError: the driver said something that is no access.
+            RemoteProtocolError: the message is no access; nothing has changed.
         """
         vcoproc.trap_count += 1
         held = vcoproc.held
+        # What matters for latency, without the bookkeeping of the general case. What has to wait in
+        # front of others is tried a second time below; trying has no effect.
         if not held:
-            # The two that matter for latency, without the bookkeeping of the general case.
-            if type(message) is Read:
-                try:
+            try:
+                if type(message) is Read:
                     value = self._access(
                         vcoproc, False, message.place, message.offset, message.width_bytes, 0,
                         on_hardware,
                     )  # fmt: skip
-                except GuestError as error:
-                    self._fail(vcoproc, seq, 0, error)
-                    return
-                if value != HELD:
-                    self._outbox.replies.append((vcoproc.id, Reply(seq, (value,))))
-                    return
-            elif type(message) is Write or type(message) is Post:
-                try:
+                    if value != HELD:
+                        self._outbox.replies.append((origin, Reply(seq, (value,))))
+                        return
+                elif type(message) is Write or type(message) is Post:
                     value = self._access(
                         vcoproc, True, message.place, message.offset, message.width_bytes,
                         message.value, on_hardware,
                     )  # fmt: skip
-                except GuestError as error:
-                    self._fail(vcoproc, seq, 0, error)
-                    return
-                if value != HELD:
-                    if type(message) is Write:
-                        self._outbox.replies.append((vcoproc.id, Reply(seq, ())))
-                    return
-        request = _as_request(seq, message)
-        if held:
-            if len(held) >= HOLD_QUEUE_MAX:
-                self._fail(vcoproc, seq, 0, QueueFull("held accesses", HOLD_QUEUE_MAX))
-            else:
-                held.append(request)
+                    if value != HELD:
+                        if type(message) is Write:
+                            self._outbox.replies.append((origin, Reply(seq, ())))
+                        return
+            except (GuestError, DeviceFault) as error:
+                self._refuse(origin, seq, 0, error)
+                return
+        request = _as_request(origin, seq, message, now_ns + HOLD_LIMIT_NS)
+        if not held and self._advance(vcoproc, request, on_hardware):
             return
-        if not self._advance(vcoproc, request, on_hardware):
-            request.deadline_ns = now_ns + HOLD_LIMIT_NS
-            held.append(request)
+        if len(held) >= HOLD_QUEUE_MAX:
+            self._refuse(origin, seq, 0, QueueFull("held accesses", HOLD_QUEUE_MAX))
+            return
+        held.append(request)
 
     def release(self, vcoproc: Vcoproc, *, on_hardware: bool, now_ns: int) -> None:
         """Goes on with what was held, as far as it can: after a switch-in, or at a deadline."""
         held = vcoproc.held
         while held:
             request = held[0]
-            if self._advance(vcoproc, request, on_hardware):
-                held.popleft()
-                continue
-            if request.deadline_ns == 0:
-                request.deadline_ns = now_ns + HOLD_LIMIT_NS
-            if now_ns < request.deadline_ns:
-                return
+            if not self._advance(vcoproc, request, on_hardware):
+                if now_ns < request.deadline_ns:
+                    return
+                offset = request.accesses[request.position][2]
+                error = HoldTimeout(offset, HOLD_LIMIT_NS)
+                self._refuse(request.origin, request.request, request.position, error)
             held.popleft()
-            offset = request.accesses[request.position][2]
-            self._fail(
-                vcoproc, request.request, request.position, HoldTimeout(offset, HOLD_LIMIT_NS)
-            )
 
-    def abandon(self, vcoproc: Vcoproc, why: str) -> None:
-        """Answers everything that is held with an error: the vcoproc goes away."""
+    def abandon(self, vcoproc: Vcoproc, error: VcoprocError) -> None:
+        """Answers everything that is held with an error: it will not come to run."""
         while vcoproc.held:
             request = vcoproc.held.popleft()
-            self._fail(vcoproc, request.request, request.position, VcoprocFaulted(vcoproc.id, why))
+            self._refuse(request.origin, request.request, request.position, error)
 
     def replay(self, vcoproc: Vcoproc) -> None:
         """Does the queued writes, in order, on the hardware. Right after a switch-in."""
         write = self._platform.write
         queue = vcoproc.replay
         while queue:
-            write(*queue.popleft())
+            index, value = queue.popleft()
+            write(index, value)
 
     def _advance(self, vcoproc: Vcoproc, request: TrapRequest, on_hardware: bool) -> bool:
         """Does the request's accesses; False: the one at its position has to wait."""
@@ -158,23 +163,22 @@ class FrontEnd:
                 result = self._access(
                     vcoproc, is_write, place, offset, width_bytes, value, on_hardware
                 )
-            except GuestError as error:
-                self._fail(vcoproc, request.request, request.position, error)
+            except (GuestError, DeviceFault) as error:
+                self._refuse(request.origin, request.request, request.position, error)
                 return True
             if result == HELD:
                 return False
             if not is_write:
                 request.values.append(result)
             request.position += 1
-            request.deadline_ns = 0
         if request.answered:
             reply = Reply(request.request, tuple(request.values))
-            self._outbox.replies.append((vcoproc.id, reply))
+            self._outbox.replies.append((request.origin, reply))
         return True
 
-    def _fail(self, vcoproc: Vcoproc, seq: int, index: int, error: GuestError) -> None:
-        message = TrapError(seq, index, error.reason, str(error)[:1000])
-        self._outbox.replies.append((vcoproc.id, message))
+    def _refuse(self, origin: Any, seq: int, index: int, error: VcoprocError) -> None:
+        message = TrapError(seq, index, error.reason, detail(str(error)))
+        self._outbox.replies.append((origin, message))
 
     def _access(  # one parameter for each field of the access: no object on the hot path
         self,
@@ -213,27 +217,20 @@ class FrontEnd:
     ) -> int:
         match register.when_out:
             case WhenOut.SHADOW:
-                if not is_write:
-                    return vcoproc.shadow[index]
-                old = vcoproc.shadow[index]
-                if register.access is Access.W1C:
-                    vcoproc.shadow[index] = old & ~value
-                else:
-                    vcoproc.shadow[index] = value
-                self._platform.shadow_written(vcoproc.id, index, old)
-                return WRITTEN
+                if is_write:
+                    self._shadow_write(vcoproc, register, index, value)
+                    return WRITTEN
+                return vcoproc.shadow[index]
             case WhenOut.REPLAY:
                 if not is_write:
                     return vcoproc.shadow[index]
-                if self._platform.is_faulted(vcoproc.id):
-                    raise VcoprocFaulted(vcoproc.id, f"{register.name} needs a reset first")
+                self._must_come_to_run(vcoproc, register)
                 if len(vcoproc.replay) >= REPLAY_QUEUE_MAX:
                     raise QueueFull(f"queued writes of {register.name}", REPLAY_QUEUE_MAX)
                 vcoproc.replay.append((index, value))
                 return WRITTEN
             case WhenOut.HOLD:
-                if self._platform.is_faulted(vcoproc.id):
-                    raise VcoprocFaulted(vcoproc.id, f"{register.name} needs a reset first")
+                self._must_come_to_run(vcoproc, register)
                 return HELD
             case WhenOut.CONST:
                 if is_write:
@@ -241,6 +238,21 @@ class FrontEnd:
                 return register.reset
             case WhenOut.DENY:
                 raise RegisterDenied(register.offset)
+
+    def _shadow_write(self, vcoproc: Vcoproc, register: Register, index: int, value: int) -> None:
+        old = vcoproc.shadow[index]
+        new = old & ~value if register.access is Access.W1C else value
+        vcoproc.shadow[index] = new
+        if old & ~new & register.reset_bits:
+            # The reset comes after them: on the hardware, too, nothing of them would be left.
+            vcoproc.replay.clear()
+        self._platform.shadow_written(vcoproc.id, index, old)
+
+    def _must_come_to_run(self, vcoproc: Vcoproc, register: Register) -> None:
+        if self.failure is not None:
+            raise self.failure
+        if self._platform.is_faulted(vcoproc.id):
+            raise VcoprocFaulted(vcoproc.id, f"{register.name} needs a reset first")
 
     def _mapped_access(
         self,
@@ -268,15 +280,16 @@ class FrontEnd:
         return WRITTEN
 
 
-def _as_request(seq: int, message: Message) -> TrapRequest:
+def _as_request(origin: Any, seq: int, message: Message, deadline_ns: int) -> TrapRequest:
+    accesses: tuple[tuple[bool, int, int, int, int], ...]
     match message:
-        case Read():
-            access = (False, message.place, message.offset, message.width_bytes, 0)
-            return TrapRequest(seq, (access,), answered=True)
-        case Write() | Post():
-            access = (True, message.place, message.offset, message.width_bytes, message.value)
-            return TrapRequest(seq, (access,), answered=type(message) is Write)
+        case Read(place, offset, width_bytes):
+            accesses = ((False, place, offset, width_bytes, 0),)
+        case Write(place, offset, width_bytes, value) | Post(place, offset, width_bytes, value):
+            accesses = ((True, place, offset, width_bytes, value),)
         case Batch():
-            return TrapRequest(seq, message.accesses, answered=True)
+            accesses = message.accesses
         case _:
-            raise BadRegister(0, f"{type(message).__name__} is no access")
+            raise RemoteProtocolError(f"{type(message).__name__} is no access")
+    answered = type(message) is not Post
+    return TrapRequest(origin, seq, accesses, answered=answered, deadline_ns=deadline_ns)

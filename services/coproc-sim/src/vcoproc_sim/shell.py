@@ -12,14 +12,14 @@ from collections.abc import Callable
 from typing import Any
 
 import zmq
-from vcoproc.errors import AlreadyExists, GuestError, PeerRejected, RemoteProtocolError
+from vcoproc.errors import AlreadyExists, PeerRejected, RemoteProtocolError
 from vcoproc.internal.v1 import control_pb2
 from vcoproc.limits import CONTROL_CREDIT, TRAP_CREDIT
 from vcoproc.runtime.link import LinkClient, LinkDown, LinkServer, LinkUp, Peer, Received
 from vcoproc.runtime.logs import Log
 from vcoproc.runtime.loop import Loop
 from vcoproc.runtime.rundir import RunDir
-from vcoproc.wire.messages import Grant, Hello, Message, Revoke, Role
+from vcoproc.wire.messages import Grant, Hello, LineEdge, Message, Resample, Revoke, Role
 
 from vcoproc_sim.executor import Executor
 from vcoproc_sim.frontend import FrontEnd
@@ -63,7 +63,7 @@ class CoprocShell:
         self._credentials: dict[int, bytes] = {}
         self._mappings: dict[int, list[Mapping]] = {}
         self._requests: dict[int, control_pb2.AttachVcoprocRequest] = {}
-        context = zmq.Context.instance()
+        context: zmq.Context[Any] = zmq.Context.instance()
         self._traps = LinkServer(
             context,
             run_dir.ipc(f"trap-{lease.coproc}"),
@@ -94,6 +94,7 @@ class CoprocShell:
             keep_unacked=True,
         )
         self._trap_count = 0
+        self._edges_unsaid: dict[tuple[int, int], LineEdge] = {}
         for source in (self._traps.socket, *self._scheduler.sockets, *self._router.sockets):
             self.loop.watch(source)
 
@@ -115,10 +116,10 @@ class CoprocShell:
             now_ns = time.monotonic_ns()
             deadline_ns = executor.next_deadline_ns()
             if deadline_ns is not None and now_ns >= deadline_ns:
-                executor.tick(now_ns)
+                executor.tick()
             self._send_effects()
             if executor.wants_cpu():
-                executor.burst(time.monotonic_ns())
+                executor.burst()
                 self._send_effects()
             traps.flush()
             self._scheduler.flush()
@@ -133,20 +134,17 @@ class CoprocShell:
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def _serve_traps(self) -> None:
-        executor, frontend = self._executor, self._frontend
-        now_ns = time.monotonic_ns()
-        for peer, seq, message in self._traps.receive(_EVENTS_A_ROUND):
-            vcoproc = executor.vcoprocs.get(peer.key)  # type: ignore[arg-type]  # keys are ids
+        executor = self._executor
+        for peer, seq, message in self._traps.incoming(_EVENTS_A_ROUND):
+            assert isinstance(peer.key, int)
+            vcoproc = executor.vcoprocs.get(peer.key)
             if vcoproc is None:
                 continue  # it was detached while the message was under way; the peer is told
             self._trap_count += 1
-            on_hardware = executor.on_hardware(vcoproc)
             try:
-                frontend.request(vcoproc, seq, message, on_hardware=on_hardware, now_ns=now_ns)
-            except GuestError as error:
-                self._traps.drop(peer, RemoteProtocolError(str(error)))
-                continue
-            executor.poke(vcoproc, now_ns)
+                executor.trap(vcoproc, peer, seq, message, self._send_replies)
+            except RemoteProtocolError as error:
+                self._traps.drop(peer, error)
 
     def _serve_links(self, ready: set[Any]) -> None:
         now_ns = time.monotonic_ns()
@@ -161,53 +159,67 @@ class CoprocShell:
                     if isinstance(event, LinkDown):
                         self._log.warning("link lost", error=str(event.error))
                     else:
-                        act(event, now_ns)
+                        act(event)
 
-    def _scheduler_said(self, event: LinkUp | Received, now_ns: int) -> None:
+    def _scheduler_said(self, event: LinkUp | Received) -> None:
         if isinstance(event, LinkUp):
-            self._outbox.to_scheduler.append(self._executor.register_message(now_ns))
+            # What was to be said before is part of it.
+            self._outbox.to_scheduler[:] = [self._executor.register_message()]
             return
         match event.message:
             case Grant() as grant:
-                self._executor.grant(grant, now_ns)
+                self._executor.grant(grant)
             case Revoke(number):
-                self._executor.revoke(number, now_ns)
+                self._executor.revoke(number)
             case other:
                 self._log.warning("unexpected message", link="schedule", message=repr(other))
 
-    def _router_said(self, event: LinkUp | Received, now_ns: int) -> None:
+    def _router_said(self, event: LinkUp | Received) -> None:
         if isinstance(event, LinkUp):
-            # Levels as they are now, and the edges that may not have arrived. Lost levels need no
-            # repetition: the ones that count are in the synchronisation.
-            for message in self._executor.line_syncs():
-                self._router.send(message)
-            for message in event.unacked:
-                self._router.send(message)
+            # Levels as they are now; and the edges that did not arrive, or may not have. An older
+            # level message must not be said again: it would contradict the synchronisation.
+            unsaid = [message for message in event.unacked if isinstance(message, LineEdge)]
+            unsaid += self._edges_unsaid.values()
+            self._edges_unsaid.clear()
+            self._outbox.to_router[:0] = [*self._executor.line_syncs(), *unsaid]
+        elif isinstance(event.message, Resample):
+            self._executor.resample(event.message.vcoproc, event.message.line)
 
     def _send_effects(self) -> None:
         outbox = self._outbox
-        if outbox.replies:
-            traps = self._traps
-            for key, message in outbox.replies:
-                peer = traps.peer(key)
-                if peer is not None:
-                    traps.send(peer, message)
-            outbox.replies.clear()
-        if outbox.to_router:
-            self._send_all(self._router, outbox.to_router)
+        self._send_replies()
         if outbox.to_scheduler:
-            self._send_all(self._scheduler, outbox.to_scheduler)
+            self._tell_scheduler(outbox.to_scheduler)
         if outbox.faults:
             for fault in outbox.faults:
                 self._log.warning("fault", vcoproc=fault.vcoproc_id, why=fault.why)
                 self._on_fault(fault)
             outbox.faults.clear()
 
-    def _send_all(self, client: LinkClient, messages: list[Message]) -> None:
+    def _send_replies(self) -> None:
+        # Lines first: who has the answer to the write that cleared an interrupt may say EOI at once,
+        # and the router must not believe by then that the line is still high.
+        if self._outbox.to_router:
+            self._tell_router(self._outbox.to_router)
+        replies = self._outbox.replies
+        if replies:
+            for peer, message in replies:
+                self._traps.send(peer, message)
+            replies.clear()
+
+    def _tell_scheduler(self, messages: list[Message]) -> None:
         # Without a session nothing is lost: after the next welcome the whole state is said.
         for message in messages:
-            if not client.send(message):
+            if not self._scheduler.send(message):
                 break
+        messages.clear()
+
+    def _tell_router(self, messages: list[Message]) -> None:
+        # Without a session levels are not lost, but edges would be. A second one while the first is
+        # pending merges with it in any case.
+        for message in messages:
+            if not self._router.send(message) and isinstance(message, LineEdge):
+                self._edges_unsaid.setdefault((message.vcoproc, message.line), message)
         messages.clear()
 
     # --- drivers ----------------------------------------------------------------------------------
@@ -269,7 +281,9 @@ class CoprocShell:
         """Begins to remove a vcoproc; see `Executor.detach`."""
 
         def gone(forced: bool) -> None:
-            self._send_effects()
+            self._send_effects()  # the driver learns what became of its last accesses
+            for line in range(len(self._platform.info.lines)):
+                self._edges_unsaid.pop((vcoproc_id, line), None)
             peer = self._traps.peer(vcoproc_id)
             if peer is not None:
                 self._traps.drop(peer, PeerRejected("VCOPROC_DESTROYED", "it is gone"))
@@ -279,7 +293,7 @@ class CoprocShell:
             del self._requests[vcoproc_id]
             done(forced)
 
-        self._executor.detach(vcoproc_id, deadline_ns, gone, time.monotonic_ns())
+        self._executor.detach(vcoproc_id, deadline_ns, gone)
 
     def status(self) -> control_pb2.CoprocStatus:
         """Counters and states, for control."""

@@ -3,37 +3,52 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable
 from dataclasses import dataclass, field
+from typing import Any, Final
 
 from vcoproc.wire.messages import Message
 
 from vcoproc_sim.platforms.api import ContextSpec
+
+DETAIL_BYTES_MAX: Final = 1024
+"""Of the wire's `DETAIL` fields."""
+FORCED_CODE: Final = 16
+"""FAULT_STATUS of a vcoproc that was forced off."""
+COPROC_FAILED_CODE: Final = 0
+"""In place of a FAULT_STATUS, when it is the coproc that has failed."""
+
+
+def detail(text: str) -> str:
+    """A text that fits a `DETAIL` field, whatever is in it."""
+    return text.encode(errors="replace")[:DETAIL_BYTES_MAX].decode(errors="ignore")
 
 
 @dataclass(slots=True)
 class TrapRequest:
     """A request of a driver in the middle of its accesses.
 
-    accesses: (is_write, place, offset, width_bytes, value). position: the next one to do.
-    deadline_ns: when the access at `position` is given up; 0 while it is not held.
+    origin, request: who gets the answer, and what it answers. accesses: (is_write, place, offset,
+    width_bytes, value). position: the next one to do. deadline_ns: when it is given up, if it has to
+    wait: counted from its arrival, so that one behind others waits no longer than they do.
     """
 
+    origin: Any
     request: int
     accesses: tuple[tuple[bool, int, int, int, int], ...]
     answered: bool
     """Whether success is answered; a posted write's is not."""
+    deadline_ns: int
     position: int = 0
     values: list[int] = field(default_factory=list)
-    deadline_ns: int = 0
 
 
 @dataclass(slots=True)
 class Vcoproc:
     """One vcoproc of this coproc.
 
-    told_runnable: what the scheduler was told last. levels: each level line as the router knows it.
-    replay: register writes, (index, value), for the next switch-in. held: requests that wait for it.
+    told_runnable: whether the scheduler believes that it wants to run; only `Notices` changes it.
+    levels: each level line as the router knows it. replay: register writes, (index, value), for the
+    next switch-in. held: requests that wait for it.
     """
 
     id: int
@@ -47,6 +62,8 @@ class Vcoproc:
     """When a timer of the sleeping context expires."""
     timer_due: bool = False
     """It has expired and the context has not run since."""
+    removing: bool = False
+    """It is being destroyed; it leaves the hardware and does not come back."""
     trap_count: int = 0
     instruction_count: int = 0
 
@@ -69,10 +86,11 @@ class FaultSeen:
 class Outbox:
     """Effects of the cores, in order. The shell sends and clears them after every step.
 
-    replies: (vcoproc id, message) for the driver of that vcoproc.
+    replies: (origin, message), the origin being what the shell gave with the request: the driver's
+    session, so that no answer reaches another one.
     """
 
     to_scheduler: list[Message] = field(default_factory=list)
     to_router: list[Message] = field(default_factory=list)
-    replies: list[tuple[Hashable, Message]] = field(default_factory=list)
+    replies: list[tuple[Any, Message]] = field(default_factory=list)
     faults: list[FaultSeen] = field(default_factory=list)

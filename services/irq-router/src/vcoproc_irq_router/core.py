@@ -34,8 +34,8 @@ from vcoproc.limits import (
     DOMID_MIN,
     LINES_PER_VCOPROC_MAX,
 )
-from vcoproc.model.irq_line import IrqLine, LineEvent, LineState
-from vcoproc.wire.messages import Eoi, Inject, LineLevel, LineSync
+from vcoproc.model.irq_line import IrqLine, LineState
+from vcoproc.wire.messages import Eoi, Inject, LineLevel, LineSync, Resample
 from vcoproc_irq_router.early import EarlyLines, EarlyMessages
 from vcoproc_irq_router.events import (
     AddDomain,
@@ -54,10 +54,16 @@ from vcoproc_irq_router.events import (
     RemoveDomain,
     ResumeDomain,
     SendInject,
+    SendResample,
     UnmapLines,
 )
 from vcoproc_irq_router.owners import Domain, Vcoproc, check_lines
 
+_IMPOSSIBLE: Final = (
+    frozenset((LineState.SAMPLING,)),
+    frozenset((LineState.ORPHANED, LineState.ORPHANED_PENDING)),
+)
+"""States that an edge line, and a level line, never has."""
 CREDENTIAL_BYTES_MIN: Final = 16
 CREDENTIAL_BYTES_MAX: Final = 64
 
@@ -174,7 +180,7 @@ class IrqRouterCore:
             if line is not None and line.level:
                 bit = 1 << line.line
                 # When it rose is not said; 0 is "unknown" for whoever measures latency.
-                line.set_level(bool(message.high_mask & bit) or line.high, 0)
+                line.set_level(bool(message.high_mask & bit), 0)
                 rest &= ~bit
                 effects += self._offer(vcoproc.domain, line)
         if rest:
@@ -191,7 +197,10 @@ class IrqRouterCore:
             if line is None or not line.active:
                 self.guest_error_count += 1
                 return []
-            line.apply(LineEvent.EOI)
+            line.end()
+            if line.sampling:
+                vcoproc = self._vcoprocs[line.vcoproc_id]
+                return [SendResample(vcoproc.coproc, Resample(line.vcoproc_id, line.line))]
         else:
             if line is None:
                 self.guest_error_count += 1
@@ -259,7 +268,7 @@ class IrqRouterCore:
         lost: dict[int, IrqLine] = {}
         for irq, line in domain.lines.items():
             was_active = line.active
-            line.apply(LineEvent.LOSE)
+            line.lose()
             if was_active and line.deliverable and irq not in domain.waiting:
                 lost[irq] = line
         # What was injected already comes before what never was.
@@ -374,7 +383,7 @@ class IrqRouterCore:
                 owner = self._vcoprocs[line.vcoproc_id]
                 _must(line.irq == irq and owner.domain is domain, "a line has one owner")
                 _must(owner.lines[line.line] is line, "a line has one place")
-                _must(not line.level or line.state < LineState.ORPHANED, "levels are not orphaned")
+                _must(line.state not in _IMPOSSIBLE[line.level], "an edge or level line's state")
         _must(self.starved <= self._domains.keys(), "only domains starve")
         _must(not self.early.vcoproc_ids() & self._vcoprocs.keys(), "early: not mapped")
 

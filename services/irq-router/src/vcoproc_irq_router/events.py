@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
-from vcoproc.wire.messages import Eoi, Inject, LineEdge, LineEnable, LineLevel, LineSync
+from vcoproc.wire.messages import Eoi, Inject, LineEdge, LineEnable, LineLevel, LineSync, Resample
 
 # --- control: may be repeated; refused with a RequestError, and then nothing has changed ----------
 
@@ -124,13 +124,20 @@ class SendInject(NamedTuple):
     message: Inject
 
 
+class SendResample(NamedTuple):
+    """Effect: this question to that coproc."""
+
+    coproc: str
+    message: Resample
+
+
 class DropDomain(NamedTuple):
     """Effect: the domain is no longer served; end its connection."""
 
     domid: int
 
 
-Effect: TypeAlias = SendInject | DropDomain
+Effect: TypeAlias = SendInject | SendResample | DropDomain
 
 
 class LineView(NamedTuple):

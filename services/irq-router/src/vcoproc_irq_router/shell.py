@@ -33,10 +33,9 @@ from vcoproc_irq_router.events import (
     DomainRoom,
     DomainSaid,
     DomainUp,
-    DropDomain,
-    Effect,
     Event,
     SendInject,
+    SendResample,
 )
 
 NAME: Final = "irq-router"
@@ -58,11 +57,6 @@ class IrqRouter:
         self._loop = loop
         self._log = log
         self._cluster_key = run_dir.cluster_key()
-        # Sessions begin and end while a batch is being read; the core hears of it in the right
-        # place among the batch's messages.
-        self._changes: list[tuple[Peer, Event | None]] = []
-        self._fresh: set[Peer] = set()
-        """Sessions that have begun and that the core has not heard of."""
         self._up: dict[int, Peer] = {}
         """The session of each domain that the core knows to listen."""
         self.coprocs = LinkServer(
@@ -103,41 +97,27 @@ class IrqRouter:
 
     # --- sessions ---------------------------------------------------------------------------------
 
+    # Called while messages are being taken, each in its place among them; `_on_domain_close` also
+    # in the middle of sending what a step has ordered.
+
     def _on_coproc_open(self, peer: Peer) -> None:
         self._log.info("coproc connected", coproc=peer.key)
-        self._fresh.add(peer)
-        self._changes.append((peer, None))
 
     def _on_coproc_close(self, peer: Peer, why: str) -> None:
         self._log.info("coproc disconnected", coproc=peer.key, why=why)
-        self._changes.append((peer, CoprocDown(peer.name)))
+        self.step(CoprocDown(peer.name))
 
     def _on_domain_open(self, peer: Peer) -> None:
         self._log.info("domain connected", domid=peer.key)
         assert isinstance(peer.key, int)
-        session = peer.session
-        self._fresh.add(peer)
-        self._changes.append((peer, DomainUp(peer.key, session.peer_epoch, session.room)))
+        self._up[peer.key] = peer
+        self.step(DomainUp(peer.key, peer.session.peer_epoch, peer.session.room))
 
     def _on_domain_close(self, peer: Peer, why: str) -> None:
         self._log.info("domain disconnected", domid=peer.key, why=why)
         assert isinstance(peer.key, int)
-        self._changes.append((peer, DomainDown(peer.key)))
-
-    def _apply_changes(self, until: Peer | None = None) -> None:
-        """Tells the core which sessions ended and began, up to the beginning of `until`."""
-        while self._changes:
-            peer, event = self._changes.pop(0)
-            begins = peer in self._fresh
-            self._fresh.discard(peer)
-            if isinstance(event, DomainUp):
-                self._up[event.domid] = peer
-            elif isinstance(event, DomainDown) and self._up.get(event.domid) is peer:
-                del self._up[event.domid]
-            if event is not None:
-                self.step(event)
-            if begins and peer is until:
-                return
+        if self._up.pop(peer.key, None):
+            self.step(DomainDown(peer.key))
 
     # --- the loop ---------------------------------------------------------------------------------
 
@@ -150,34 +130,21 @@ class IrqRouter:
 
     def round(self) -> None:
         """Takes what has come, and lets everything go that follows from it."""
-        for peer, _seq, message in self.coprocs.receive(BATCH):
-            self._take_coproc(peer, message)
-        self._apply_changes()
-        for peer, _seq, message in self.domains.receive(BATCH):
-            self._take_domain(peer, message)
-        self._apply_changes()
+        for peer, _seq, message in self.coprocs.incoming(BATCH):
+            if isinstance(message, (LineLevel, LineEdge, LineSync)):
+                self.step(CoprocSaid(peer.name, message))
+            else:
+                self.coprocs.drop(peer, _unexpected(message))
+        for peer, _seq, message in self.domains.incoming(BATCH):
+            if isinstance(message, (Eoi, LineEnable)):
+                assert isinstance(peer.key, int)
+                self.step(DomainSaid(peer.key, message))
+            else:
+                self.domains.drop(peer, _unexpected(message))
         if self.core.starved:
             self._feed()
         self.coprocs.flush()
         self.domains.flush()
-        self._apply_changes()
-
-    def _take_coproc(self, peer: Peer, message: Message) -> None:
-        if not isinstance(message, (LineLevel, LineEdge, LineSync)):
-            self.coprocs.drop(peer, _unexpected(message))
-            return
-        if peer in self._fresh:
-            self._apply_changes(until=peer)
-        self.step(CoprocSaid(peer.name, message))
-
-    def _take_domain(self, peer: Peer, message: Message) -> None:
-        if not isinstance(message, (Eoi, LineEnable)):
-            self.domains.drop(peer, _unexpected(message))
-            return
-        if peer in self._fresh:
-            self._apply_changes(until=peer)
-        assert isinstance(peer.key, int)
-        self.step(DomainSaid(peer.key, message))
 
     def step(self, event: Event) -> None:
         """One event into the core, and all that it orders.
@@ -186,18 +153,15 @@ class IrqRouter:
             RequestError: a control event is refused.
         """
         for effect in self.core.step(event, time.monotonic_ns()):
+            # Without a peer: it went while this was under way, and the core has heard of it.
             if isinstance(effect, SendInject):
-                # To that session and no newer one: if it has ended since, the core hears of that
-                # next, and injects again when it has heard of the newer one.
-                self.domains.send(self._up[effect.domid], effect.message)
-            else:
-                self._perform(effect)
-
-    def _perform(self, effect: Effect) -> None:
-        assert isinstance(effect, DropDomain)
-        peer = self._up.pop(effect.domid)
-        if self.domains.peer(effect.domid) is peer:
-            self.domains.drop(peer, NotFound("domain", str(effect.domid)))
+                if peer := self._up.get(effect.domid):
+                    self.domains.send(peer, effect.message)
+            elif isinstance(effect, SendResample):
+                if peer := self.coprocs.peer(effect.coproc):
+                    self.coprocs.send(peer, effect.message)
+            elif peer := self._up.pop(effect.domid, None):
+                self.domains.drop(peer, NotFound("domain", str(effect.domid)))
 
     def _feed(self) -> None:
         """Tells the core which domains have room again."""

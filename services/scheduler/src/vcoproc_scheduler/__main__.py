@@ -13,7 +13,9 @@ from vcoproc_scheduler.shell import NAME, SchedulerShell
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="vcoproc-scheduler", description=__doc__)
-    parser.add_argument("--run-dir", type=Path, default=None, help="where the cluster's sockets are")
+    parser.add_argument(
+        "--run-dir", type=Path, default=None, help="where the cluster's sockets are"
+    )
     parser.add_argument(
         "--validate", action="store_true", help="check every invariant after every step (slow)"
     )

@@ -2,8 +2,8 @@
 
 Theory of operation:
     A vcoproc is in one bucket at each moment. `Account.move` closes the time in the old bucket at a
-    stamp of the coproc's clock. Stamps come from messages about things that overlap (a wake during a
-    switch is told before the switch is), so a stamp before the last one counts as the last one.
+    stamp of the coproc's clock. Stamps come from messages about things that overlap (a wake during
+    a switch is told before the switch is), so a stamp before the last one counts as the last one.
 Invariants:
     The sum over all buckets is the time that the coproc's clock went on while the account was open.
 """
@@ -90,8 +90,8 @@ class Account:
         "opened_sum_ns",
         "overtime_ns",
         "since_ns",
-        "switches",
         "slice_run_ns",
+        "switches",
         "wakes",
     )
 

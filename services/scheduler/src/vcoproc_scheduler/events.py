@@ -85,7 +85,7 @@ class VcoprocView:
 
 @dataclass(frozen=True, slots=True)
 class CoprocView:
-    """One coproc for control. current: 0 for none. algorithm: empty when control has not set one."""
+    """One coproc for control. current: 0 for none. algorithm: empty when none was set."""
 
     coproc: str
     online: bool

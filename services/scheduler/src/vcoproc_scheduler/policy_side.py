@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 
 from vcoproc.errors import InvariantViolation, WrongState
 from vcoproc.limits import SLICE_NS_MAX, SLICE_NS_MIN
@@ -17,6 +17,7 @@ from vcoproc_scheduler.policies.api import (
 )
 from vcoproc_scheduler.policies.loader import Catalogue
 from vcoproc_scheduler.record import CoprocClock, Record
+from vcoproc_scheduler.vcoprocs import Vcoprocs
 
 
 class PolicySide:
@@ -34,7 +35,7 @@ class PolicySide:
         """Puts another policy, or the same with another configuration, in charge of all vcoprocs.
 
         Raises:
-            RequestError: it does not take the configuration, or one of the vcoprocs; nothing changed.
+            RequestError: it refuses the configuration, or one of the vcoprocs; nothing changed.
         """
         policy = self._catalogue.policy_class(event.algorithm)()
         values = resolve_parameters(policy.PARAMETERS, Scope.COPROC, event.parameters)
@@ -126,12 +127,7 @@ class PolicySide:
         )
         self.policy.charge(usage)
 
-    def pick(
-        self,
-        records: dict[int, Record],
-        staying: int | None,
-        story: Callable[[], Sequence[str]],
-    ) -> Decision:
+    def pick(self, vcoprocs: Vcoprocs, staying: int | None) -> Decision:
         """The policy's decision, checked.
 
         Raises:
@@ -143,7 +139,7 @@ class PolicySide:
         decision = policy.pick(self._clock.policy_ns(), staying)
         if decision.vcoproc_id is None:
             return decision
-        record = records.get(decision.vcoproc_id)
+        record = vcoprocs.get(decision.vcoproc_id)
         if record is None or not record.awake:
             problem = f"picks vcoproc {decision.vcoproc_id}, which does not want to run"
         elif not SLICE_NS_MIN <= decision.slice_ns <= SLICE_NS_MAX:
@@ -151,7 +147,7 @@ class PolicySide:
         else:
             return decision
         name = self.algorithm.algorithm if self.algorithm else ""
-        raise InvariantViolation("\n  ".join((f"algorithm {name} {problem}", *story())))
+        raise InvariantViolation("\n  ".join((f"algorithm {name} {problem}", *vcoprocs.story())))
 
     def next_deadline_ns(self) -> int | None:
         """When `pick` must be asked again, on our own clock."""

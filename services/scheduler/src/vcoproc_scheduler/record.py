@@ -38,8 +38,8 @@ class CoprocClock:
     """A coproc's clock as it was told last, and the clock that its policy sees.
 
     The clocks of two processes are never compared: between two tellings our own clock only says how
-    much time has passed since. The policy's clock never goes back, though a coproc that was restarted
-    begins its clock anew.
+    much time has passed since. The policy's clock never goes back, though a coproc that was
+    restarted begins its clock anew.
     """
 
     __slots__ = ("_floor_ns", "_offset_ns", "_told_at_ns", "now_ns", "told_ns")

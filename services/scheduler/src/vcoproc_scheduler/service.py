@@ -99,9 +99,7 @@ class SchedulerService:
 
     # --- control ----------------------------------------------------------------------------------
 
-    def set_coproc(
-        self, coproc: str, event: SetAlgorithm, now_ns: int
-    ) -> None:
+    def set_coproc(self, coproc: str, event: SetAlgorithm, now_ns: int) -> None:
         """Makes a coproc known. slice_ns and refusal_ns of 0 stand for the defaults. Idempotent.
 
         Raises:

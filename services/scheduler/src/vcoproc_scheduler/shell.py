@@ -76,19 +76,16 @@ class SchedulerShell:
         while not self.loop.stopping:
             self.loop.wait(self.service.next_deadline_ns())
             self.loop.run_calls()
-            # Not only when the socket is ready: its edge may have come while we were sending.
-            while self._serve_messages():
-                pass
+            self._serve_messages()
             deadline_ns = self.service.next_deadline_ns()
             if deadline_ns is not None and deadline_ns <= (now_ns := time.monotonic_ns()):
                 self.service.tick(now_ns)
             self._link.flush()
         notify_stopping()
 
-    def _serve_messages(self) -> bool:
-        """Whether there may be more."""
-        received = self._link.receive()
-        for peer, _seq, message in received:
+    def _serve_messages(self) -> None:
+        # What is left over makes the next wait return at once; meanwhile control has its turn.
+        for peer, _seq, message in self._link.receive():
             coproc = str(peer.key)
             if self._link.peer(peer.key) is not peer:
                 continue  # of a session that has ended since; what it held is registered anew
@@ -97,7 +94,6 @@ class SchedulerShell:
             except RemoteProtocolError as error:
                 self._log.error("coproc dropped", coproc=coproc, why=str(error))
                 self._link.drop(peer, error)
-        return bool(received)
 
     def _authorize(self, hello: Hello) -> str:
         if hello.role != Role.COPROC or not hmac.compare_digest(hello.credential, self._key):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Final
@@ -22,7 +23,13 @@ from vcoproc.errors import (
 from vcoproc.runtime.logs import Log
 from vcoproc_toolstack.leases import Leases
 from vcoproc_toolstack.memory import MemoryDir
-from vcoproc_toolstack.placing import NewVcoproc, check_room, place_domain, place_vcoproc
+from vcoproc_toolstack.placing import (
+    NewVcoproc,
+    check_room,
+    parse_spec,
+    place_domain,
+    place_vcoproc,
+)
 from vcoproc_toolstack.ports import Services
 from vcoproc_toolstack.reconcile import unfinished
 from vcoproc_toolstack.records import DomainRecord, EventKind, Life, VcoprocRecord
@@ -58,6 +65,7 @@ class Changes:
     Args:
         mark: is told which service has something left to repair (a name as of `steps.service_of`).
         secret: makes credentials.
+        lease_wait_ns: how long a new vcoproc waits for its coproc to be leased.
     """
 
     def __init__(
@@ -70,6 +78,7 @@ class Changes:
         *,
         mark: Callable[[str], None],
         secret: Callable[[], bytes] = lambda: secrets.token_bytes(CREDENTIAL_BYTES),
+        lease_wait_ns: int = limits.LEASE_WAIT_NS,
     ) -> None:
         self._store = store
         self._leases = leases
@@ -78,6 +87,7 @@ class Changes:
         self._log = log
         self._mark = mark
         self._secret = secret
+        self._lease_wait_ns = lease_wait_ns
         self._lock = threading.Lock()
         self._waiting = threading.BoundedSemaphore(limits.CHANGES_WAITING_MAX)
 
@@ -88,10 +98,12 @@ class Changes:
             yield
 
     @contextmanager
-    def _turn(self) -> Iterator[None]:
+    def _turn(self, coprocs: Iterable[str] = ()) -> Iterator[None]:
+        """One change alone. coprocs: references; those that restart just now are waited for."""
         if not self._waiting.acquire(blocking=False):
             raise LimitExceeded("changes at the same time", limits.CHANGES_WAITING_MAX)
         try:
+            self._wait_for_coprocs(coprocs)
             with self._lock:
                 yield
         finally:
@@ -109,10 +121,10 @@ class Changes:
         Raises:
             VcoprocError: it is refused, or a service does not answer; nothing is left of it.
         """
-        with self._turn():
+        config = parse_domain(text, file_name)
+        with self._turn(each.coproc for each in config.vcoprocs):
             if (answer := self._answered(request)) is not None:
                 return answer
-            config = parse_domain(text, file_name)
             with self._store.change() as change:
                 if existing := change.domain(config.name):
                     _refuse_existing(existing)
@@ -156,7 +168,7 @@ class Changes:
             with self._store.change() as change:
                 domain = change.domain(name)
                 if domain is None:
-                    raise NotFound("domain", f"domains/{name}")
+                    raise NotFound("domain", name)
                 change.set_domain_life(domain.domid, Life.DESTROYING)
             self.run(Saga.undoing(domain_steps(domain, {})))
             with self._store.change() as change:
@@ -172,7 +184,7 @@ class Changes:
         seal: Callable[[VcoprocRecord], bytes],
     ) -> bytes:
         """Attaches one more vcoproc to a domain, or changes nothing. As `create_domain`."""
-        with self._turn():
+        with self._turn([parse_spec(spec).coproc]):
             if (answer := self._answered(request)) is not None:
                 return answer
             with self._store.change() as change:
@@ -204,7 +216,7 @@ class Changes:
                 domain = _need_alive(change, domain_name)
                 found = [vcoproc for vcoproc in domain.vcoprocs if vcoproc.name == name]
                 if not found:
-                    raise NotFound("vcoproc", f"{domain.resource}/vcoprocs/{name}")
+                    raise NotFound("vcoproc", f"{domain.name}/{name}")
                 vcoproc = found[0]
                 change.set_vcoproc_life(vcoproc.vcoproc_id, Life.DESTROYING)
             self.run(Saga.undoing(vcoproc_steps(domain, vcoproc, {})))
@@ -248,6 +260,14 @@ class Changes:
             self._log.warning("not undone yet", step=type(left).__name__, why=str(why))
             self._mark(service_of(left))
 
+    def _wait_for_coprocs(self, references: Iterable[str]) -> None:
+        """Gives coprocs that are just being started again the time to come back."""
+        system = self._leases.system
+        with contextlib.suppress(NotFound):  # told later, with everything else that is wrong
+            coprocs = [system.find(reference) for reference in references]
+            names = [coproc.name for coproc in coprocs if not coproc.is_template]
+            self._leases.wait_online(names, self._lease_wait_ns)
+
     def _answered(self, request: Request) -> bytes | None:
         if not request.request_id:
             return None
@@ -274,7 +294,7 @@ class Changes:
 def _need_alive(change: Change, name: str) -> DomainRecord:
     domain = change.domain(name)
     if domain is None:
-        raise NotFound("domain", f"domains/{name}")
+        raise NotFound("domain", name)
     if domain.life is not Life.ALIVE:
         raise WrongState(f"domain {name!r}", domain.life.value, "RUNNING")
     return domain
@@ -282,7 +302,7 @@ def _need_alive(change: Change, name: str) -> DomainRecord:
 
 def _refuse_existing(domain: DomainRecord) -> None:
     if domain.life is Life.ALIVE:
-        raise AlreadyExists("domain", domain.resource)
+        raise AlreadyExists("domain", domain.name)
     raise WrongState(f"domain {domain.name!r}", domain.life.value, "a name that is free")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from typing import Final
 
 import grpc
 
@@ -14,7 +15,7 @@ from vcoproc.errors import InvalidArgument, LimitExceeded
 from vcoproc_toolstack import translate
 from vcoproc_toolstack.changes import Changes
 from vcoproc_toolstack.queries import Queries
-from vcoproc_toolstack.records import DomainRecord, VcoprocRecord
+from vcoproc_toolstack.records import DomainRecord, VcoprocRecord, VcoprocState, VcoprocStatus
 
 THREADS = limits.WATCHERS_MAX + limits.CHANGES_WAITING_MAX + 16
 """A watcher and a change hold one each; the rest is for reads, which never wait for those."""
@@ -173,9 +174,14 @@ class Gateway(rpc.ToolstackServiceServicer):
             self._watchers.release()
 
 
+_NEW: Final = VcoprocStatus(VcoprocState.SLEEPING)
+"""Nobody has started anything on a vcoproc that was just made."""
+
+
 def _seal_domain(domain: DomainRecord) -> bytes:
-    return translate.domain_message(domain, {}).SerializeToString()
+    statuses = {vcoproc.vcoproc_id: _NEW for vcoproc in domain.vcoprocs}
+    return translate.domain_message(domain, statuses).SerializeToString()
 
 
 def _seal_vcoproc(vcoproc: VcoprocRecord) -> bytes:
-    return translate.vcoproc_message(vcoproc, {}).SerializeToString()
+    return translate.vcoproc_message(vcoproc, {vcoproc.vcoproc_id: _NEW}).SerializeToString()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from vcoproc import limits
 from vcoproc.config import CoprocConfig, SystemConfig
 from vcoproc.errors import InvalidArgument, NotFound, PeerLost, WrongState
 from vcoproc_toolstack.placing import mismatch
@@ -57,7 +58,7 @@ class Leases:
         }
         self._place = {name: place for place, name in enumerate(self.coprocs)}
         self._fixed = frozenset(coproc.name for coproc in fixed)
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._serial = 0
         self._leases: dict[str, Lease] = {}
         self._seen: set[str] = set()
@@ -87,6 +88,7 @@ class Leases:
             self._leases[coproc.name] = lease
             self._seen.add(coproc.name)
             self._failed.pop(coproc.name, None)
+            self._lock.notify_all()
             return lease
 
     def _named(self, offer: Offer) -> CoprocConfig:
@@ -130,6 +132,12 @@ class Leases:
         if lease is None:
             raise PeerLost(f"coproc {name}")
         return lease
+
+    def wait_online(self, names: Iterable[str], timeout_ns: int) -> None:
+        """Returns when all these coprocs are leased, or the time is over."""
+        wanted = set(names)
+        with self._lock:
+            self._lock.wait_for(lambda: wanted <= self._leases.keys(), timeout_ns / limits.S)
 
     def online(self) -> list[str]:
         with self._lock:

@@ -118,6 +118,23 @@ def place_domain(
     ]
 
 
+def parse_spec(spec: str) -> VcoprocConfig:
+    """The one vcoproc that a text like "coproc=dsp0,name=audio,weight=512" describes.
+
+    Raises:
+        InvalidArgument: it is empty, too long, or has characters that no spec has.
+        InvalidConfig: something in it is wrong.
+    """
+    if not spec:
+        raise InvalidArgument("spec", "is empty; it says which coproc, as in coproc=dsp0")
+    if len(spec.encode()) > limits.SPEC_BYTES_MAX:
+        raise InvalidArgument("spec", f"is longer than {limits.SPEC_BYTES_MAX} bytes")
+    if found := _SPEC_FORBIDDEN.search(spec):
+        raise InvalidArgument("spec", f"has the character {found[0]!r}")
+    [wish] = parse_domain(f'name = "spec"\nvcoproc = ["{spec}"]', SPEC_FILE).vcoprocs
+    return replace(wish, line=0)
+
+
 def place_vcoproc(
     domain: DomainRecord,
     spec: str,
@@ -132,18 +149,11 @@ def place_vcoproc(
         LimitExceeded: the domain has as many as it may.
         InvalidConfig, WrongState: as `place_domain`.
     """
-    if not spec:
-        raise InvalidArgument("spec", "is empty; it says which coproc, as in coproc=dsp0")
-    if len(spec.encode()) > limits.SPEC_BYTES_MAX:
-        raise InvalidArgument("spec", f"is longer than {limits.SPEC_BYTES_MAX} bytes")
-    if found := _SPEC_FORBIDDEN.search(spec):
-        raise InvalidArgument("spec", f"has the character {found[0]!r}")
+    wish = parse_spec(spec)
     if len(domain.vcoprocs) >= limits.VCOPROCS_PER_DOMAIN_MAX:
         raise LimitExceeded(f"vcoprocs of domain {domain.name}", limits.VCOPROCS_PER_DOMAIN_MAX)
-    text = f'name = "{domain.name}"\nvcoproc = ["{spec}"]'
-    wish = replace(parse_domain(text, SPEC_FILE).vcoprocs[0], line=0)
     if any(vcoproc.name == wish.name for vcoproc in domain.vcoprocs):
-        raise AlreadyExists("vcoproc", f"{domain.resource}/vcoprocs/{wish.name}")
+        raise AlreadyExists("vcoproc", f"{domain.name}/{wish.name}")
     config = DomainConfig(SPEC_FILE, domain.name, domain.memory_bytes, (wish,), ())
     [new] = place_domain(config, system, platform_of)  # wrong in itself: before the others are seen
     kept = [_kept(vcoproc) for vcoproc in domain.vcoprocs]

@@ -114,7 +114,7 @@ class Queries:
             domain = view.domain(domain_name)
         found = [v for v in (domain.vcoprocs if domain else ()) if v.name == name]
         if not found:
-            raise NotFound("vcoproc", f"domains/{domain_name}/vcoprocs/{name}")
+            raise NotFound("vcoproc", f"{domain_name}/{name}")
         return found[0], self._statuses(found)
 
     def vcoprocs(
@@ -132,7 +132,7 @@ class Queries:
         """Raises: NotFound."""
         config = self._leases.coprocs.get(name)
         if config is None:
-            raise NotFound("coproc", f"coprocs/{name}")
+            raise NotFound("coproc", name)
         return self._coproc_statuses([config])[0]
 
     def coprocs(self, after: str, limit: int) -> tuple[list[CoprocStatus], int]:
@@ -265,5 +265,5 @@ class Queries:
 def _need_domain(view: View, name: str) -> DomainRecord:
     domain = view.domain(name)
     if domain is None:
-        raise NotFound("domain", f"domains/{name}")
+        raise NotFound("domain", name)
     return domain

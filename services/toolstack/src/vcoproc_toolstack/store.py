@@ -54,10 +54,10 @@ class View:
         self._connection = connection
 
     def revision(self) -> int:
-        """Of the newest event; 0 before the first."""
+        """Of the newest event; 1 before the first."""
         # max() of the table would forget it when all events were deleted.
         query = sa.text("SELECT seq FROM sqlite_sequence WHERE name = 'events'")
-        return int(self._connection.execute(query).scalar() or 0)
+        return int(self._connection.execute(query).scalar_one())
 
     def domain(self, name: str) -> DomainRecord | None:
         found = self.domains(where=DOMAINS.c.name == name)
@@ -385,6 +385,8 @@ def _migrate(connection: Connection, path: Path) -> None:
     METADATA.create_all(connection)
     if version is None:
         connection.execute(META.insert().values(key="schema_version", value=SCHEMA_VERSION))
+        # A list of a new store says revision 1, since a watch after 0 means: from now on.
+        connection.execute(sa.text("INSERT INTO sqlite_sequence VALUES ('events', 1)"))
         return
     for old in range(version, SCHEMA_VERSION):
         _MIGRATIONS[old](connection)

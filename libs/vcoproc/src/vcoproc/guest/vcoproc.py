@@ -12,7 +12,7 @@ from vcoproc.api.v1 import toolstack_pb2
 from vcoproc.errors import GuestError, NotFound, PeerLost, PeerTimeout, VcoprocError
 from vcoproc.guest.memory import Region, map_region
 from vcoproc.limits import BATCH_OPS_MAX, MS, TRAP_CREDIT, TRAP_TIMEOUT_NS
-from vcoproc.runtime.link import LinkClient, LinkDown, LinkUp
+from vcoproc.runtime.link import LinkClient, LinkDown, LinkEvent, Received
 from vcoproc.wire.messages import Batch as BatchMessage
 from vcoproc.wire.messages import Message, Post, Read, Reply, Role, TrapError, Write
 
@@ -63,6 +63,10 @@ class Vcoproc:
             )
             for register in access.registers
         }
+        self._reads: dict[str | int, Read] = {
+            name: Read(at.place, at.offset, at.width_bytes)
+            for name, at in self._registers.items()
+        }
         mapped = [rng.name for rng in resource.ranges if rng.mapped]
         self._mapped: dict[str, Region] = {
             name: map_region(region) for name, region in zip(mapped, access.mapped, strict=True)
@@ -76,9 +80,6 @@ class Vcoproc:
             epoch=epoch,
             window=TRAP_CREDIT,
         )
-        self._poller = zmq.Poller()
-        for source in self._link.sockets:
-            self._poller.register(source, zmq.POLLIN)
         self._post_error: TrapRefused | None = None
         self._last_error: VcoprocError | None = None
 
@@ -104,8 +105,11 @@ class Vcoproc:
             TrapRefused: the coproc refused the access; its `reason` says why.
             PeerTimeout, PeerLost: the coproc does not answer, or has gone.
         """
-        at = self.address(register)
-        return self.read(at.place, at.offset, at.width_bytes)
+        message = self._reads.get(register)
+        if message is None:
+            at = self.address(register)
+            message = Read(at.place, at.offset, at.width_bytes)
+        return self._call(message)[0]
 
     def write32(self, register: str | int, value: int) -> None:
         """Writes a register, 0 to 2**32-1, and waits until it is done. Raises: as `read32`."""
@@ -150,55 +154,59 @@ class Vcoproc:
         """Sends as soon as there is a session and credit; gives the sequence number."""
         link = self._link
         deadline_ns = 0
-        while link.session is None or not link.session.can_send():
+        while (session := link.session) is None or not session.can_send():
             now_ns = time.monotonic_ns()
             deadline_ns = deadline_ns or now_ns + TRAP_TIMEOUT_NS
-            self._pump(deadline_ns, now_ns)
-        if not link.send(message):
-            raise PeerLost(self.name)
-        return link.session.last_sent
+            self._take(self._wait(deadline_ns, now_ns))
+        link.send(message)
+        return session.last_sent
 
     def _call(self, message: Message) -> tuple[int, ...]:
         request = self._send(message)
-        link = self._link
-        deadline_ns = time.monotonic_ns() + TRAP_TIMEOUT_NS
+        deadline_ns = 0
+        events = self._link.receive_answer()
         while True:
-            for reply in self._pump(deadline_ns, time.monotonic_ns()):
-                if isinstance(reply, Reply) and reply.request == request:
-                    self._raise_posted()
-                    return reply.values
-                if isinstance(reply, TrapError) and reply.request == request:
-                    raise TrapRefused(reply.error, reply.detail, reply.index)
-            if link.session is None:
+            reply = self._take(events)
+            if type(reply) is Reply and reply.request == request:
+                self._raise_posted()
+                return reply.values
+            if type(reply) is TrapError and reply.request == request:
+                raise TrapRefused(reply.error, reply.detail, reply.index)
+            if self._link.session is None:
                 raise PeerLost(self.name)
+            now_ns = time.monotonic_ns()
+            deadline_ns = deadline_ns or now_ns + TRAP_TIMEOUT_NS
+            events = self._wait(deadline_ns, now_ns)
 
     def _raise_posted(self) -> None:
         if self._post_error is not None:
             error, self._post_error = self._post_error, None
             raise error
 
-    def _pump(self, deadline_ns: int, now_ns: int) -> list[Message]:
-        """Waits for something of the coproc; gives what it answered."""
-        link = self._link
+    def _wait(self, deadline_ns: int, now_ns: int) -> list[LinkEvent]:
+        """Waits for one frame, or for the connection to come or go."""
         wait_ns = deadline_ns - now_ns
-        retry_ns = link.next_deadline_ns()
+        retry_ns = self._link.next_deadline_ns()
         if retry_ns is not None:
-            wait_ns = min(wait_ns, max(retry_ns - now_ns, 0))
-        if not self._poller.poll(-(-max(wait_ns, 0) // MS)) and now_ns >= deadline_ns:
+            wait_ns = min(wait_ns, retry_ns - now_ns)
+        events = self._link.receive(1, -(-max(wait_ns, 0) // MS))
+        if not events and now_ns >= deadline_ns:
             raise self._last_error or PeerTimeout(self.name, TRAP_TIMEOUT_NS)
-        answers: list[Message] = []
-        for event in link.receive():
-            if isinstance(event, LinkUp):
-                self._last_error = None
-            elif isinstance(event, LinkDown):
-                self._last_error = event.error
-            elif isinstance(event.message, TrapError) and self._is_posted(event.message):
-                error = event.message
-                self._post_error = TrapRefused(error.error, error.detail, error.index)
+        self._link.flush()
+        return events
+
+    def _take(self, events: list[LinkEvent]) -> Message | None:
+        """Notes what happened; gives what the coproc answered. There is one frame at most."""
+        answer: Message | None = None
+        for event in events:
+            if type(event) is Received:
+                answer = event.message
+                if type(answer) is TrapError and self._is_posted(answer):
+                    self._post_error = TrapRefused(answer.error, answer.detail, answer.index)
+                    answer = None
             else:
-                answers.append(event.message)
-        link.flush()
-        return answers
+                self._last_error = event.error if type(event) is LinkDown else None
+        return answer
 
     def _is_posted(self, error: TrapError) -> bool:
         # Calls wait for their answer, so a call is always the newest message sent.

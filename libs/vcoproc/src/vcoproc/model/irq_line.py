@@ -1,12 +1,14 @@
 """One interrupt line of a domain: its states, its transitions, its counters.
 
 Theory of operation:
-    The states are those of a GIC (inactive, pending, active, active and pending), and two more for
-    an interrupt that was injected into a domain that went away before it said EOI. Masking and the
+    The states are those of a GIC (inactive, pending, active, active and pending), two more for an
+    interrupt that was injected into a domain that went away before it said EOI, and one for a level
+    line after EOI: the domain's EOI may overtake the coproc's word that the line fell, so the level
+    is asked for again before the domain is interrupted again. Masking and the
     domain's readiness do not change the state, they only hold the injection back; the router asks
     `deliverable`.
 Invariants:
-    A level line is pending exactly while it is high. Between two injections of a line lies an EOI,
+    A level line is pending only while it is high as far as is known. Between two injections of a line lies an EOI,
     or the loss of the domain.
 """
 
@@ -31,6 +33,8 @@ class LineState(enum.IntEnum):
     """An edge that was injected into a domain that has gone since: to be injected again."""
     ORPHANED_PENDING = 5
     """Orphaned, and a later edge waits behind it."""
+    SAMPLING = 6
+    """A level line that was high at EOI; its coproc was asked whether it still is."""
 
 
 class LineEvent(enum.IntEnum):
@@ -85,7 +89,10 @@ LEVEL_TRANSITIONS: Final[Mapping[tuple[LineState, LineEvent], LineState]] = {
     (_S.ACTIVE_PENDING, _E.FALL): _S.ACTIVE,
     (_S.PENDING, _E.INJECT): _S.ACTIVE_PENDING,  # still high: pending and active at once
     (_S.ACTIVE, _E.EOI): _S.INACTIVE,
-    (_S.ACTIVE_PENDING, _E.EOI): _S.PENDING,
+    (_S.ACTIVE_PENDING, _E.EOI): _S.SAMPLING,
+    (_S.SAMPLING, _E.RISE): _S.PENDING,  # it still is, or is again
+    (_S.SAMPLING, _E.FALL): _S.INACTIVE,
+    (_S.SAMPLING, _E.LOSE): _S.SAMPLING,
     (_S.INACTIVE, _E.LOSE): _S.INACTIVE,
     (_S.PENDING, _E.LOSE): _S.PENDING,
     # Nothing to remember of the lost domain: what matters is whether the line is high.
@@ -107,6 +114,13 @@ _EDGE_NEXT: Final = tuple(
 _LEVEL_NEXT: Final = tuple(
     tuple(LEVEL_TRANSITIONS.get((state, event)) for event in LineEvent) for state in LineState
 )
+# Bound once: looking up an enum's member costs as much as a transition.
+_PULSE: Final = LineEvent.PULSE
+_RISE: Final = LineEvent.RISE
+_FALL: Final = LineEvent.FALL
+_INJECT: Final = LineEvent.INJECT
+_EOI: Final = LineEvent.EOI
+_LOSE: Final = LineEvent.LOSE
 
 
 class IrqLine:
@@ -145,8 +159,13 @@ class IrqLine:
 
     @property
     def high(self) -> bool:
-        """Whether a level line is high; never true of an edge line."""
-        return self.level and self.state in PENDING_STATES
+        """Whether a level line is high as far as is known; never true of an edge line."""
+        return self.level and (self.state in PENDING_STATES or self.sampling)
+
+    @property
+    def sampling(self) -> bool:
+        """Whether the coproc is to be asked for the level."""
+        return self.state is LineState.SAMPLING
 
     @property
     def pending(self) -> bool:
@@ -167,26 +186,34 @@ class IrqLine:
         if self.state not in PENDING_STATES:
             self.raised_ns = raised_ns
             merged -= 1
-        self.apply(LineEvent.PULSE)
+        self.apply(_PULSE)
         self.raised_count += times
         self.merged_count += merged
 
     def set_level(self, high: bool, raised_ns: int) -> None:
         """The level is said; it need not have changed."""
         if not high:
-            self.apply(LineEvent.FALL)
+            self.apply(_FALL)
         elif self.state in PENDING_STATES:
-            self.apply(LineEvent.RISE)
+            self.apply(_RISE)
         else:
-            self.apply(LineEvent.RISE)
+            self.apply(_RISE)
             self.raised_count += 1
             self.raised_ns = raised_ns
 
     def inject(self) -> None:
         """It is handed to the domain now."""
         assert self.enabled
-        self.apply(LineEvent.INJECT)
+        self.apply(_INJECT)
         self.injected_count += 1
+
+    def end(self) -> None:
+        """The domain says EOI."""
+        self.apply(_EOI)
+
+    def lose(self) -> None:
+        """The domain has gone away."""
+        self.apply(_LOSE)
 
     def apply(self, event: LineEvent) -> None:
         """Makes a transition.

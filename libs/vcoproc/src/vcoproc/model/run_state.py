@@ -3,8 +3,8 @@
 Theory of operation:
     The scheduler hears what happened on the coprocessor after the fact, and says ahead of time what
     shall happen. So a state is what the scheduler knows: WAITING leads straight to RUNNING when a
-    turn that was granted ahead began, and SWITCHING_IN and SWITCHING_OUT are seen only when a switch
-    was ordered for now.
+    turn that was granted ahead began, and SWITCHING_IN and SWITCHING_OUT are seen only when a
+    switch was ordered for now.
 Invariants:
     A wake is never lost: where an event says "not runnable" and a wake came since, the outcome is
     WAITING. The price is at most one grant that comes to nothing, which the coproc reports.
@@ -115,7 +115,7 @@ TRANSITIONS: Final[Mapping[tuple[RunState, RunEvent], RunState]] = {
     (_S.SWITCHING_OUT, _E.IDLE): _S.SLEEPING,  # WAITING if wake_pending
     (_S.SWITCHING_OUT, _E.STAY): _S.RUNNING,
     (_S.SWITCHING_OUT, _E.BEGIN): _S.SWITCHING_OUT,  # one more slice began before the order came
-    (_S.SWITCHING_OUT, _E.LEFT_RUNNABLE): _S.WAITING,  # SLEEPING if sleep_requested
+    (_S.SWITCHING_OUT, _E.LEFT_RUNNABLE): _S.WAITING,
     (_S.SWITCHING_OUT, _E.LEFT_IDLE): _S.SLEEPING,  # WAITING if wake_pending
     (_S.SWITCHING_OUT, _E.DROP): _S.SWITCHING_OUT,
     (_S.SWITCHING_OUT, _E.FAULT): _S.FAULTED,
@@ -130,7 +130,7 @@ TRANSITIONS: Final[Mapping[tuple[RunState, RunEvent], RunState]] = {
     (_S.FAULTED, _E.FAULT): _S.FAULTED,
     (_S.FAULTED, _E.LOST): _S.SLEEPING,
 }
-"""An absent pair is a bug: PLACE, UNPLACE, LEAVE and STAY are our own orders, given in one state."""
+"""An absent pair is a bug: PLACE, UNPLACE, LEAVE, STAY are our own orders, given in one state."""
 
 ON_COPROC: Final = frozenset({_S.RUNNING, _S.SWITCHING_OUT})
 """States that only the vcoproc on the coprocessor can have."""
@@ -143,8 +143,8 @@ _FORGETS_WAKE: Final = frozenset(
 class RunMachine:
     """State of one vcoproc and the intents it remembers.
 
-    wake_pending: it was woken while it was on the coprocessor. sleep_requested: it shall not run
-    again when it has left.
+    wake_pending: it was woken while it was on the coprocessor. sleep_requested: it shall leave and
+    not run again; what it would want is remembered all the same, for when that is taken back.
     """
 
     __slots__ = ("sleep_requested", "state", "wake_pending")
@@ -179,7 +179,5 @@ class RunMachine:
             self.wake_pending = True
         elif event in _FORGETS_WAKE:
             self.wake_pending = False
-        if self.sleep_requested and old is RunState.SWITCHING_OUT and new is RunState.WAITING:
-            new = RunState.SLEEPING
         self.state = new
         return new

@@ -36,10 +36,11 @@ class Loop:
         self.stopping = False
         self._wake_read, self._wake_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._timer = TimerFd()
+        self._timer_fd = self._timer.fileno()
         self._calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self._poller = zmq.Poller()
         self._poller.register(self._wake_read, zmq.POLLIN)
-        self._poller.register(self._timer.fileno(), zmq.POLLIN)
+        self._poller.register(self._timer_fd, zmq.POLLIN)
         self._closed = False
         self._close_lock = threading.Lock()
         if handle_signals:
@@ -69,8 +70,8 @@ class Loop:
             self._timer.arm(deadline_ns)
             ready = self._poller.poll(None)
         sources = {source for source, _mask in ready}
-        if self._timer.fileno() in sources:
-            sources.discard(self._timer.fileno())
+        if self._timer_fd in sources:
+            sources.discard(self._timer_fd)
             self._timer.clear()
         if self._wake_read in sources:
             sources.discard(self._wake_read)

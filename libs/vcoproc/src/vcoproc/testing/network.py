@@ -1,10 +1,10 @@
 """A network on virtual time, with faults from a seed.
 
 Theory of operation:
-    A link carries `Message` objects both ways, like a ZeroMQ connection: within one direction of one
-    link nothing is lost, doubled or reordered as long as it is up. What a real one can do to us is to
-    be slow (delay), to stop for a while (stall), and to break (cut): then everything under way is
-    lost, both ends are told, and after a while the client connects again.
+    A link carries `Message` objects both ways, like a ZeroMQ connection: within one direction of
+    one link nothing is lost, doubled or reordered as long as it is up. What a real one can do to us
+    is to be slow (delay), to stop for a while (stall), and to break (cut): then everything under
+    way is lost, both ends are told, and after a while the client connects again.
 Invariants:
     An end hears of nothing between `on_down` and `on_up`. The same seed and the same calls give the
     same deliveries.
@@ -27,8 +27,9 @@ PER_MILLION: Final = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class Faults:
-    """How bad the network is. Chances are per million messages, times are ranges, both ends included.
+    """How bad the network is.
 
+    Chances are per million messages; times are ranges, both ends included.
     through_codec: every message becomes bytes and back, so that only what can be sent is sent.
     """
 
@@ -115,9 +116,7 @@ class SimLink:
             self._server.on_down()
         if reconnect and not self._closed:
             network = self._network
-            network.clock.call_after(
-                network.between(network.faults.reconnect_ns), self.connect
-            )
+            network.clock.call_after(network.between(network.faults.reconnect_ns), self.connect)
 
     def connect(self) -> None:
         """Makes the connection. The server's end is up first, as it sees the hello first."""

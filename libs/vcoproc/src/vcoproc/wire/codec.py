@@ -8,13 +8,14 @@ Header, 24 bytes, little endian::
     4  u16 flags, 0 (ignored when received: room for later minors)
     6  u16 credit: how many messages beyond `ack` the receiver of this frame may send
     8  u32 epoch: incarnation of the sending process; another one than in its hello is refused
-    12 u32 seq: 1, 2, 3, ... within the session; 0 for handshake and credit messages
-    16 u32 ack: highest sequence number that the sender of this frame has accepted
+    12 u32 seq: 1, 2, 3, ... within the session, modulo 2**32; 0 for handshake and credit messages
+    16 u32 ack: newest sequence number that the sender of this frame has accepted
     20 u32 bytes in the body
 """
 
 from __future__ import annotations
 
+import functools
 import struct
 from typing import Any, Final, NamedTuple
 
@@ -22,7 +23,7 @@ import msgpack
 
 from vcoproc.errors import RemoteProtocolError, VersionMismatch
 from vcoproc.limits import BATCH_OPS_MAX, FRAME_BYTES_MAX
-from vcoproc.wire.messages import MESSAGE_BY_TYPE, Message
+from vcoproc.wire.messages import MESSAGE_BY_TYPE, Message, Post, Read, Write
 
 MAGIC: Final = b"VC"
 MAJOR: Final = 1
@@ -30,8 +31,14 @@ MINOR: Final = 0
 HEADER: Final = struct.Struct("<2sBBHHIIII")
 HEADER_BYTES: Final = HEADER.size
 
+_ARRAY_LENGTH_MAX: Final = max(BATCH_OPS_MAX, 4096)
+_REPEATED: Final = frozenset((Read.TYPE, Write.TYPE, Post.TYPE))
+"""Drivers say the same few of these again and again; messages are immutable, so that one that was
+decoded before can be given once more. A look into the memory takes a tenth of the decoding."""
+_REMEMBERED_BYTES_MAX: Final = 16
+"""Longest body that the fields of these need; padding must not fill the memory."""
+
 _pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
-_NO_FIELDS: Final = msgpack.packb([])
 
 
 class Header(NamedTuple):
@@ -46,8 +53,7 @@ def encode(
     message: Message, *, credit: int = 0, epoch: int = 0, seq: int = 0, ack: int = 0
 ) -> bytes:
     """One frame. Every argument is an unsigned integer of its header field's width."""
-    fields = message.body()
-    body: bytes = _pack(fields) if fields else _NO_FIELDS
+    body: bytes = _pack(message.body())
     return HEADER.pack(MAGIC, MAJOR, message.TYPE, 0, credit, epoch, seq, ack, len(body)) + body
 
 
@@ -71,32 +77,38 @@ def decode(frame: bytes) -> tuple[Header, Message]:
         raise RemoteProtocolError(
             f"body of {len(frame) - HEADER_BYTES} bytes, header says {body_bytes}"
         )
+    remembered = kind in _REPEATED and body_bytes <= _REMEMBERED_BYTES_MAX
+    message = (_remembered if remembered else _message)(kind, frame[HEADER_BYTES:])
+    return Header(kind, credit, epoch, seq, ack), message
+
+
+def _message(kind: int, body: bytes) -> Message:
     cls = MESSAGE_BY_TYPE.get(kind)
     if cls is None:
         raise RemoteProtocolError(f"unknown message type {kind:#04x}")
-    return Header(kind, credit, epoch, seq, ack), _message(cls, frame)
-
-
-def _message(cls: type[Message], frame: bytes) -> Message:
-    fields = _unpack(frame)
+    fields = _unpack(body)
     checks = cls.CHECKS
     if type(fields) is not list or len(fields) < len(checks):
         raise RemoteProtocolError(f"{cls.__name__}: expected an array of {len(checks)} fields")
     try:
+        # Fields that a newer minor version appended are left over.
         return cls(*[check(raw) for check, raw in zip(checks, fields, strict=False)])
     except RemoteProtocolError as error:
         raise RemoteProtocolError(f"{cls.__name__}: {error.why}") from None
 
 
-def _unpack(frame: bytes) -> Any:
+_remembered = functools.lru_cache(1024)(_message)
+
+
+def _unpack(body: bytes) -> Any:
     try:
         return msgpack.unpackb(
-            memoryview(frame)[HEADER_BYTES:],
+            body,
             raw=False,
             use_list=True,
             strict_map_key=True,
             # Nothing in the protocol is nested deeper or longer; a bomb is refused while unpacking.
-            max_array_len=max(BATCH_OPS_MAX, 4096),
+            max_array_len=_ARRAY_LENGTH_MAX,
             max_map_len=0,
             max_str_len=4096,
             max_bin_len=4096,

@@ -68,6 +68,23 @@ def list_of(item: Check, count_max: int) -> Check:
     return check
 
 
+def unsigned_list(bits: int, count_max: int) -> Check:
+    """A tuple of at most `count_max` integers of 0 to 2**bits - 1; quicker than `list_of`."""
+    top = (1 << bits) - 1
+
+    def check(raw: Any) -> tuple[int, ...]:
+        if type(raw) is not list or len(raw) > count_max:
+            raise RemoteProtocolError(f"expected at most {count_max} items, got {_show(raw)}")
+        for item in raw:
+            if type(item) is not int or not 0 <= item <= top:
+                raise RemoteProtocolError(
+                    f"expected an unsigned {bits}-bit integer, got {_show(item)}"
+                )
+        return tuple(raw)
+
+    return check
+
+
 def record(*items: Check) -> Check:
     """A tuple with one item of each of the given types; further items are ignored."""
     count = len(items)

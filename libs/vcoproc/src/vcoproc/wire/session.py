@@ -22,7 +22,9 @@ from vcoproc.errors import LimitExceeded, PeerRejected, RemoteProtocolError
 from vcoproc.wire.codec import MINOR, Header, decode, encode
 from vcoproc.wire.messages import Bye, Credit, Hello, Message, Reject, Role, Welcome
 
-HANDSHAKE: Final = (Hello, Welcome, Reject)
+_HANDSHAKE: Final = frozenset((Hello.TYPE, Welcome.TYPE, Reject.TYPE))
+SEQ_MASK: Final = 0xFFFF_FFFF
+"""Sequence numbers on the wire are modulo 2**32: at 100,000 messages a second that is 12 hours."""
 BACKLOG_MAX: Final = 65_536
 """Messages waiting for credit on one session; then LimitExceeded to the sender."""
 
@@ -76,17 +78,17 @@ class Session:
     @property
     def last_sent(self) -> int:
         """Sequence number of the newest message sent; 0 before the first."""
-        return self._sent
+        return self._sent & SEQ_MASK
 
     @property
     def accepted(self) -> int:
         """Sequence number of the newest message received; 0 before the first."""
-        return self._accepted
+        return self._accepted & SEQ_MASK
 
     @property
     def peer_acked(self) -> int:
         """Highest of our sequence numbers that the peer has accepted."""
-        return self._peer_acked
+        return self._peer_acked & SEQ_MASK
 
     @property
     def backlog_count(self) -> int:
@@ -129,7 +131,11 @@ class Session:
         if self._keep:
             self._unacked.append((self._sent, message))
         return encode(
-            message, credit=self.window, epoch=self.epoch, seq=self._sent, ack=self._accepted
+            message,
+            credit=self.window,
+            epoch=self.epoch,
+            seq=self._sent & SEQ_MASK,
+            ack=self._accepted & SEQ_MASK,
         )
 
     def receive(self, frame: bytes) -> Message | None:
@@ -141,33 +147,35 @@ class Session:
             VersionMismatch: another wire format.
             PeerRejected: the peer has closed the session.
         """
-        header, message = decode(frame)
-        if isinstance(message, Reject):
-            raise PeerRejected(message.error, message.detail)
-        if isinstance(message, HANDSHAKE):
+        (kind, credit, epoch, seq, ack), message = decode(frame)
+        if kind in _HANDSHAKE:
+            if isinstance(message, Reject):
+                raise PeerRejected(message.error, message.detail)
             raise RemoteProtocolError(f"{type(message).__name__} inside a session")
-        if header.epoch != self.peer_epoch:
-            raise RemoteProtocolError(f"epoch {header.epoch}, session has {self.peer_epoch}")
-        self._take_ack(header)
-        if isinstance(message, Credit):
-            return None
-        if header.seq != self._accepted + 1:
-            raise RemoteProtocolError(f"sequence {header.seq} after {self._accepted}")
-        if header.seq - self._acked_by_us > self.window:
-            raise RemoteProtocolError(f"more than {self.window} messages without credit")
-        self._accepted = header.seq
-        return message
-
-    def _take_ack(self, header: Header) -> None:
-        if not self._peer_acked <= header.ack <= self._sent:
+        if epoch != self.peer_epoch:
+            raise RemoteProtocolError(f"epoch {epoch}, session has {self.peer_epoch}")
+        # Forward from what was acknowledged; a number that goes back comes out far too high.
+        acked = self._peer_acked + ((ack - self._peer_acked) & SEQ_MASK)
+        if acked > self._sent:
             raise RemoteProtocolError(
-                f"acknowledges {header.ack}, sent {self._peer_acked} to {self._sent}"
+                f"acknowledges {ack}, sent {self.peer_acked} to {self.last_sent}"
             )
-        self._peer_acked = header.ack
-        self._peer_credit = header.credit
-        unacked = self._unacked
-        while unacked and unacked[0][0] <= header.ack:
-            unacked.popleft()
+        self._peer_acked = acked
+        self._peer_credit = credit
+        if self._keep:
+            unacked = self._unacked
+            while unacked and unacked[0][0] <= acked:
+                unacked.popleft()
+        if kind == Credit.TYPE:
+            return None
+        count = self._accepted + 1
+        if seq != count & SEQ_MASK:
+            raise RemoteProtocolError(f"sequence {seq} after {self.accepted}")
+        # A peer that has used up its credit may still close the session.
+        if count - self._acked_by_us > self.window and kind != Bye.TYPE:
+            raise RemoteProtocolError(f"more than {self.window} messages without credit")
+        self._accepted = count
+        return message
 
     def flush(self) -> list[bytes]:
         """Frames that can leave since credit came, and a credit message when one is due.
@@ -185,7 +193,7 @@ class Session:
     def credit(self) -> bytes:
         """A frame that acknowledges everything accepted so far."""
         self._acked_by_us = self._accepted
-        return encode(Credit(), credit=self.window, epoch=self.epoch, ack=self._accepted)
+        return encode(Credit(), credit=self.window, epoch=self.epoch, ack=self.accepted)
 
     def bye(self, why: str) -> bytes:
         """The frame that closes the session."""
@@ -241,7 +249,7 @@ def client_session(frame: bytes, *, epoch: int, window: int, keep_unacked: bool 
 
     Raises:
         PeerRejected: the server refused.
-        RemoteProtocolError: the answer is no handshake message.
+        RemoteProtocolError: the answer is no handshake message, or has no epoch or credit.
         VersionMismatch: another wire format.
     """
     header, message = decode(frame)
@@ -249,6 +257,8 @@ def client_session(frame: bytes, *, epoch: int, window: int, keep_unacked: bool 
         raise PeerRejected(message.error, message.detail)
     if not isinstance(message, Welcome):
         raise RemoteProtocolError(f"{type(message).__name__} instead of welcome")
+    if header.epoch == 0 or header.credit == 0:
+        raise RemoteProtocolError("welcome without epoch or credit")
     return Session(
         epoch=epoch,
         peer_epoch=header.epoch,

@@ -65,7 +65,8 @@ class Register:
     """One register of a trapped range.
 
     offset: bytes from the start of its range. width_bytes: 1, 2 or 4. reset: value after reset.
-    wakes: a write makes a sleeping vcoproc want the coprocessor.
+    wakes: a write makes a sleeping vcoproc want the coprocessor. reset_bits: when one of them goes
+    from 1 to 0 the context is reset; while it is switched out, that voids the writes queued before.
     """
 
     name: str
@@ -76,6 +77,7 @@ class Register:
     reset: int = 0
     width_bytes: int = 4
     wakes: bool = False
+    reset_bits: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,7 +187,10 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """The coprocessor refuses for now; ask again after `retry_after_ns` (1 or more)."""
+    """The coprocessor refuses for now; ask again after `retry_after_ns` (1 or more).
+
+    Nothing has changed: after a refused `switch_to` another context may be entered instead.
+    """
 
     retry_after_ns: int
 

@@ -15,6 +15,7 @@ after its next release of reset).
 from __future__ import annotations
 
 import mmap
+import os
 from collections.abc import Callable, Sequence
 from typing import Final
 
@@ -90,9 +91,11 @@ class CortexM4:
         self._current: Context | None = None
         self._tables: Stage2Tables | None = None
         self._engine = Engine(self._translate)
-        self._ram = mmap.mmap(-1, size_bytes)
+        self._ram_file = os.memfd_create("cortex-m4 private RAM", os.MFD_CLOEXEC)
+        os.ftruncate(self._ram_file, size_bytes)
+        self._ram = mmap.mmap(self._ram_file, size_bytes)
         self._ram_view = memoryview(self._ram)
-        self._mapper = MemoryMapper(self._engine, self._ram_view)
+        self._mapper = MemoryMapper(self._engine, self._ram_file, size_bytes)
         self._core = Core(
             self._engine,
             config.clock_hz,
@@ -341,8 +344,10 @@ class CortexM4:
         for vcoproc_id in list(self._contexts):
             self.destroy_context(vcoproc_id)
         self._engine.close()
-        self._ram_view.release()
-        self._ram.close()
+        if not self._ram.closed:
+            self._ram_view.release()
+            self._ram.close()
+            os.close(self._ram_file)
 
 
 def _status_of(context: Context) -> int:

@@ -5,13 +5,15 @@ window on every region of its domain, one on its mbox page, and an alias of the 
 RAM. Stage-2 tables, in a pool of their own, lead the fixed addresses that firmware uses to them. A
 window lies at the same offset within 2 MiB as its IPA, so that large regions become blocks.
 
-Why aliases: translated code is keyed by physical address. With one address for the private RAM of
-all contexts, the code of the last one would run after a switch has exchanged the bytes.
+Why aliases: translated code is keyed by the host address of its page. With one address for the
+private RAM of all contexts, the code of the last one would run after a switch has exchanged the
+bytes. So each context maps the same pages of the RAM once more.
 """
 
 from __future__ import annotations
 
 import enum
+import mmap
 from bisect import insort
 from dataclasses import dataclass, field
 from typing import Final
@@ -121,7 +123,7 @@ class ContextMemory:
         page = ipa & -PAGE_BYTES
         found = self._pages.get((page, access))
         if found is None:
-            pa = self.tables.translate(page, access).pa
+            pa = self.tables.translate(ipa, access).pa & -PAGE_BYTES
             for start, view in self.windows:
                 if start <= pa < start + len(view):
                     found = (view, pa - start)
@@ -138,8 +140,8 @@ class Context:
 
     live: the registers of range `ctrl` while the context is on the hardware. private: its private
     memory while it is not. wake_priority: an interrupt more urgent than this ends a sleep.
-    idle_since_ns, idle_counted_ns: when it fell asleep, and how much of the time since then its
-    SysTick has counted.
+    idle_since_ns, idle_counted_cycles: when it fell asleep, and how many cycles of the time since
+    then its SysTick has counted.
     event_known_clear: for so many instructions more it is watched whether firmware executes SEV.
     debt: instructions that the last burst ran over its budget; the next one is shorter by them.
     """
@@ -159,7 +161,7 @@ class Context:
     sleep: Sleep = Sleep.AWAKE
     wake_priority: int = 0
     idle_since_ns: int | None = None
-    idle_counted_ns: int = 0
+    idle_counted_cycles: int = 0
     event_known_clear: int = 0
     instructions: int = 0
     debt: int = 0
@@ -184,7 +186,7 @@ class Context:
     def _awake(self) -> None:
         self.sleep = Sleep.AWAKE
         self.idle_since_ns = None
-        self.idle_counted_ns = 0
+        self.idle_counted_cycles = 0
         self.event_known_clear = 0
         self.debt = 0
 
@@ -204,13 +206,14 @@ class Context:
 class MemoryMapper:
     """Builds and takes down the memory map of contexts in one engine."""
 
-    def __init__(self, engine: Engine, private: memoryview) -> None:
-        """private: the on-chip RAM, one for all contexts."""
+    def __init__(self, engine: Engine, ram_file: int, ram_bytes: int) -> None:
+        """ram_file: descriptor of the on-chip RAM, one for all contexts."""
         self._engine = engine
-        self._private = private
+        self._ram_file = ram_file
+        self._ram_bytes = ram_bytes
         self._windows = PhysicalSpace(WINDOWS_PA, WINDOWS_END_PA)
         self._tables = PhysicalSpace(TABLES_PA, TABLES_END_PA)
-        self._pool_of: dict[int, tuple[int, Stage2Tables]] = {}
+        self._parts: dict[int, tuple[int, Stage2Tables, mmap.mmap]] = {}
 
     def build(self, spec: ContextSpec) -> ContextMemory:
         """Windows and tables of a context. All or nothing.
@@ -221,8 +224,9 @@ class MemoryMapper:
             LimitExceeded: too many regions, or no physical address is left.
         """
         _check(spec)
+        alias = mmap.mmap(self._ram_file, self._ram_bytes)
         ranges = [
-            (PRIVATE_IPA, self._private, True, True),
+            (PRIVATE_IPA, memoryview(alias), True, True),
             (MBOX_IPA, spec.mapped[0], True, False),
         ]
         ranges += [(r.ipa, r.backing, r.writable, r.executable) for r in spec.regions]
@@ -231,6 +235,7 @@ class MemoryMapper:
         pool_pa = self._tables.allocate(pool_bytes)
         tables = Stage2Tables(memoryview(bytearray(pool_bytes)), pool_pa)
         memory = ContextMemory(tables, [])
+        self._parts[id(memory)] = (pool_pa, tables, alias)
         try:
             for pa in (DEVICE_PA, PPB_PA):
                 tables.map(pa, pa, PAGE_BYTES, writable=True, executable=False)
@@ -244,10 +249,9 @@ class MemoryMapper:
                 memory.windows.append((pa, view.cast("B")))
                 tables.map(ipa, pa, view.nbytes, writable=writable, executable=executable)
         except BaseException:
-            self._pool_of[id(memory)] = (pool_pa, tables)
+            ranges.clear()
             self.destroy(memory)
             raise
-        self._pool_of[id(memory)] = (pool_pa, tables)
         return memory
 
     def destroy(self, memory: ContextMemory) -> None:
@@ -257,8 +261,9 @@ class MemoryMapper:
             self._windows.release(pa)
             view.release()
         memory.windows.clear()
-        pool_pa, tables = self._pool_of.pop(id(memory))
+        pool_pa, tables, alias = self._parts.pop(id(memory))
         tables.release()
+        alias.close()
         self._tables.release(pool_pa)
 
 

@@ -130,7 +130,7 @@ class Core:
         if reason is StopReason.IDLE:
             if context.idle_since_ns is None:
                 context.idle_since_ns = now_ns
-                context.idle_counted_ns = 0
+                context.idle_counted_cycles = 0
             wake_after_ns = self.wake_after_ns(context, now_ns - context.idle_since_ns)
             return RunResult(reason, used, wake_after_ns=wake_after_ns)
         return RunResult(reason, used, fault=context.fault)
@@ -318,10 +318,10 @@ class Core:
         """Counts the time that a context has slept, on the hardware or not."""
         if context.idle_since_ns is None:
             return
-        slept_ns = now_ns - context.idle_since_ns - context.idle_counted_ns
-        cycles = max(0, slept_ns) * self._clock_hz // S
-        # Only whole cycles are counted, so that looking often loses nothing.
-        context.idle_counted_ns += cycles * S // self._clock_hz
+        # From the whole sleep, so that looking often neither loses nor gains time.
+        slept_cycles = (now_ns - context.idle_since_ns) * self._clock_hz // S
+        cycles = max(0, slept_cycles - context.idle_counted_cycles)
+        context.idle_counted_cycles += cycles
         if context.system.systick.advance(cycles):
             context.system.set_pending(SYSTICK)
 
@@ -332,8 +332,8 @@ class Core:
             return None
         if not system.preempts(SYSTICK, context.wake_priority):
             return None
-        remaining_ns = -(-system.systick.cycles_to_expiry() * S // self._clock_hz)
-        return max(0, remaining_ns + context.idle_counted_ns - idle_ns)
+        cycles = context.idle_counted_cycles + system.systick.cycles_to_expiry()
+        return max(0, -(-cycles * S // self._clock_hz) - idle_ns)
 
     # --- what firmware reaches by MMIO ------------------------------------------------------------
 
@@ -385,8 +385,8 @@ class Core:
     def ppb_write(self, offset: int, size_bytes: int, value: int) -> None:
         context = self.context
         assert context is not None
-        if offset < 0x20:
-            self._tick(context, self._engine.begun - 1)
+        if offset < 0x20:  # what is written counts from the next instruction on
+            self._tick(context, self._engine.begun)
         context.system.write(offset, size_bytes, value)
         self._engine.stop_soon()
 

@@ -4,6 +4,7 @@ Source of every rule: Armv7-M Architecture Reference Manual, DDI 0403, B1.5. Sim
 visible to firmware only through FPCCR or timing: floating-point state is stacked at once (LSPEN is
 0), entry and return take no instruction, and a stack or a vector table that cannot be reached locks
 the core up at once (the architecture would try a HardFault first, with the same stack and table).
+The exclusive monitor is not cleared on entry and return; STREX compares the value instead.
 """
 
 from __future__ import annotations
@@ -59,7 +60,7 @@ class ExceptionUnit:
         self._stacked = engine.bank("r0", "r1", "r2", "r3", "r12", "lr")
         self._state = engine.bank("xpsr", "control", "sp", "lr")
         self._xpsr = engine.bank("xpsr_nzcvqg")
-        self._masks = engine.bank("primask", "basepri", "faultmask")
+        self._masks = engine.bank("primask", "basepri", "faultmask", "control", "xpsr")
         self._faultmask = engine.bank("faultmask")
         self._fpu = engine.bank(*(f"d{n}" for n in range(8)), "fpscr")
         self._msp = engine.bank("msp")
@@ -72,14 +73,12 @@ class ExceptionUnit:
 
     def masks(self) -> tuple[int, int, int]:
         """PRIMASK, BASEPRI, FAULTMASK."""
-        xpsr, control = self._state.read()[:2]
+        primask, basepri, faultmask, control, xpsr = self._masks.read()
         if control & _CONTROL_NPRIV and not xpsr & _XPSR_EXCEPTION:
             # Unprivileged thread mode reads them as zero: look from handler mode.
             self._xpsr.write((xpsr | HARD_FAULT,))
-            primask, basepri, faultmask = self._masks.read()
+            primask, basepri, faultmask = self._masks.read()[:3]
             self._xpsr.write((xpsr,))
-        else:
-            primask, basepri, faultmask = self._masks.read()
         return primask, basepri, faultmask
 
     def ipsr(self) -> int:

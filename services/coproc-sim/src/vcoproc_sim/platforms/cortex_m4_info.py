@@ -83,6 +83,7 @@ def make_info(private_bytes: int) -> PlatformInfo:
             shadow,
             "Bit 0 RUN: 1 releases the core from reset, 0 puts the core and its context in reset.",
             wakes=True,
+            reset_bits=CONTROL_RUN,
         ),
         Register(
             "VECTOR_BASE",

@@ -32,9 +32,11 @@ _WORDS: Final = (
 )
 _DOUBLES: Final = tuple(f"d{n}" for n in range(16))
 _SYSTEM: Final = ("pending", "active", "enabled", "vtor", "prigroup", "scr", "cfsr", "hfsr")
+_PRIORITY_BIAS: Final = 16
 _CONTEXT: Final = ("vector_base", "pc")
 _FLAGS: Final = ("is_thumb", "is_running", "needs_start")
-_COUNTS: Final = ("instructions", "debt", "event_known_clear")
+_COUNTS: Final = {"instructions": 64, "debt": 8, "event_known_clear": 8}
+"""With their widths in bits."""
 
 
 class RegisterFile:
@@ -81,9 +83,9 @@ def dump(context: Context, registers: list[int], info: PlatformInfo) -> bytes:
         "storage": system.storage,
         "event": system.event,
         "systick": [tick.csr, tick.reload, tick.value, tick.count_flag],
-        "context": {name: getattr(context, name) for name in _CONTEXT + _FLAGS + _COUNTS},
+        "context": {name: getattr(context, name) for name in (*_CONTEXT, *_FLAGS, *_COUNTS)},
         "sleep": int(context.sleep),
-        "wake_priority": context.wake_priority,
+        "wake_priority": context.wake_priority + _PRIORITY_BIAS,
         "fault": None if fault is None else [fault.code, fault.address, fault.why],
     }
     packed: bytes = msgpack.packb(body)
@@ -121,13 +123,14 @@ class Snapshot:
         self.context: dict[str, int | bool] = {
             **{name: _int(context, name, 32) for name in _CONTEXT},
             **{name: _get(context, name, bool) for name in _FLAGS},
-            **{name: _int(context, name, 64) for name in _COUNTS},
+            **{name: _int(context, name, bits) for name, bits in _COUNTS.items()},
         }
         sleep = _int(body, "sleep", 8)
         if sleep not in tuple(Sleep):
             raise InvalidArgument("snapshot", f"sleep {sleep} is unknown")
         self.sleep = Sleep(sleep)
-        self.wake_priority = _get(body, "wake_priority", int)
+        # From -2 (NMI) to LOWEST_PRIORITY; kept without its sign in the file.
+        self.wake_priority = _int(body, "wake_priority", 16) - _PRIORITY_BIAS
         self.fault = _fault(body)
 
     def load(self, context: Context) -> None:

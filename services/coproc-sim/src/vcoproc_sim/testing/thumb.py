@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeAlias
 
 from vcoproc.errors import InvalidArgument
 
+Text: TypeAlias = str
+"""`str` is an instruction in here."""
 SYSTEM_REGISTERS: Final = {
     "apsr": 0, "ipsr": 5, "msp": 8, "psp": 9, "primask": 16, "basepri": 17, "faultmask": 19,
     "control": 20,
@@ -34,11 +36,11 @@ class Thumb:
         """Address of the next instruction."""
         return self.base + len(self._code)
 
-    def label(self, name: str) -> Thumb:
+    def label(self, name: Text) -> Thumb:
         self._labels[name] = self.here
         return self
 
-    def address(self, name: str) -> int:
+    def address(self, name: Text) -> int:
         """Address of a label, with the Thumb bit set as vectors and branches want it."""
         return self._labels[name] | 1
 
@@ -65,7 +67,7 @@ class Thumb:
 
     # --- data ---------------------------------------------------------------------------------
 
-    def ldr_const(self, rd: int, value: int | str) -> Thumb:
+    def ldr_const(self, rd: int, value: int | Text) -> Thumb:
         """LDR rd, [pc, #...]: a number, or a label's address."""
         self._literals.append((len(self._code), rd, value))
         return self.half(0)
@@ -116,7 +118,7 @@ class Thumb:
 
     # --- branches -----------------------------------------------------------------------------
 
-    def b(self, label: str, condition: str = "") -> Thumb:
+    def b(self, label: Text, condition: Text = "") -> Thumb:
         place = len(self._code)
 
         def fix() -> None:
@@ -133,7 +135,7 @@ class Thumb:
     def bx(self, rm: int) -> Thumb:
         return self.half(0x4700 | rm << 3)
 
-    def it(self, condition: str, pattern: str = "t") -> Thumb:
+    def it(self, condition: Text, pattern: Text = "t") -> Thumb:
         """IT{pattern[1:]} condition; the pattern counts the first instruction too."""
         first = CONDITIONS[condition]
         mask = 0
@@ -172,10 +174,10 @@ class Thumb:
     def cpsid_i(self) -> Thumb:
         return self.half(0xB672)
 
-    def msr(self, name: str, rn: int) -> Thumb:
+    def msr(self, name: Text, rn: int) -> Thumb:
         return self.half(0xF380 | rn, 0x8800 | SYSTEM_REGISTERS[name])
 
-    def mrs(self, rd: int, name: str) -> Thumb:
+    def mrs(self, rd: int, name: Text) -> Thumb:
         return self.half(0xF3EF, 0x8000 | rd << 8 | SYSTEM_REGISTERS[name])
 
     def isb(self) -> Thumb:

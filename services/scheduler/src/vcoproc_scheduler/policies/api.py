@@ -6,8 +6,8 @@ entry point's name is the algorithm's name. The core makes one instance for each
 
 What the core promises:
     * Calls come one at a time. `init` is first, `deinit` last. Every vcoproc id was given to `add`.
-    * `wake` and `sleep` alternate for each vcoproc. Between them the vcoproc *wants* the coprocessor:
-      it waits for it or is running on it.
+    * `wake` and `sleep` alternate for each vcoproc. Between them the vcoproc *wants* the
+      coprocessor: it waits for it or is running on it.
     * `pick` is asked after every change. It must be repeatable: without another call in between it
       gives the same answer. What it answered has happened only when `begin` says so.
     * When a turn ends, the calls come in this order: `yield_` if the vcoproc gave up its slice,
@@ -75,8 +75,8 @@ class PolicyConfig:
 class Decision:
     """Who has the coprocessor next.
 
-    vcoproc_id: None for nobody else: the current one, if any, runs on. The current one itself: it gets
-    one more slice, in front of those who wait.
+    vcoproc_id: None for nobody else: the current one, if any, runs on. The current one itself: it
+    gets one more slice, in front of those who wait.
     slice_ns: how long; meaningless with None.
     preempt: take the coprocessor from the current one now, do not wait for the end of its slice.
     """
@@ -95,8 +95,8 @@ class Usage:
 
     run_ns: it ran. refused_ns: it held the coprocessor against an order to leave. switch_ns: it was
     switched in and out. overtime_ns: the part of run_ns beyond the slice of the turn that ended.
-    ended: its turn has ended (False: it is idle, but still on the coprocessor). left: another one has
-    the coprocessor now. runnable: it wants to run on. now_ns: up to when this reckons.
+    ended: its turn has ended (False: it is idle, but still on the coprocessor). left: it has left
+    the coprocessor. runnable: it wants to run on. now_ns: up to when this reckons.
     """
 
     vcoproc_id: int
@@ -133,9 +133,9 @@ class Policy(abc.ABC):
         """The end: another policy has taken over, or the coproc is gone."""
 
     def admit(self, vcoproc_id: int, parameters: Mapping[str, int]) -> None:  # noqa: B027
-        """Checks whether a vcoproc with these parameters (all, in range) can be taken. Changes nothing.
+        """Checks whether a vcoproc with these parameters (all, in range) can be taken.
 
-        Also asked before the parameters of a vcoproc that was added change.
+        Changes nothing. Also asked before the parameters of a vcoproc that was added change.
 
         Raises:
             RequestError: it cannot.
@@ -143,7 +143,7 @@ class Policy(abc.ABC):
 
     @abc.abstractmethod
     def add(self, vcoproc_id: int, parameters: Mapping[str, int]) -> None:
-        """A vcoproc, not wanting to run yet. parameters: of scope VCOPROC, all of them, admitted."""
+        """A vcoproc, not wanting to run yet. parameters: those of scope VCOPROC, all, admitted."""
 
     @abc.abstractmethod
     def remove(self, vcoproc_id: int) -> None:

@@ -1,10 +1,10 @@
 """``rr``: round robin.
 
 Workload: vcoprocs of equal importance. Who wants to run stands in one queue; the head runs for the
-coproc's slice and goes to the tail. Who wakes goes to the tail too, so nobody gets ahead by sleeping
-and waking often. Who yields goes to the tail as if its slice were over. Every operation is O(1).
-Parameters: `slice_us` of a vcoproc, where one shall have longer or shorter turns than the others.
-Status: complete.
+coproc's slice and goes to the tail. Who wakes goes to the tail too, so nobody gets ahead by
+sleeping and waking often. Who yields goes to the tail as if its slice were over. Every operation is
+O(1). Parameters: `slice_us` of a vcoproc, where one shall have longer or shorter turns than the
+others. Status: complete.
 """
 
 from __future__ import annotations

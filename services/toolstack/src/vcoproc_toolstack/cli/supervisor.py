@@ -12,6 +12,7 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import select
 import signal
@@ -34,6 +35,7 @@ _TAIL_LINES: Final = 8
 _CREDENTIALS: Final = struct.Struct("iII")
 """struct ucred of unix(7): pid, uid, gid."""
 _DATAGRAM_BYTES: Final = 4096
+_NOISE: Final = ("time", "service")
 
 
 class StartFailed(PeerError):
@@ -46,7 +48,8 @@ class StartFailed(PeerError):
     reason = "START_FAILED"
 
     def __init__(self, process: str, exit_code: int | None, words: str) -> None:
-        how = f"did not serve in time; {_S} s" if exit_code is None else _ending(exit_code)
+        limit_s = limits.START_TIMEOUT_NS // limits.S
+        how = f"did not serve within {limit_s} s" if exit_code is None else _ending(exit_code)
         super().__init__(f"{process} {how}" + (f":\n{words}" if words else ""))
         self.process = process
         self.exit_code = exit_code
@@ -60,9 +63,6 @@ class StartAborted(PeerError):
 
     def __init__(self) -> None:
         super().__init__("stopped before the cluster was ready")
-
-
-_S: Final = limits.START_TIMEOUT_NS // limits.S
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +147,7 @@ class Supervisor:
 
     def stop(self) -> None:
         """Ends all children, by force after `limits.STOP_TIMEOUT_NS`."""
-        if self._thread.ident is not None:
+        if self._thread.ident is not None and not self._stop_count:
             self.request_stop()
         self._join()
 
@@ -158,9 +158,9 @@ class Supervisor:
     def pids(self) -> dict[str, int]:
         """The processes that run now, by name."""
         return {
-            child.spec.name: child.process.pid
+            child.spec.name: process.pid
             for child in self._children
-            if child.process is not None
+            if (process := child.process) is not None
         }
 
     def _join(self) -> None:
@@ -310,10 +310,9 @@ class Supervisor:
         for child in self._children:
             if child.process is not None:
                 child.process.send_signal(signal.SIGTERM)
-        asked = self._stop_count
         deadline_ns = time.monotonic_ns() + limits.STOP_TIMEOUT_NS
         left = [child for child in self._children if child.process is not None]
-        while left and self._stop_count <= max(asked, 1):
+        while left and self._stop_count < 2:
             wait_ns = deadline_ns - time.monotonic_ns()
             if wait_ns <= 0:
                 break
@@ -361,4 +360,18 @@ def _tail(child: _Child) -> str:
             text = file.read(_TAIL_BYTES).decode(errors="replace")
     except OSError:
         return ""
-    return "\n".join(f"  {line}" for line in text.splitlines()[-_TAIL_LINES:])
+    lines = [readable for line in text.splitlines() if (readable := _readable(line))]
+    return "\n".join(f"  {line}" for line in lines[-_TAIL_LINES:])
+
+
+def _readable(line: str) -> str:
+    """A line of a log for people; empty when it tells of no trouble."""
+    try:
+        record = json.loads(line)
+        level, text = record.pop("level"), record.pop("text")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return line  # words of a process that could not even log
+    if level not in ("warning", "error"):
+        return ""
+    fields = " ".join(f"{key}={value}" for key, value in record.items() if key not in _NOISE)
+    return f"{level}: {text} {fields}".rstrip()

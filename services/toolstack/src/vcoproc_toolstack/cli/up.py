@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Final
 
 from vcoproc.config import CoprocConfig, SystemConfig, read_system_file
-from vcoproc.errors import InvalidArgument, WrongState
+from vcoproc.errors import InvalidArgument, RequestError
 from vcoproc.runtime.rundir import RunDir
 from vcoproc_toolstack.cli.supervisor import ChildSpec, Supervisor
 
@@ -21,6 +21,17 @@ _LOCK: Final = "up.lock"
 _LOG_DIR: Final = "log"
 _OURS: Final = ("*.sock", "*.grpc", "*.lock", "cluster.key*", "toolstack.db*", "memory", _LOG_DIR)
 """Everything that a cluster leaves in its run directory."""
+
+
+class RunDirBusy(RequestError):
+    """Another cluster runs in the run directory."""
+
+    reason = "RUN_DIR_BUSY"
+
+    def __init__(self, run_dir: Path, owner: str) -> None:
+        super().__init__(f"run directory {run_dir} is in use by process {owner or '?'}")
+        self.run_dir = run_dir
+        self.owner = owner
 
 
 class Cluster:
@@ -75,15 +86,16 @@ class Cluster:
         """Starts everything; returns when every process serves.
 
         Raises:
-            WrongState: another cluster has the run directory.
+            RunDirBusy: another cluster has the run directory.
             StartFailed, StartAborted, OSError: it did not start; nothing is left of it.
         """
         began_ns = time.monotonic_ns()
         self._made_dir = not self.run_dir.exists()
+        if not self._made_dir:
+            self._before = frozenset(path.name for path in self.run_dir.iterdir()) - {_LOCK}
         self._directory.create()
         self._lock = _lock(self.run_dir)
         try:
-            self._before = frozenset(path.name for path in self.run_dir.iterdir()) - {_LOCK}
             log_dir = self._log_dir or self.run_dir / _LOG_DIR
             log_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._directory.cluster_key()
@@ -190,7 +202,7 @@ def _lock(run_dir: Path) -> int:
     """Takes the run directory; gives the descriptor that holds it.
 
     Raises:
-        WrongState: somebody else has it.
+        RunDirBusy: somebody else has it.
     """
     path = run_dir / _LOCK
     while True:
@@ -200,10 +212,7 @@ def _lock(run_dir: Path) -> int:
         except BlockingIOError:
             owner = os.read(descriptor, 32).decode(errors="replace").strip()
             os.close(descriptor)
-            what = f"run directory {run_dir}"
-            raise WrongState(
-                what, f"in use by process {owner or '?'}", "one that is free"
-            ) from None
+            raise RunDirBusy(run_dir, owner) from None
         # The one before may have removed the file between our open and our lock.
         try:
             same = os.fstat(descriptor).st_ino == path.stat().st_ino

@@ -1,0 +1,53 @@
+"""How much is measured: everything in three minutes at most, or a quick look in forty seconds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from vcoproc.limits import MS, S
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """Sizes of the measurements.
+
+    rounds, samples: of the exchanges, and how many in each round. switch_ns: how long switches are
+    collected. work_ns, work_rounds: one measurement of total work, and how often. shares: (domains,
+    slice in us). starts: of the cluster. idle_ns: how long idle processes are watched.
+    """
+
+    rounds: int
+    samples: int
+    switch_ns: int
+    work_ns: int
+    work_rounds: int
+    shares: tuple[tuple[int, int], ...]
+    starts: int
+    idle_ns: int
+
+
+FULL: Final = Effort(
+    rounds=15,
+    samples=400,
+    switch_ns=2 * S,
+    work_ns=400 * MS,
+    work_rounds=5,
+    shares=(
+        *((domains, 1000) for domains in (2, 4, 8, 16)),
+        *((domains, 5000) for domains in (2, 3, 4, 8, 16)),
+        *((domains, 10_000) for domains in (2, 4, 8, 16)),
+    ),
+    starts=5,
+    idle_ns=10 * S,
+)
+QUICK: Final = Effort(
+    rounds=5,
+    samples=200,
+    switch_ns=500 * MS,
+    work_ns=300 * MS,
+    work_rounds=3,
+    shares=((3, 5000), (16, 1000)),
+    starts=2,
+    idle_ns=3 * S,
+)

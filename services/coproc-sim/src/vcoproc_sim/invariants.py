@@ -1,0 +1,57 @@
+"""What always holds between two steps of the executor; for tests and for the curious."""
+
+from __future__ import annotations
+
+from vcoproc.errors import InvariantViolation
+from vcoproc.limits import HOLD_QUEUE_MAX, REPLAY_QUEUE_MAX
+from vcoproc.wire.messages import EndReason
+
+from vcoproc_sim.switcher import Switcher
+from vcoproc_sim.vcoprocs import Vcoproc
+
+
+def check_switcher(switcher: Switcher) -> None:
+    """Raises InvariantViolation when the state contradicts itself."""
+    turn, leaving, granted = switcher.turn, switcher.leaving, switcher.next
+    _must(switcher.entering is None or turn is None, "the hardware is entered while it is empty")
+    _must(leaving is None or leaving.turn is turn, "who leaves is on the hardware")
+    _must(
+        leaving is None or granted is not None or leaving.end is EndReason.REMOVED,
+        "who is told to leave has somebody to make room for, or is destroyed",
+    )
+    _must(
+        granted is None or turn is not None or switcher.entering is not None,
+        "a grant does not wait in front of empty hardware",
+    )
+    _must(
+        switcher.entering is None or granted is not None, "somebody is entered for whom it is tried"
+    )
+    if granted is not None:
+        _must(granted.vcoproc in switcher.vcoprocs, "the granted one exists")
+        _must(not switcher.vcoprocs[granted.vcoproc].removing, "the granted one is not destroyed")
+    if switcher.failure:
+        _must(turn is None and granted is None, "a coproc that has failed runs nothing")
+    for vcoproc in switcher.vcoprocs.values():
+        _check_vcoproc(switcher, vcoproc)
+
+
+def _check_vcoproc(switcher: Switcher, vcoproc: Vcoproc) -> None:
+    _must(len(vcoproc.held) <= HOLD_QUEUE_MAX, "the held accesses are bounded")
+    _must(len(vcoproc.replay) <= REPLAY_QUEUE_MAX, "the queued writes are bounded")
+    turn = switcher.turn
+    if turn is None or turn.vcoproc is not vcoproc:
+        _must(not vcoproc.removing, "who is destroyed is on the hardware, or gone")
+        if switcher.runnable(vcoproc):
+            _must(vcoproc.told_runnable, f"the scheduler knows that vcoproc {vcoproc.id} woke")
+        return
+    _must(not vcoproc.held and not vcoproc.replay, "nothing waits for who is on the hardware")
+    if not turn.idle:
+        _must(vcoproc.told_runnable, "the scheduler knows of who runs")
+        _must(not switcher.failure, "a coproc that has failed runs nothing")
+    elif switcher.leaving is None:
+        _must(not vcoproc.told_runnable, "the scheduler knows of who is idle")
+
+
+def _must(holds: bool, what: str) -> None:
+    if not holds:
+        raise InvariantViolation(f"it does not hold that {what}")

@@ -1,0 +1,333 @@
+"""The switcher: how the hardware changes hands.
+
+Theory of operation:
+    Asked by the executor, it ends turns and begins others: save, stage 2, restore, queued writes,
+    report. Everything that the hardware may answer meanwhile (Busy, Failed) is a state here, and
+    nothing blocks.
+Invariants:
+    A switch that is under way has somebody to come, or somebody to be destroyed. The bound of a
+    refusal is counted from its beginning, whoever is granted meanwhile.
+Not handled:
+    Running instructions, and who is granted what: the executor and the scheduler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from vcoproc.errors import PlatformFailure
+from vcoproc.limits import (
+    REFUSALS_MAX,
+    SWITCH_DEADLINE_NS,
+    SWITCH_RETRY_NS_MAX,
+    SWITCH_RETRY_NS_MIN,
+    US,
+)
+from vcoproc.wire.messages import EndReason, Grant
+
+from vcoproc_sim.frontend import FrontEnd
+from vcoproc_sim.lines import LineWatch
+from vcoproc_sim.notices import Notices
+from vcoproc_sim.platforms.api import Busy, Failed, Platform
+from vcoproc_sim.switching import Entered, Entering, Leaving, Left, Phase, Turn
+from vcoproc_sim.vcoprocs import COPROC_FAILED_CODE, FORCED_CODE, FaultSeen, Outbox, Vcoproc
+
+
+class Switcher:
+    """Holds the turn on the hardware and the next grant.
+
+    Args:
+        vcoprocs: the executor's, by id.
+        gone: called when a vcoproc with `removing` has left, with whether force was needed.
+    """
+
+    def __init__(
+        self,
+        coproc: str,
+        platform: Platform,
+        frontend: FrontEnd,
+        outbox: Outbox,
+        clock: Callable[[], int],
+        gone: Callable[[Vcoproc, bool], None],
+    ) -> None:
+        self.vcoprocs: dict[int, Vcoproc] = {}
+        self.turn: Turn | None = None
+        self.next: Grant | None = None
+        self.leaving: Leaving | None = None
+        self.entering: Entering | None = None
+        self.failure = ""
+        """Why nothing runs any more; empty while all is well."""
+        self.lines = LineWatch(platform, outbox)
+        self.notices = Notices(outbox)
+        self._coproc = coproc
+        self._platform = platform
+        self._frontend = frontend
+        self._outbox = outbox
+        self._clock = clock
+        self._gone = gone
+
+    @property
+    def phase(self) -> Phase:
+        if self.failure:
+            return Phase.FAILED
+        if self.leaving is not None:
+            return Phase.LEAVING
+        if self.entering is not None:
+            return Phase.ENTERING
+        return Phase.EMPTY if self.turn is None else Phase.RESIDENT
+
+    @property
+    def due_ns(self) -> int | None:
+        """When `retry` is to be called."""
+        under_way = self.leaving or self.entering
+        return under_way.due_ns if under_way is not None else None
+
+    # --- who wants to run -------------------------------------------------------------------------
+
+    def on_hardware(self, vcoproc: Vcoproc) -> bool:
+        return self.turn is not None and self.turn.vcoproc is vcoproc
+
+    def poke(self, vcoproc: Vcoproc) -> None:
+        """Looks whether a vcoproc's wish to run or its lines changed: after accesses and timers."""
+        turn = self.turn
+        now_ns = self._clock()
+        if turn is None or turn.vcoproc is not vcoproc:
+            self.lines.levels(vcoproc, now_ns, on_hardware=False)
+            if self.runnable(vcoproc):
+                self.notices.wake(vcoproc, now_ns, resumed=False)
+            return
+        self.lines.edges(vcoproc, now_ns)
+        self.lines.levels(vcoproc, now_ns, on_hardware=True)
+        if turn.idle and (vcoproc.timer_due or self._platform.wants_to_run()):
+            turn.resume(now_ns)
+            self.notices.wake(vcoproc, now_ns, resumed=True)
+
+    def runnable(self, vcoproc: Vcoproc) -> bool:
+        """Whether it would execute something, if it were on the hardware."""
+        if self.failure or vcoproc.removing:
+            return False
+        if self.turn is not None and self.turn.vcoproc is vcoproc:
+            return not self.turn.idle
+        if vcoproc.replay or vcoproc.held or vcoproc.timer_due:
+            return True
+        return self._platform.shadow_wants_to_run(vcoproc.id)
+
+    # --- giving the hardware to the next one ------------------------------------------------------
+
+    def consider(self) -> None:
+        """Begins a switch if it is time for one."""
+        grant = self.next
+        if grant is None or self.leaving is not None or self.entering is not None:
+            return
+        turn = self.turn
+        if turn is None:
+            self._enter(None)
+        elif turn.idle:
+            faulted = self._platform.is_faulted(turn.vcoproc.id)
+            self.switch(EndReason.FAULT if faulted else EndReason.IDLE)
+        elif self._clock() - turn.slice_began_ns >= turn.slice_ns:
+            self.switch(EndReason.SLICE)
+        elif grant.now:
+            self.switch(EndReason.PREEMPTED)
+
+    def switch(self, end: EndReason) -> None:
+        """Gives the hardware to the next one, if that one can run."""
+        grant, turn = self.next, self.turn
+        assert grant is not None and turn is not None and self.leaving is None
+        vcoproc = self.vcoprocs[grant.vcoproc]
+        if not self.runnable(vcoproc):
+            self.drop_next("NOT_RUNNABLE")
+        elif vcoproc is turn.vcoproc:
+            # A turn ends and another begins without a switch.
+            now_ns = self._clock()
+            self.next = None
+            turn.stop(now_ns)
+            self.turn = Turn(grant.grant, vcoproc, grant.slice_ns, now_ns, now_ns)
+            self._end_switch(Left(turn, EndReason.SLICE, now_ns), Entered(self.turn), now_ns)
+        else:
+            self.leave(end, min(grant.refusal_ns, SWITCH_DEADLINE_NS))
+
+    def retry(self) -> None:
+        """Asks a refusing coprocessor again, if it is time."""
+        due_ns = self.due_ns
+        if due_ns is None or self._clock() < due_ns:
+            return
+        if self.leaving is not None:
+            self._try_leave(self.leaving, self._clock())
+        else:
+            self._enter(None)
+
+    # --- leaving ----------------------------------------------------------------------------------
+
+    def leave(self, end: EndReason, refusal_ns: int) -> None:
+        """Tells the current one to leave; after `refusal_ns` it is forced."""
+        assert self.turn is not None
+        now_ns = self._clock()
+        self.leaving = Leaving(self.turn, end, now_ns, now_ns + refusal_ns)
+        self._try_leave(self.leaving, now_ns)
+
+    def _try_leave(self, leaving: Leaving, now_ns: int) -> None:
+        if leaving.end is not EndReason.REMOVED:
+            assert self.next is not None
+            if not self.runnable(self.vcoprocs[self.next.vcoproc]):
+                # It fell asleep while this one refused: nobody is to come, so nobody has to go.
+                self.drop_next("NOT_RUNNABLE")
+                return
+        vcoproc = leaving.turn.vcoproc
+        result = self._platform.switch_from(vcoproc.id)
+        if isinstance(result, Failed):
+            self._fail(result.why)
+            return
+        if isinstance(result, Busy):
+            if now_ns < leaving.deadline_ns and leaving.refusals < REFUSALS_MAX:
+                leaving.refusals += 1
+                leaving.retry_at_ns = now_ns + _retry_ns(result)
+                return
+            self._platform.force_off(vcoproc.id)
+        done_ns = self._clock()
+        leaving.turn.stop(now_ns)
+        self._off(vcoproc, done_ns)
+        left = Left(
+            leaving.turn,
+            leaving.end,
+            ended_ns=leaving.since_ns,
+            refused_ns=now_ns - leaving.since_ns,
+            refusals=leaving.refusals,
+            forced=isinstance(result, Busy),
+            save_ns=done_ns - now_ns,
+        )
+        if left.forced:
+            self._forced(left)
+        if self.next is None:
+            self._stay_empty(left)
+        else:
+            self._enter(left)
+
+    def _off(self, vcoproc: Vcoproc, now_ns: int) -> None:
+        """The hardware is free. What rises on a line from now on is not this vcoproc's."""
+        self.turn = None
+        self.leaving = None
+        self.lines.edges(vcoproc, now_ns)
+        self.lines.levels(vcoproc, now_ns, on_hardware=False)
+
+    def _forced(self, left: Left) -> None:
+        vcoproc = left.turn.vcoproc
+        vcoproc.wake_at_ns = None  # the reset has stopped its timers
+        vcoproc.timer_due = False
+        if vcoproc.removing:
+            return
+        why = f"forced off: it refused to leave for {left.refused_ns // US} us"
+        seen = FaultSeen(vcoproc.id, FORCED_CODE, 0, why)
+        self._outbox.faults.append(seen)
+        if self._platform.is_faulted(vcoproc.id):
+            self.notices.faulted(vcoproc, seen, left.left_ns)
+
+    # --- entering ---------------------------------------------------------------------------------
+
+    def _enter(self, left: Left | None) -> None:
+        """Puts the next one on the empty hardware. left: who has just left it, not reported yet."""
+        grant = self.next
+        assert grant is not None and self.turn is None
+        vcoproc = self.vcoprocs[grant.vcoproc]
+        if not self.runnable(vcoproc):
+            self._stay_empty(left)
+            self.drop_next("NOT_RUNNABLE")
+            return
+        # Each phase begins where the one before it ended, so that together they are the whole time.
+        began_ns = self._clock() if left is None else left.left_ns
+        self._platform.set_stage2(vcoproc.id)
+        mapped_ns = self._clock()
+        result = self._platform.switch_to(vcoproc.id)
+        if isinstance(result, Failed):
+            self._stay_empty(left)
+            self._fail(result.why)
+        elif isinstance(result, Busy):
+            self._stay_empty(left)
+            self._wait_to_enter(result)
+        else:
+            self.next = None
+            self.entering = None
+            self.lines.epoch = self.lines.epoch + 1 & 0xFFFF_FFFF
+            self._frontend.replay(vcoproc)
+            self._frontend.release(vcoproc, on_hardware=True, now_ns=mapped_ns)
+            now_ns = self._clock()
+            turn = self.turn = Turn(grant.grant, vcoproc, grant.slice_ns, now_ns, now_ns)
+            entered = Entered(turn, mapped_ns - began_ns, now_ns - mapped_ns)
+            self._end_switch(left, entered, began_ns)
+            self.poke(vcoproc)
+
+    def _stay_empty(self, left: Left | None) -> None:
+        self._platform.set_stage2(None)
+        if left is not None:
+            self._end_switch(left, None, 0)
+
+    def _wait_to_enter(self, busy: Busy) -> None:
+        now_ns = self._clock()
+        if self.entering is None:
+            self.entering = Entering(now_ns + SWITCH_DEADLINE_NS)
+        if now_ns < self.entering.deadline_ns:
+            self.entering.retry_at_ns = now_ns + _retry_ns(busy)
+        else:
+            self.drop_next("SWITCH_TIMEOUT")
+
+    def _end_switch(self, left: Left | None, entered: Entered | None, at_ns: int) -> None:
+        runnable = left is not None and self.runnable(left.turn.vcoproc)
+        self.notices.report(left, entered, runnable=runnable, at_ns=at_ns)
+        if left is not None and left.turn.vcoproc.removing:
+            self._gone(left.turn.vcoproc, left.forced)
+
+    # --- what comes to nothing --------------------------------------------------------------------
+
+    def drop_next(self, why: str) -> None:
+        """The next grant comes to nothing; the scheduler is told, and what holds instead."""
+        grant, self.next = self.next, None
+        assert grant is not None
+        now_ns = self._clock()
+        vcoproc = self.vcoprocs.get(grant.vcoproc)
+        if vcoproc is not None and self.on_hardware(vcoproc):
+            vcoproc = None  # the scheduler knows what that one does
+        self.notices.dropped(grant, vcoproc, why, now_ns)
+        # The scheduler takes it for asleep now; if it is not, it must be told again.
+        if vcoproc is not None and self.runnable(vcoproc):
+            self.notices.wake(vcoproc, now_ns, resumed=False)
+        self.nobody_next()
+
+    def nobody_next(self) -> None:
+        """A switch that was under way is undone, unless the one that leaves is destroyed."""
+        self.entering = None
+        if self.leaving is not None and self.leaving.end is not EndReason.REMOVED:
+            self.stay()
+
+    def stay(self) -> None:
+        """The one that refuses to leave may stay."""
+        assert self.leaving is not None
+        turn, self.leaving = self.leaving.turn, None
+        self._platform.cancel_switch(turn.vcoproc.id)
+        if turn.idle:
+            self.notices.sleep(turn.vcoproc, self._clock())
+
+    def _fail(self, why: str) -> None:
+        """The coprocessor is quarantined: nothing of it runs again."""
+        now_ns = self._clock()
+        turn = self.turn
+        self.failure = why
+        error = self._frontend.failure = PlatformFailure(self._coproc, why)
+        if turn is not None:
+            turn.stop(now_ns)
+            self._platform.force_off(turn.vcoproc.id)  # the last thing to try
+            self._off(turn.vcoproc, now_ns)
+            self._stay_empty(Left(turn, EndReason.FAULT, now_ns, forced=True))
+        if self.next is not None:
+            self.drop_next("PLATFORM_FAILURE")
+        self.entering = None
+        self._outbox.faults.append(FaultSeen(0, COPROC_FAILED_CODE, 0, why))
+        for vcoproc in self.vcoprocs.values():
+            vcoproc.wake_at_ns = None
+            vcoproc.replay.clear()
+            self._frontend.abandon(vcoproc, error)
+            seen = FaultSeen(vcoproc.id, COPROC_FAILED_CODE, 0, why)
+            self.notices.faulted(vcoproc, seen, now_ns)
+
+
+def _retry_ns(busy: Busy) -> int:
+    return max(SWITCH_RETRY_NS_MIN, min(busy.retry_after_ns, SWITCH_RETRY_NS_MAX))

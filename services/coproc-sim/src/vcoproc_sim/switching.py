@@ -1,0 +1,110 @@
+"""What the executor keeps of turns and of switches under way."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from vcoproc.wire.messages import EndReason
+
+from vcoproc_sim.vcoprocs import Vcoproc
+
+
+class Phase(enum.Enum):
+    EMPTY = "empty"
+    """Nobody is on the hardware."""
+    RESIDENT = "resident"
+    """A context is on it, running or idle."""
+    LEAVING = "leaving"
+    """It was told to leave and refuses; it runs on meanwhile."""
+    ENTERING = "entering"
+    """The hardware is empty, and not ready for the next one."""
+    FAILED = "failed"
+    """The hardware cannot be switched any more."""
+
+
+@dataclass(slots=True, eq=False)
+class Turn:
+    """One stay on the hardware.
+
+    slice_began_ns: moves when a new slice begins without a switch. ran_ns: time not idle, up to the
+    last stop; resumed_ns: since when it runs, if it does.
+    """
+
+    grant: int
+    vcoproc: Vcoproc
+    slice_ns: int
+    slice_began_ns: int
+    resumed_ns: int
+    ran_ns: int = 0
+    idle: bool = False
+    instructions: int = 0
+
+    def stop(self, now_ns: int) -> None:
+        """It does not run any more, for now or for good."""
+        if not self.idle:
+            self.idle = True
+            self.ran_ns += now_ns - self.resumed_ns
+
+    def resume(self, now_ns: int) -> None:
+        """It was idle and runs again, with a new slice: the one before ended with the sleep."""
+        self.idle = False
+        self.slice_began_ns = self.resumed_ns = now_ns
+
+
+@dataclass(slots=True, eq=False)
+class Leaving:
+    """A turn that was told to leave and refuses.
+
+    since_ns: when it was told. deadline_ns: when it is forced. retry_at_ns: when it is asked again.
+    """
+
+    turn: Turn
+    end: EndReason
+    since_ns: int
+    deadline_ns: int
+    retry_at_ns: int = 0
+    refusals: int = 0
+
+    @property
+    def due_ns(self) -> int:
+        return min(self.retry_at_ns, self.deadline_ns)
+
+
+@dataclass(slots=True, eq=False)
+class Entering:
+    """The empty hardware refuses the next one. Times as in `Leaving`; then the grant is dropped."""
+
+    deadline_ns: int
+    retry_at_ns: int = 0
+
+    @property
+    def due_ns(self) -> int:
+        return min(self.retry_at_ns, self.deadline_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A turn that is over. ended_ns: when it was told to leave; then it refused, then was saved."""
+
+    turn: Turn
+    end: EndReason
+    ended_ns: int
+    refused_ns: int = 0
+    refusals: int = 0
+    forced: bool = False
+    save_ns: int = 0
+
+    @property
+    def left_ns(self) -> int:
+        """Since when the hardware is free."""
+        return self.ended_ns + self.refused_ns + self.save_ns
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """A turn that has begun, right after the two phases of the switch."""
+
+    turn: Turn
+    mmu_ns: int = 0
+    restore_ns: int = 0

@@ -1,0 +1,172 @@
+"""Services that restart, lose things or hold too much are brought back to what the store says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from toolstack_rig import NO_REQUEST, NOTHING, REFUSED, Rig, one_vcoproc, refuse_at
+
+from vcoproc import limits
+from vcoproc.errors import PeerLost
+from vcoproc_toolstack.repair import Marks
+from vcoproc_toolstack.steps import IRQ_ROUTER, MEMORY, SCHEDULER, AddVcoproc, MakeMemory
+
+
+@pytest.fixture
+def full(rig: Rig) -> Rig:
+    """Two domains with three vcoprocs on two coprocs."""
+    rig.create()
+    rig.create(one_vcoproc("sobel"))
+    return rig
+
+
+def test_a_scheduler_that_lost_everything_gets_it_back(full: Rig) -> None:
+    before = full.services.held()
+    full.services.scheduled.clear()
+    assert full.repairer.repair(SCHEDULER)
+    assert full.services.held() == before
+    assert set(full.services.scheduled) == set(full.leases.online()), "idle coprocs too"
+
+
+def test_an_irq_router_that_lost_everything_gets_it_back(full: Rig) -> None:
+    before = full.services.held()
+    full.services.lines.clear()
+    full.services.domids.clear()
+    assert full.repairer.repair(IRQ_ROUTER)
+    assert full.services.held() == before
+
+
+def test_a_new_coproc_sim_gets_the_vcoprocs_of_its_coproc(full: Rig) -> None:
+    before = full.services.held()
+    full.unlease("dsp0")
+    full.lease("dsp0")
+    assert full.repairer.repair("coproc/dsp0")
+    assert full.services.held() == before
+
+
+def test_what_nobody_wants_is_taken_away_everywhere(rig: Rig) -> None:
+    """A store that was lost: the services hold a domain that the toolstack never heard of."""
+    rig.create()
+    with rig.store.change() as change:
+        change.delete_domain(1)
+    rig.repair_all()
+    rig.restart()
+    assert rig.services.held() == NOTHING
+
+
+def test_a_domain_without_lines_is_found_too(rig: Rig) -> None:
+    rig.services.domids[77] = b"left over"
+    rig.repair_all()
+    assert rig.services.held() == NOTHING
+
+
+def test_repairing_what_is_right_changes_nothing(full: Rig) -> None:
+    before = full.services.held()
+    full.repair_all()
+    assert full.services.held() == before
+
+
+def test_a_coproc_that_died_meanwhile_needs_no_repair(full: Rig) -> None:
+    full.unlease("dsp0")
+    assert full.repairer.repair("coproc/dsp0")
+    assert full.repairer.repair(MEMORY)
+
+
+def test_a_silent_service_is_to_be_asked_again(full: Rig) -> None:
+    full.services.down.add(SCHEDULER)
+    assert not full.repairer.repair(SCHEDULER)
+    full.services.down.clear()
+    full.services.before = refuse_at(2, PeerLost(SCHEDULER))
+    assert not full.repairer.repair(SCHEDULER)
+
+
+def test_one_refused_step_does_not_keep_the_others_from_theirs(full: Rig) -> None:
+    full.services.scheduled.clear()
+    refused: list[int] = []
+
+    def refuse_first(step: object) -> None:
+        if isinstance(step, AddVcoproc) and not refused:
+            refused.append(step.vcoproc.vcoproc_id)
+            raise REFUSED
+
+    full.services.before = refuse_first
+    assert full.repairer.repair(SCHEDULER), "asking again would not help"
+    held = {number for ids in full.services.scheduled.values() for number in ids}
+    assert held == {1, 2, 3} - set(refused)
+
+
+def test_memory_that_is_gone_is_made_anew_and_told(full: Rig) -> None:
+    full.memory.path_of("domain-1").unlink()
+    full.restart()
+    assert full.memory.path_of("domain-1").stat().st_size == limits.MIB
+    assert full.events()[-1] == ("domains/fir", "CHANGED")
+
+
+def test_memory_that_is_there_is_kept_over_a_restart(full: Rig) -> None:
+    path = full.memory.path_of("domain-1")
+    with path.open("r+b") as file:
+        file.write(b"kept")
+    full.restart()
+    assert path.read_bytes()[:4] == b"kept"
+    assert full.events() == [("domains/fir", "CREATED"), ("domains/sobel", "CREATED")]
+
+
+def test_stray_memory_files_go_and_files_of_others_stay(full: Rig, tmp_path: Path) -> None:
+    stray = full.memory.path_of("domain-99")
+    other = full.memory.path_of("notes.txt")
+    full.memory.make(MakeMemory("domain-99", 4096))
+    other.write_text("mine")
+    full.restart()
+    assert not stray.exists()
+    assert other.exists()
+
+
+def test_a_vcoproc_whose_coproc_left_the_tree_waits_and_can_be_destroyed(full: Rig) -> None:
+    coprocs = {n: c for n, c in full.leases.coprocs.items() if n != "dsp1"}
+    object.__setattr__(full.leases, "coprocs", coprocs)
+    full.unlease("dsp1")
+    full.services.scheduled.clear()
+    assert full.repairer.repair(SCHEDULER)
+    assert "dsp1" not in full.services.scheduled
+    full.changes.destroy_domain("fir", NO_REQUEST)
+    assert [domain.name for domain in full.domains()] == ["sobel"]
+
+
+# --- when to repair -------------------------------------------------------------------------------
+
+
+def test_marks_are_taken_once_and_together() -> None:
+    marks = Marks()
+    marks.mark(SCHEDULER)
+    marks.mark(IRQ_ROUTER)
+    marks.mark(SCHEDULER)
+    assert marks.wait() == [IRQ_ROUTER, SCHEDULER]
+    marks.stop()
+    assert marks.wait() == []
+
+
+def test_who_does_not_answer_is_asked_later_and_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    now_ns = [0]
+    monkeypatch.setattr("time.monotonic_ns", lambda: now_ns[0])
+    marks = Marks()
+    waits = []
+
+    def wait(timeout_s: float | None) -> bool:
+        assert timeout_s is not None
+        waits.append(round(timeout_s * 1000))
+        now_ns[0] += int(timeout_s * limits.S)
+        return False
+
+    monkeypatch.setattr(marks._condition, "wait", wait)
+    for _ in range(7):
+        marks.again(SCHEDULER)
+        assert marks.wait() == [SCHEDULER]
+    assert waits == [100, 200, 400, 800, 1600, 2000, 2000]
+
+
+def test_a_new_mark_overrides_the_delay() -> None:
+    marks = Marks()
+    marks.again(SCHEDULER)
+    marks.mark(SCHEDULER)
+    assert marks.wait() == [SCHEDULER]

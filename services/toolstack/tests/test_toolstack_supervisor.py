@@ -1,0 +1,273 @@
+"""The supervisor with stand-ins for the services: starts, deaths, returns and ends."""
+
+from __future__ import annotations
+
+import os
+import queue
+import re
+import select
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from vcoproc import limits
+from vcoproc_toolstack.cli.supervisor import ChildSpec, StartAborted, StartFailed, Supervisor
+
+READY = """
+import os, signal, socket, sys
+def tell(text):
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as s:
+        s.sendto(text, os.environ["NOTIFY_SOCKET"])
+"""
+SERVE = READY + "tell(b'READY=1\\nMAINPID=0')\nsignal.pause()\n"
+STUBBORN = (
+    READY + "signal.signal(signal.SIGTERM, signal.SIG_IGN)\ntell(b'READY=1')\nsignal.pause()\n"
+)
+SHORT = READY + "tell(b'READY=1')\nsys.exit(3)\n"
+FAIL = "import sys\nprint('cannot: the disk is made of cheese', file=sys.stderr)\nsys.exit(4)\n"
+SILENT = READY + "tell(b'STATUS=thinking')\nsignal.pause()\n"
+WAIT_S = 20
+
+
+class Rig:
+    """A supervisor, and what it reports."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.reports: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.supervisor: Supervisor | None = None
+
+    def make(self, **programs: str) -> Supervisor:
+        specs = [
+            ChildSpec(name, (sys.executable, "-c", text), self.path / f"{name}.log")
+            for name, text in programs.items()
+        ]
+        return self.of(specs)
+
+    def of(self, specs: Sequence[ChildSpec]) -> Supervisor:
+        self.supervisor = Supervisor(specs, self.path / "notify.sock", report=self.reports.put)
+        return self.supervisor
+
+    def report(self) -> str:
+        return self.reports.get(timeout=WAIT_S)
+
+
+@pytest.fixture
+def rig(short_path: Path) -> Iterator[Rig]:
+    rig = Rig(short_path)
+    yield rig
+    if rig.supervisor is not None:
+        rig.supervisor.stop()
+    assert not (short_path / "notify.sock").exists()
+
+
+def alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+def test_a_start_ends_when_everybody_serves_and_a_stop_when_nobody_is_left(rig: Rig) -> None:
+    supervisor = rig.make(a=SERVE, b=SERVE)
+    supervisor.start()
+    pids = supervisor.pids()
+    assert set(pids) == {"a", "b"}
+    assert all(alive(pid) for pid in pids.values())
+    supervisor.stop()
+    assert not any(alive(pid) for pid in pids.values())
+    assert supervisor.pids() == {}
+    assert rig.reports.empty()
+
+
+def test_children_do_not_get_the_terminals_signals(rig: Rig) -> None:
+    supervisor = rig.make(a=SERVE)
+    supervisor.start()
+    [pid] = supervisor.pids().values()
+    assert os.getpgid(pid) == pid != os.getpgid(0)
+
+
+def test_a_child_that_fails_ends_the_start_with_its_own_words(rig: Rig) -> None:
+    supervisor = rig.make(a=SERVE, b=FAIL)
+    with pytest.raises(StartFailed, match=r"b ended with exit code 4:\n.*made of cheese") as caught:
+        supervisor.start()
+    assert (caught.value.process, caught.value.exit_code) == ("b", 4)
+    assert supervisor.pids() == {}
+
+
+def test_words_of_an_earlier_run_are_not_repeated(rig: Rig) -> None:
+    (rig.path / "b.log").write_text("old words\n")
+    with pytest.raises(StartFailed) as caught:
+        rig.make(b=FAIL).start()
+    assert "old words" not in caught.value.words
+
+
+def test_of_a_log_only_what_tells_of_trouble_is_repeated(rig: Rig) -> None:
+    lines = (
+        '{"time": "t", "level": "info", "service": "b", "text": "all is well"}\n'
+        '{"time": "t", "level": "error", "service": "b", "text": "no luck", "port": 5}\n'
+        "[1, 2]\n"
+    )
+    program = f"import sys\nsys.stderr.write({lines!r})\nsys.exit(1)\n"
+    with pytest.raises(StartFailed) as caught:
+        rig.make(b=program).start()
+    assert caught.value.words == "  error: no luck port=5\n  [1, 2]"
+
+
+def test_a_program_that_is_not_there_ends_the_start(rig: Rig) -> None:
+    supervisor = rig.of(
+        [
+            ChildSpec("a", (sys.executable, "-c", SERVE), None),
+            ChildSpec("b", ("/nowhere/at/all",), None),
+        ]
+    )
+    with pytest.raises(FileNotFoundError, match="/nowhere"):
+        supervisor.start()
+    assert supervisor.pids() == {}
+
+
+def test_a_child_that_never_serves_ends_the_start(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "START_TIMEOUT_NS", 300 * limits.MS)
+    supervisor = rig.make(a=SERVE, b=SILENT)
+    with pytest.raises(StartFailed, match="b did not serve") as caught:
+        supervisor.start()
+    assert caught.value.exit_code is None
+
+
+def test_only_the_child_itself_can_say_that_it_serves(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process, and datagrams that are no words, change nothing."""
+    monkeypatch.setattr(limits, "START_TIMEOUT_NS", 500 * limits.MS)
+    program = SILENT.replace(
+        "signal.pause()",
+        "tell(b'\\xff' * 4000); tell(b''); tell(b'READY=10'); tell(b'NOTREADY=1')\n"
+        "if not os.fork(): tell(b'READY=1'); os._exit(0)\n"
+        "signal.pause()",
+    )
+    with pytest.raises(StartFailed, match="did not serve"):
+        rig.make(a=program).start()
+
+
+def test_a_start_can_be_given_up(rig: Rig) -> None:
+    supervisor = rig.make(a=SILENT)
+    notify = rig.path / "a.log"
+    supervisor.request_stop()
+    with pytest.raises(StartAborted):
+        supervisor.start()
+    assert supervisor.pids() == {}
+    assert not notify.exists() or notify.read_text() == ""
+
+
+def test_a_child_that_dies_is_started_again_and_the_others_go_on(rig: Rig) -> None:
+    supervisor = rig.make(a=SERVE, b=SERVE)
+    supervisor.start()
+    before = supervisor.pids()
+    os.kill(before["a"], signal.SIGKILL)
+    assert re.fullmatch(r"a was ended by SIGKILL; starting it again in 100 ms", rig.report())
+    assert re.fullmatch(r"a serves again \(pid \d+\)", rig.report())
+    after = supervisor.pids()
+    assert after["b"] == before["b"]
+    assert after["a"] != before["a"]
+
+
+def test_one_that_always_dies_is_started_more_and_more_slowly(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "RESTART_DELAY_NS_MAX", 400 * limits.MS)
+    # It serves once, so that the start succeeds, and never again.
+    once = SHORT.replace("sys.exit(3)", "signal.pause()")
+    program = f"import os\nif os.path.exists({str(rig.path / 'x')!r}): os._exit(3)\n" + once
+    supervisor = rig.make(a=program)
+    supervisor.start()
+    (rig.path / "x").touch()
+    os.kill(supervisor.pids()["a"], signal.SIGKILL)
+    waits: list[int] = []
+    while len(waits) < 5:
+        found = re.search(r"again in (\d+) ms", rig.report())
+        assert found
+        waits.append(int(found[1]))
+    assert waits == [100, 200, 400, 400, 400]
+
+
+def test_one_that_lived_long_enough_is_forgiven(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "RESTART_FORGIVEN_NS", 0)
+    supervisor = rig.make(a=SERVE)
+    supervisor.start()
+    for _ in range(3):
+        os.kill(supervisor.pids()["a"], signal.SIGKILL)
+        assert "in 100 ms" in rig.report()
+        assert "serves again" in rig.report()
+
+
+def test_one_that_does_not_stop_is_killed(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "STOP_TIMEOUT_NS", 200 * limits.MS)
+    supervisor = rig.make(a=STUBBORN, b=SERVE)
+    supervisor.start()
+    pids = supervisor.pids()
+    supervisor.stop()
+    assert rig.report() == "a did not stop in time and is killed"
+    assert not any(alive(pid) for pid in pids.values())
+
+
+def test_a_second_request_does_not_wait(rig: Rig) -> None:
+    supervisor = rig.make(a=STUBBORN)
+    supervisor.start()
+    supervisor.request_stop()
+    supervisor.request_stop()
+    supervisor.join()
+    assert rig.report() == "a did not stop in time and is killed"
+
+
+def test_children_die_with_their_parent(rig: Rig) -> None:
+    """kill -9 of the supervisor's own process leaves nothing behind."""
+    child = SERVE.replace(
+        "tell(b'READY=1",
+        "from vcoproc.runtime.process import die_with_parent; die_with_parent()\ntell(b'READY=1",
+    )
+    parent = f"""
+import sys
+from pathlib import Path
+from vcoproc_toolstack.cli.supervisor import ChildSpec, Supervisor
+spec = ChildSpec("a", (sys.executable, "-c", {child!r}), None)
+supervisor = Supervisor([spec], Path({str(rig.path / "inner.sock")!r}), report=print)
+supervisor.start()
+print(supervisor.pids()["a"], flush=True)
+sys.stdin.read()
+"""
+    read, write = os.pipe()
+    stdin, keep = os.pipe()
+    pid = os.posix_spawn(
+        sys.executable,
+        [sys.executable, "-c", parent],
+        os.environ,
+        file_actions=[(os.POSIX_SPAWN_DUP2, write, 1), (os.POSIX_SPAWN_DUP2, stdin, 0)],
+    )
+    child_pid = int(os.read(read, 32))
+    pidfd = os.pidfd_open(child_pid)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    ready, _, _ = select.select([pidfd], [], [], WAIT_S)
+    assert ready, "the child lives on"
+    for descriptor in (read, write, stdin, keep, pidfd):
+        os.close(descriptor)
+
+
+def test_a_socket_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    supervisor = Supervisor([], tmp_path / "no" / "where", report=print)
+    with pytest.raises(OSError, match="No such file"):
+        supervisor.start()
+
+
+def test_the_notify_socket_speaks_as_service_managers_do(rig: Rig) -> None:
+    """What sd_notify(3) sends: lines of NAME=value, READY among others."""
+    program = READY + "tell(b'STATUS=ok\\nREADY=1\\nMAINPID=1')\nsignal.pause()\n"
+    supervisor = rig.make(a=program)
+    supervisor.start()
+    assert set(supervisor.pids()) == {"a"}
