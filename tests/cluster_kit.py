@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
 
 from vcoproc.api.v1 import toolstack_pb2, toolstack_pb2_grpc
@@ -38,14 +40,18 @@ class Running:
     def create(self, name: str, *coprocs: str, memory: int = 1) -> Domain:
         """A new domain with a vcoproc "v0", "v1", ... on each of the coprocs; opened."""
         specs = ", ".join(f'"coproc={coproc},name=v{n}"' for n, coproc in enumerate(coprocs))
-        self.toolstack.CreateDomain(
-            toolstack_pb2.CreateDomainRequest(
-                config=f'name = "{name}"\nmemory = {memory}\nvcoproc = [{specs}]\n',
-                file_name=f"{name}.cfg",
-            ),
-            wait_for_ready=True,
-            timeout=20,
+        request = toolstack_pb2.CreateDomainRequest(
+            config=f'name = "{name}"\nmemory = {memory}\nvcoproc = [{specs}]\n',
+            file_name=f"{name}.cfg",
+            request_id=uuid.uuid4().hex,
         )
+        for attempt in range(10):  # one that was killed answers "unavailable" until it is back
+            try:
+                self.toolstack.CreateDomain(request, wait_for_ready=True, timeout=20)
+                break
+            except grpc.RpcError as error:
+                if error.code() is not grpc.StatusCode.UNAVAILABLE or attempt == 9:
+                    raise
         return self.open(name)
 
     def open(self, name: str) -> Domain:

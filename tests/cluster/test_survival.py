@@ -12,6 +12,7 @@ import zmq
 from cluster_kit import Running, ring, start_firmware
 
 from vcoproc.api.v1 import toolstack_pb2
+from vcoproc.errors import PeerLost
 from vcoproc.internal.v1 import control_pb2, control_pb2_grpc
 from vcoproc.runtime.grpc_kit import channel
 from vcoproc.wire.codec import encode
@@ -48,6 +49,8 @@ def test_a_killed_coproc_sim_takes_only_its_own_down(fragile: Running) -> None:
     assert ring(hit) == ring(far) == 1
     kill(fragile, "dsp0")
     assert [ring(far) for _ in range(5)] == [2, 3, 4, 5, 6]
+    with pytest.raises(PeerLost):
+        hit.vcoproc("v0").read32("STATUS")
     # The contexts died with it; the vcoproc is there again, in reset, as after a power cycle.
     start_firmware(hit, "hello")
     assert ring(hit, timeout_ns=20_000_000_000) >= 1

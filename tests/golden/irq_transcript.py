@@ -15,7 +15,7 @@ Interrupts are numbered 64 and up in every domain. Commands::
     eoi d1 64 | mask d1 64 | unmask d1 64
     lines                          state of every line
 
-What follows: each `Inject`, each line whose state changed, and each count that went up.
+What follows: each message and order, each line whose state changed, and each count that went up.
 """
 
 from __future__ import annotations
@@ -33,6 +33,8 @@ from vcoproc_irq_router.events import (
     DomainRoom,
     DomainSaid,
     DomainUp,
+    DropDomain,
+    Effect,
     Event,
     LineView,
     MapLines,
@@ -41,6 +43,7 @@ from vcoproc_irq_router.events import (
     RemoveDomain,
     ResumeDomain,
     SendInject,
+    SendResample,
     UnmapLines,
 )
 
@@ -68,6 +71,16 @@ def show(view: LineView) -> str:
         *([] if view.enabled else ["masked"]),
     ]
     return f"d{view.domid} irq {view.irq} v{view.vcoproc_id}.{view.line}: {' '.join(flags)}"
+
+
+def told(effect: Effect) -> str:
+    match effect:
+        case SendInject(domid, message):
+            return f"Inject d{domid} {message.irq}"
+        case SendResample(coproc, message):
+            return f"Resample {coproc} v{message.vcoproc}.{message.line}"
+        case DropDomain(domid):
+            return f"Drop d{domid}"
 
 
 class Transcript:
@@ -141,12 +154,7 @@ class Transcript:
             effects = self.core.step(event, self.now_ns)
         except VcoprocError as error:
             return [f"refused: {error.reason}: {error}"]
-        out = [
-            f"Inject d{effect.domid} {effect.message.irq}"
-            if isinstance(effect, SendInject)
-            else f"Drop d{effect.domid}"
-            for effect in effects
-        ]
+        out = [told(effect) for effect in effects]
         now = {(view.domid, view.irq): show(view) for view in self.core.list_lines()}
         out += [text for key, text in now.items() if self.seen.get(key) != text]
         self.seen = now

@@ -11,6 +11,7 @@ understand what caused it.
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
 from typing import Protocol
 
@@ -32,6 +33,7 @@ def player_for(path: Path) -> Player:
     spec = importlib.util.spec_from_file_location(f"golden_{name}_transcript", source)
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their module up
     spec.loader.exec_module(module)
     player: Player = module.Transcript()
     return player

@@ -526,8 +526,7 @@ def _sleeps(messages: list[Message]) -> dict[int, int]:
             since_ns = None
         elif isinstance(message, Report):
             if since_ns is not None:
-                until_ns = message.ended_ns + message.refused_ns
-                slept[0] = slept.get(0, 0) + until_ns - since_ns
+                slept[0] = slept.get(0, 0) + message.ended_ns - since_ns
                 since_ns = None
             slept[message.grant] = slept.pop(0, 0)
     return slept

@@ -340,7 +340,7 @@ class Engine:
         first instructions of the next block conditional, and a loop of such blocks never ends.
         If the access faults after all, ITSTATE is restored again.
         """
-        pass  # MUTATION
+        self._epsr.write((XPSR_T,))
 
     def _on_exception(self, _uc: Any, number: int, _data: object) -> None:
         self.exception = number

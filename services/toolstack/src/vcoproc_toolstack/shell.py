@@ -168,9 +168,10 @@ def run(run_dir: RunDir, system: SystemConfig, store_file: Path | None, log: Log
     Raises:
         InvalidArgument: the store or the run directory cannot be used.
     """
-    stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda _number, _frame: stop.set())
+    # Blocked in every thread and waited for in this one: a handler would only run once this thread
+    # does, and a signal that comes just before it begins to wait would not end the wait.
+    ending = (signal.SIGTERM, signal.SIGINT)
+    signal.pthread_sigmask(signal.SIG_BLOCK, ending)
     run_dir.create()
     lock = lock_run_dir(run_dir)
     try:
@@ -179,7 +180,7 @@ def run(run_dir: RunDir, system: SystemConfig, store_file: Path | None, log: Log
             shell.start()
             log.info("toolstack serves", coprocs=len(system.coprocs))
             notify_ready()
-            stop.wait()
+            signal.sigwait(ending)
             notify_stopping()
         finally:
             shell.stop()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import typer
 
@@ -12,6 +16,8 @@ from vcoproc_toolstack.cli.up import Cluster
 
 _EXIT_REFUSED = 1
 _EXIT_USAGE = 2
+_END = b"\0"
+"""No signal has the number 0."""
 
 
 def run_cluster(cluster: Cluster) -> None:
@@ -21,23 +27,54 @@ def run_cluster(cluster: Cluster) -> None:
         typer.Exit: it could not be started; the reason has been printed.
     """
     # A first signal asks for the end, a second one does not wait for it.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda _number, _frame: cluster.request_stop())
+    with _signals(cluster.request_stop):
+        try:
+            cluster.start()
+        except StartAborted:
+            return
+        except StartFailed as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(_EXIT_USAGE if error.exit_code == 2 else _EXIT_REFUSED) from None
+        except OSError as error:
+            typer.echo(f"error: the cluster cannot be started: {error}", err=True)
+            raise typer.Exit(_EXIT_REFUSED) from None
+        try:
+            _welcome(cluster)
+            cluster.wait()
+        finally:
+            cluster.stop()
+
+
+@contextmanager
+def _signals(act: Callable[[], None]) -> Iterator[None]:
+    """Inside, SIGINT and SIGTERM call `act`, at once and from another thread.
+
+    A handler in Python runs only when the main thread does, and that one sleeps in a lock: a signal
+    that comes just before it falls asleep would not wake it. What the interpreter itself writes to
+    the wake-up descriptor is not lost.
+    """
+    read, write = os.pipe2(os.O_CLOEXEC)
+    os.set_blocking(write, False)
+
+    def listen() -> None:
+        while os.read(read, 1) != _END:
+            act()
+
+    thread = threading.Thread(target=listen, name="signals", daemon=True)
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+    wakeup = signal.set_wakeup_fd(write)
+    thread.start()
     try:
-        cluster.start()
-    except StartAborted:
-        return
-    except StartFailed as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(_EXIT_USAGE if error.exit_code == 2 else _EXIT_REFUSED) from None
-    except OSError as error:
-        typer.echo(f"error: the cluster cannot be started: {error}", err=True)
-        raise typer.Exit(_EXIT_REFUSED) from None
-    try:
-        _welcome(cluster)
-        cluster.wait()
+        yield
     finally:
-        cluster.stop()
+        signal.set_wakeup_fd(wakeup)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        os.write(write, _END)
+        thread.join()
+        os.close(read)
+        os.close(write)
 
 
 def _welcome(cluster: Cluster) -> None:
