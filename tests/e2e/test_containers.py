@@ -24,6 +24,7 @@ class Compose:
     """One compose project of its own, so that a cluster of the user's is left alone."""
 
     def __init__(self, out: Path) -> None:
+        self.out = out
         self.project = f"vcoproc-test-{uuid.uuid4().hex[:8]}"
         self._environment = {**os.environ, "VCOPROC_DEMO_OUT": str(out)}
 
@@ -69,10 +70,10 @@ def compose(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Compose]:
 
 def coprocs(compose: Compose) -> dict[str, str]:
     listed = compose("exec", "-T", "toolstack", "vcoproc", "coproc", "list", "--output", "json")
-    return {coproc["name"]: coproc["state"] for coproc in json.loads(listed)}
+    return {coproc["name"]: coproc["state"] for coproc in json.loads(listed)["coprocs"]}
 
 
-def test_demo_runs_in_containers_and_coprocs_scale(compose: Compose, tmp_path: Path) -> None:
+def test_demo_runs_in_containers_and_coprocs_scale(compose: Compose) -> None:
     services = ("irq-router", "scheduler", "toolstack", "coproc-sim")
     compose("up", "--detach", "--wait", "--no-build", *services)
     online = [name for name, state in coprocs(compose).items() if state == "STATE_ONLINE"]
@@ -80,7 +81,7 @@ def test_demo_runs_in_containers_and_coprocs_scale(compose: Compose, tmp_path: P
 
     printed = compose("run", "--rm", "--no-TTY", "demo", timeout_s=180)
     assert "sha256" in printed
-    out = Path(compose._environment["VCOPROC_DEMO_OUT"])
+    out = compose.out
     assert {"filtered.wav", "edges.png", "timeline.png"} <= {path.name for path in out.iterdir()}
 
     compose("up", "--detach", "--wait", "--no-build", "--scale", "coproc-sim=3", *services)

@@ -190,11 +190,13 @@ def test_an_interrupt_at_any_moment_leaves_nothing(
 ) -> None:
     with demo.start() as process:
         assert process.stdout is not None
+        seen = []
         for line in process.stdout:
+            seen.append(line)
             if line.startswith(moment):
                 break
         else:
-            pytest.fail("it ended before it came to that moment")
+            pytest.fail(f"it ended before it came to that moment:\n{''.join(seen)}")
         process.send_signal(number)
         began_ns = time.monotonic_ns()
         process.communicate(timeout=FINISH_S)

@@ -289,7 +289,7 @@ def test_the_queue_of_held_accesses_is_bounded(rig: CoreRig) -> None:
 
 
 def test_a_fault_answers_what_waits_for_the_one_that_faulted() -> None:
-    """Held accesses of vcoproc 1 cannot be there when it faults, but its queue can when it is out."""
+    """Nothing can be held when it faults, since it is on the hardware; but later it could be."""
     rig = CoreRig()
     rig.attach(1, 2)
     rig.hog(2)

@@ -150,7 +150,7 @@ BAD_REQUESTS = [
     (
         "CreateDomain",
         api.CreateDomainRequest(config='name="a"', file_name="f" * 5000),
-        "file_name: is longer than 4096",
+        "file_name: is longer than 512",
     ),
     (
         "CreateDomain",
@@ -237,6 +237,17 @@ def test_a_wrong_page_is_refused(
     field = next(iter(fields))
     with refused(INVALID, "INVALID_ARGUMENT", f"{field}: "):
         full.call(method, kind(**fields))
+
+
+def test_a_file_with_more_problems_than_an_answer_holds(full: Server) -> None:
+    """gRPC takes 8 KiB of trailers; a longer text would lose its reason."""
+    for word in ("x" * 70, "\u2603" * 60):
+        specs = ",\n".join(f'"coproc=dsp0,{word}{n}=no"' for n in range(31))
+        with refused(INVALID, "INVALID_CONFIG", "too many problems: ") as caught:
+            full.create(f'name = "a"\nvcoproc = [{specs}]\n')
+        listed = str(caught.value.details()).splitlines()
+        assert len(listed) > 5
+        assert listed[0].startswith("test.cfg:2: ")
 
 
 NOT_THERE = [

@@ -259,7 +259,7 @@ def test_a_process_that_dies_finds_its_place_again(
 
 
 def test_a_frozen_coproc_does_not_hold_up_the_rest(
-    fragile: tuple[Cluster, queue.SimpleQueue[str]], monkeypatch: pytest.MonkeyPatch
+    fragile: tuple[Cluster, queue.SimpleQueue[str]],
 ) -> None:
     """SIGSTOP of a coproc-sim: a domain can still be destroyed; when it wakes it is cleaned."""
     cluster, _ = fragile

@@ -87,10 +87,12 @@ class Server:
 
 
 @contextmanager
-def refused(code: grpc.StatusCode, reason: str, words: str = "") -> Iterator[None]:
+def refused(
+    code: grpc.StatusCode, reason: str, words: str = ""
+) -> Iterator[pytest.ExceptionInfo[Any]]:
     """A call inside must be refused with this code, reason, and words in its text."""
     with pytest.raises(grpc.RpcError) as caught:
-        yield
+        yield caught
     error = caught.value
     assert isinstance(error, grpc.Call)
     assert error.code() is code, error.details()

@@ -23,6 +23,7 @@ from vcoproc.errors import PeerTimeout, VcoprocError
 from vcoproc.guest import Domain, Remoteproc, Vcoproc, WorkItem, WorkRing
 from vcoproc.guest.work_ring import ITEM_DONE, WorkResult
 from vcoproc.limits import KIB, MIB, MS, S
+from vcoproc.runtime.grpc_kit import RemoteUnavailable
 from vcoproc.runtime.process import die_with_parent
 from vcoproc_demo.workload import Job, Piece
 
@@ -38,6 +39,7 @@ TAPS_OFFSET: Final = RING_OFFSET + 4 * KIB
 SLOTS_OFFSET: Final = RING_OFFSET + 64 * KIB
 PIECE_TIMEOUT_NS: Final = 20 * S
 """Without a finished piece for this long, the driver gives up."""
+OPEN_TIMEOUT_NS: Final = 10 * S
 PROGRESS_NS: Final = 50 * MS
 _ALL_BITS: Final = 0xFFFF_FFFF
 
@@ -172,6 +174,21 @@ class Driver:
         self._domain.eoi(interrupt)
 
 
+def open_domain(job: Job) -> Domain:
+    """The domain of a job. On a busy machine a connection may need several attempts.
+
+    Raises:
+        RemoteUnavailable: the cluster did not answer in time.
+    """
+    deadline_ns = time.monotonic_ns() + OPEN_TIMEOUT_NS
+    while True:
+        try:
+            return Domain(job.domain, Path(job.run_dir))
+        except RemoteUnavailable:
+            if time.monotonic_ns() >= deadline_ns:
+                raise
+
+
 def main() -> int:
     """Serves jobs until stdin ends."""
     die_with_parent()
@@ -180,7 +197,7 @@ def main() -> int:
     for line in sys.stdin:
         job = Job(**json.loads(line))
         try:
-            with Domain(job.domain, Path(job.run_dir)) as domain:
+            with open_domain(job) as domain:
                 driver = Driver(job, domain)
                 driver.start()
                 say("ready")

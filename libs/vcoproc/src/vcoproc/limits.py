@@ -153,7 +153,8 @@ WATCHERS_MAX: Final = 64
 """Open event streams; then LimitExceeded."""
 CHANGES_WAITING_MAX: Final = 32
 """Changes under way or waiting for their turn; then LimitExceeded."""
-FILE_NAME_BYTES_MAX: Final = 4096
+FILE_NAME_BYTES_MAX: Final = 512
+"""Of a domain's file, which is said in each problem that is found in it."""
 SPEC_BYTES_MAX: Final = 4096
 """Text that describes one vcoproc."""
 REGISTERS_PER_PLATFORM_MAX: Final = 4096

@@ -14,7 +14,6 @@ from vcoproc.runtime.grpc_kit import serve
 from vcoproc.runtime.logs import Log
 from vcoproc.runtime.process import main_guard, new_epoch, notify_ready, notify_stopping
 from vcoproc.runtime.rundir import RunDir, default_run_dir
-
 from vcoproc_sim.grpc_api import CoprocSimService
 from vcoproc_sim.lease import LeaseKeeper
 from vcoproc_sim.platforms.api import PlatformConfig

@@ -250,7 +250,7 @@ class Engine:
         def on_access(
             _uc: Any, _kind: int, pa: int, _size: int, _value: int, _data: object
         ) -> None:
-            if pa & -PAGE_BYTES == _SCRATCH_PA:
+            if not offsets and pa & -PAGE_BYTES == _SCRATCH_PA:
                 offsets.append(pa & PAGE_BYTES - 1)
             self._forget_it_state()
 

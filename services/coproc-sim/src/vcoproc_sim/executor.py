@@ -25,7 +25,6 @@ from typing import Any, Final
 
 from vcoproc.errors import AlreadyExists, LimitExceeded, NotFound, PlatformFailure
 from vcoproc.wire.messages import EndReason, Grant, LineSync, Message, Register
-
 from vcoproc_sim.frontend import FrontEnd
 from vcoproc_sim.invariants import check_switcher
 from vcoproc_sim.platforms.api import ContextSpec, Fault, Platform, StopReason

@@ -31,7 +31,6 @@ from vcoproc.errors import (
 )
 from vcoproc.limits import HOLD_LIMIT_NS, HOLD_QUEUE_MAX, REPLAY_QUEUE_MAX
 from vcoproc.wire.messages import Batch, Message, Post, Read, Reply, TrapError, Write
-
 from vcoproc_sim.platforms.api import Access, Platform, RangeKind, Register, WhenOut
 from vcoproc_sim.vcoprocs import Outbox, TrapRequest, Vcoproc, detail
 

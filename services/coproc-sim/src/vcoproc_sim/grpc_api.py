@@ -6,10 +6,10 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 
 import grpc
+
 from vcoproc.errors import NotFound, SwitchTimeout
 from vcoproc.internal.v1 import control_pb2, control_pb2_grpc
-from vcoproc.limits import STOP_TIMEOUT_NS, US
-
+from vcoproc.limits import STOP_TIMEOUT_NS, SWITCH_DEADLINE_NS, US
 from vcoproc_sim.shell import CoprocShell
 
 
@@ -29,7 +29,8 @@ class CoprocSimService(control_pb2_grpc.CoprocSimServiceServicer):
         self, request: control_pb2.DetachVcoprocRequest, context: grpc.ServicerContext
     ) -> control_pb2.DetachVcoprocResponse:
         gone: Future[bool] = Future()
-        deadline_ns = request.deadline_us * US
+        # Nobody may refuse for longer, and no call waits for longer.
+        deadline_ns = min(request.deadline_us * US, SWITCH_DEADLINE_NS)
         try:
             self._shell.loop.call(
                 lambda: self._shell.detach(request.vcoproc_id, deadline_ns, gone.set_result)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from vcoproc.errors import InvariantViolation
 from vcoproc.limits import HOLD_QUEUE_MAX, REPLAY_QUEUE_MAX
 from vcoproc.wire.messages import EndReason
-
 from vcoproc_sim.switcher import Switcher
 from vcoproc_sim.vcoprocs import Vcoproc
 
@@ -46,7 +45,8 @@ def _check_vcoproc(switcher: Switcher, vcoproc: Vcoproc) -> None:
         return
     _must(not vcoproc.held and not vcoproc.replay, "nothing waits for who is on the hardware")
     if not turn.idle:
-        _must(vcoproc.told_runnable, "the scheduler knows of who runs")
+        known = vcoproc.told_runnable or vcoproc.removing  # a Register no longer counts that one
+        _must(known, "the scheduler knows of who runs")
         _must(not switcher.failure, "a coproc that has failed runs nothing")
     elif switcher.leaving is None:
         _must(not vcoproc.told_runnable, "the scheduler knows of who is idle")

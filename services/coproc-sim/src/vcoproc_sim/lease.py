@@ -6,18 +6,21 @@ the same coproc is asked for again until the toolstack is back.
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import threading
 from typing import Final
 
 import grpc
+
 from vcoproc.internal.v1 import control_pb2, control_pb2_grpc
 from vcoproc.runtime.grpc_kit import channel, to_error
 from vcoproc.runtime.logs import Log
-
 from vcoproc_sim.vcoprocs import FaultSeen
 
 RETRY_S: Final = 0.2
+FAULTS_WAITING_MAX: Final = 1024
+"""Faults that the toolstack has not taken yet; further ones are only logged."""
 
 
 class LeaseKeeper:
@@ -37,7 +40,9 @@ class LeaseKeeper:
         self._leased: queue.SimpleQueue[control_pb2.CoprocLease | None] = queue.SimpleQueue()
         self._stream: grpc.Call | None = None
         self._may_renew = threading.Event()
-        self._faults: queue.SimpleQueue[control_pb2.ReportFaultRequest | None] = queue.SimpleQueue()
+        self._faults: queue.Queue[control_pb2.ReportFaultRequest | None] = queue.Queue(
+            FAULTS_WAITING_MAX
+        )
         self._threads = [
             threading.Thread(target=self._keep, name="lease", daemon=True),
             threading.Thread(target=self._report, name="faults", daemon=True),
@@ -57,15 +62,17 @@ class LeaseKeeper:
 
     def report(self, coproc: str, fault: FaultSeen) -> None:
         """Tells the toolstack of a fault, without waiting."""
-        self._faults.put(
-            control_pb2.ReportFaultRequest(
-                coproc=coproc,
-                vcoproc_id=fault.vcoproc_id,
-                code=fault.code,
-                address=fault.address,
-                why=fault.why,
-            )
+        request = control_pb2.ReportFaultRequest(
+            coproc=coproc,
+            vcoproc_id=fault.vcoproc_id,
+            code=fault.code,
+            address=fault.address,
+            why=fault.why,
         )
+        try:
+            self._faults.put_nowait(request)
+        except queue.Full:
+            self._log.warning("fault not reported", error="the toolstack takes none")
 
     def _keep(self) -> None:
         told = False
@@ -88,7 +95,7 @@ class LeaseKeeper:
             self._stopping.wait(RETRY_S)
 
     def _report(self) -> None:
-        while (request := self._faults.get()) is not None:
+        while (request := self._faults.get()) is not None and not self._stopping.is_set():
             try:
                 self._stub.ReportFault(request, timeout=5, wait_for_ready=True)
             except grpc.RpcError as error:
@@ -97,7 +104,8 @@ class LeaseKeeper:
     def close(self) -> None:
         self._stopping.set()
         self._leased.put(None)
-        self._faults.put(None)
+        with contextlib.suppress(queue.Full):  # then the thread sees `_stopping` soon enough
+            self._faults.put_nowait(None)
         if self._stream is not None:
             self._stream.cancel()
         self._channel.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from vcoproc.wire.messages import LineEdge, LineLevel, LineSync
-
 from vcoproc_sim.platforms.api import Platform, Trigger
 from vcoproc_sim.vcoprocs import Outbox, Vcoproc
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import mmap
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,19 +37,26 @@ def map_file(folder: Path, path: str, offset_bytes: int, size_bytes: int) -> Map
     Raises:
         InvalidArgument: not a regular file in the folder, too short, or not of whole pages.
     """
-    if offset_bytes % PAGE_BYTES or size_bytes % PAGE_BYTES or not size_bytes:
+    if offset_bytes % PAGE_BYTES or size_bytes % PAGE_BYTES or size_bytes <= 0 or offset_bytes < 0:
         raise InvalidArgument("memory region", f"{path}: not of whole pages of {PAGE_BYTES} bytes")
-    if Path(path).resolve().parent != folder.resolve():
-        raise InvalidArgument("memory region", f"{path} is not in {folder}")
+    if "\0" in path or Path(path).resolve().parent != folder.resolve():
+        raise InvalidArgument("memory region", f"{path!r} is not in {folder}")
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        # O_NOFOLLOW: the last part may have become a link since. O_NONBLOCK: a FIFO would wait.
+        flags = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
+        descriptor = os.open(path, flags)
     except OSError as error:
         raise InvalidArgument("memory region", f"{path}: {error.strerror}") from None
     try:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode):
+            raise InvalidArgument("memory region", f"{path} is no regular file")
         # Touching a mapping beyond the end of its file would be SIGBUS.
-        if os.fstat(descriptor).st_size < offset_bytes + size_bytes:
+        if found.st_size < offset_bytes + size_bytes:
             raise InvalidArgument("memory region", f"{path} is shorter than the region")
         mapped = mmap.mmap(descriptor, size_bytes, offset=offset_bytes)
+    except OSError as error:
+        raise InvalidArgument("memory region", f"{path}: {error.strerror}") from None
     finally:
         os.close(descriptor)
     return Mapping(memoryview(mapped), mapped)

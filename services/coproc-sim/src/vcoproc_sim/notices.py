@@ -7,7 +7,6 @@ The only place that makes messages for the scheduler, and the only one that chan
 from __future__ import annotations
 
 from vcoproc.wire.messages import EndReason, Faulted, Grant, GrantDropped, Report, Sleep, Wake
-
 from vcoproc_sim.switching import Entered, Left
 from vcoproc_sim.vcoprocs import FaultSeen, Outbox, Vcoproc, detail
 

@@ -1,6 +1,6 @@
-"""The shell of coproc-sim: one thread that alternates between messages and bursts of instructions.
+"""The shell of coproc-sim: one thread that alternates between messages and bursts.
 
-Everything with a socket or a clock is here; what to do is decided by the front end and the executor.
+Everything with a socket or a clock is here; what to do is decided by front end and executor.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import zmq
+
 from vcoproc.errors import AlreadyExists, PeerRejected, RemoteProtocolError
 from vcoproc.internal.v1 import control_pb2
 from vcoproc.limits import CONTROL_CREDIT, TRAP_CREDIT
@@ -20,7 +21,6 @@ from vcoproc.runtime.logs import Log
 from vcoproc.runtime.loop import Loop
 from vcoproc.runtime.rundir import RunDir
 from vcoproc.wire.messages import Grant, Hello, LineEdge, Message, Resample, Revoke, Role
-
 from vcoproc_sim.executor import Executor
 from vcoproc_sim.frontend import FrontEnd
 from vcoproc_sim.memory import Mapping, map_file
@@ -28,7 +28,7 @@ from vcoproc_sim.platforms.api import ContextSpec, MemoryRegion, Platform
 from vcoproc_sim.vcoprocs import FaultSeen, Outbox
 
 _EVENTS_A_ROUND = 64
-"""Frames of one socket served before the next burst: a talkative driver does not stop the others."""
+"""Frames of one socket before the next burst: a talkative driver does not stop the others."""
 
 
 class CoprocShell:
@@ -197,8 +197,8 @@ class CoprocShell:
             outbox.faults.clear()
 
     def _send_replies(self) -> None:
-        # Lines first: who has the answer to the write that cleared an interrupt may say EOI at once,
-        # and the router must not believe by then that the line is still high.
+        # Lines first: who has the answer to the write that cleared an interrupt may say EOI at
+        # once, and the router must not believe by then that the line is still high.
         if self._outbox.to_router:
             self._tell_router(self._outbox.to_router)
         replies = self._outbox.replies

@@ -24,7 +24,6 @@ from vcoproc.limits import (
     US,
 )
 from vcoproc.wire.messages import EndReason, Grant
-
 from vcoproc_sim.frontend import FrontEnd
 from vcoproc_sim.lines import LineWatch
 from vcoproc_sim.notices import Notices

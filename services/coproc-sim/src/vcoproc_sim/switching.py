@@ -6,7 +6,6 @@ import enum
 from dataclasses import dataclass
 
 from vcoproc.wire.messages import EndReason
-
 from vcoproc_sim.vcoprocs import Vcoproc
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from vcoproc.wire.messages import Message
-
 from vcoproc_sim.platforms.api import ContextSpec
 
 DETAIL_BYTES_MAX: Final = 1024
@@ -28,8 +27,8 @@ class TrapRequest:
     """A request of a driver in the middle of its accesses.
 
     origin, request: who gets the answer, and what it answers. accesses: (is_write, place, offset,
-    width_bytes, value). position: the next one to do. deadline_ns: when it is given up, if it has to
-    wait: counted from its arrival, so that one behind others waits no longer than they do.
+    width_bytes, value). position: the next one to do. deadline_ns: when it is given up, if it has
+    to wait: counted from its arrival, so that one behind others waits no longer than they do.
     """
 
     origin: Any

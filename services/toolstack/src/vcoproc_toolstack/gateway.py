@@ -11,7 +11,7 @@ import grpc
 from vcoproc import limits
 from vcoproc.api.v1 import toolstack_pb2 as api
 from vcoproc.api.v1 import toolstack_pb2_grpc as rpc
-from vcoproc.errors import InvalidArgument, LimitExceeded
+from vcoproc.errors import InvalidArgument, InvalidConfig, LimitExceeded
 from vcoproc_toolstack import translate
 from vcoproc_toolstack.changes import Changes
 from vcoproc_toolstack.queries import Queries
@@ -42,9 +42,12 @@ class Gateway(rpc.ToolstackServiceServicer):
             "config", request.config, limits.CONFIG_BYTES_MAX, empty=False
         )
         file_name = translate.check_text("file_name", request.file_name, limits.FILE_NAME_BYTES_MAX)
-        answer = self._changes.create_domain(
-            config, file_name or "config", translate.read_request(request), _seal_domain
-        )
+        try:
+            answer = self._changes.create_domain(
+                config, file_name or "config", translate.read_request(request), _seal_domain
+            )
+        except InvalidConfig as error:
+            raise translate.shorten_problems(error) from error
         return api.Domain.FromString(answer)
 
     def DestroyDomain(
@@ -107,9 +110,12 @@ class Gateway(rpc.ToolstackServiceServicer):
         self, request: api.CreateVcoprocRequest, _context: grpc.ServicerContext
     ) -> api.Vcoproc:
         [domain] = translate.parse_name("domain", request.domain, "domains")
-        answer = self._changes.create_vcoproc(
-            domain, request.spec, translate.read_request(request), _seal_vcoproc
-        )
+        try:
+            answer = self._changes.create_vcoproc(
+                domain, request.spec, translate.read_request(request), _seal_vcoproc
+            )
+        except InvalidConfig as error:
+            raise translate.shorten_problems(error) from error
         return api.Vcoproc.FromString(answer)
 
     def DestroyVcoproc(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 import grpc
 
 from vcoproc import limits
+from vcoproc.config import name_problem
 from vcoproc.errors import InvalidArgument, NotFound
 from vcoproc.internal.v1 import control_pb2 as pb
 from vcoproc.internal.v1 import control_pb2_grpc as rpc
@@ -89,8 +90,10 @@ class LeaseGateway(rpc.LeaseServiceServicer):
         self, request: pb.ReportFaultRequest, _context: grpc.ServicerContext
     ) -> pb.ReportFaultResponse:
         why = translate.check_text("why", request.why, _WHY_BYTES_MAX)
-        if self._leases.get(request.coproc) is None:
-            raise InvalidArgument("coproc", f"{request.coproc!r} is not leased")
+        if name_problem(request.coproc) or self._leases.get(request.coproc) is None:
+            raise InvalidArgument(
+                "coproc", f"{request.coproc[: limits.NAME_BYTES_MAX]!r} is not leased"
+            )
         with self._store.change() as change:
             name = f"coprocs/{request.coproc}"
             if request.vcoproc_id:

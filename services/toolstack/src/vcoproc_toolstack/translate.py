@@ -11,7 +11,7 @@ from typing import Any, Final
 from vcoproc import limits
 from vcoproc.api.v1 import toolstack_pb2 as api
 from vcoproc.config import name_problem
-from vcoproc.errors import InvalidArgument
+from vcoproc.errors import ConfigProblem, InvalidArgument, InvalidConfig
 from vcoproc.internal.v1 import control_pb2 as pb
 from vcoproc_toolstack.changes import Request
 from vcoproc_toolstack.leases import Lease, Offer
@@ -41,6 +41,8 @@ _LIVES: Final[Mapping[Life, api.Domain.State.ValueType]] = {
     Life.DESTROYING: api.Domain.STATE_DESTROYING,
 }
 _UNKNOWN: Final = VcoprocStatus(VcoprocState.UNKNOWN)
+_ERROR_BYTES_MAX: Final = 6000
+"""A client takes 8192 bytes of headers and trailers from gRPC; more, and it loses the reason."""
 _TEXT_BYTES_MAX: Final = 1024
 """Of a text that a coproc-sim sends."""
 _OFFSET_MAX: Final = limits.RANGE_BYTES_MAX - 1
@@ -95,6 +97,26 @@ def read_request(message: Any) -> Request:
     rest.ClearField("request_id")
     text = type(message).__name__.encode() + b"\0" + rest.SerializeToString(deterministic=True)
     return Request(request_id, hashlib.sha256(text).digest())
+
+
+def shorten_problems(error: InvalidConfig) -> InvalidConfig:
+    """The same with as many problems as an answer has room for, and the count of the others."""
+    kept: list[ConfigProblem] = []
+    room = _ERROR_BYTES_MAX
+    for problem in error.problems:
+        # Twice in the trailers of the call: percent-encoded, and as a message in base64.
+        text = f"{problem}\n".encode()
+        room -= sum(1 if 0x20 <= byte < 0x7F else 3 for byte in text) + len(text) * 4 // 3
+        if room < 0:
+            break
+        kept.append(problem)
+    left = len(error.problems) - len(kept)
+    if not left:
+        return error
+    why = f"{left} more are not listed"
+    return InvalidConfig(
+        [*kept, ConfigProblem(error.problems[0].file, 0, "too many problems", why)]
+    )
 
 
 def read_page_size(page_size: int) -> int:

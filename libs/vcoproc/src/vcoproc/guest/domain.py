@@ -62,6 +62,8 @@ class Domain:
                 access = stub.OpenDomain(
                     toolstack_pb2.OpenDomainRequest(name=f"domains/{name}"),
                     timeout=_OPEN_TIMEOUT_S,
+                    # A busy cluster is waited for; one that is not there is told at once.
+                    wait_for_ready=(directory.path / "toolstack.grpc").exists(),
                 )
             except grpc.RpcError as error:
                 raise to_error(error) from None

@@ -157,31 +157,31 @@ class Vcoproc:
         while (session := link.session) is None or not session.can_send():
             now_ns = time.monotonic_ns()
             deadline_ns = deadline_ns or now_ns + TRAP_TIMEOUT_NS
-            self._take(self._wait(deadline_ns, now_ns))
+            said = self._take(self._wait(deadline_ns, now_ns))
+            if type(said) is TrapError:  # nobody waits for an answer, so it is of a posted write
+                self._note_posted(said)
         link.send(message)
         return session.last_sent
 
     def _call(self, message: Message) -> tuple[int, ...]:
         request = self._send(message)
         deadline_ns = 0
-        events = self._link.receive_answer()
+        reply = self._link.receive_answer()
         while True:
-            reply = self._take(events)
             if type(reply) is Reply and reply.request == request:
-                self._raise_posted()
+                if self._post_error is not None:
+                    error, self._post_error = self._post_error, None
+                    raise error
                 return reply.values
-            if type(reply) is TrapError and reply.request == request:
-                raise TrapRefused(reply.error, reply.detail, reply.index)
-            if self._link.session is None:
-                raise PeerLost(self.name)
+            if type(reply) is TrapError:
+                if reply.request == request:
+                    raise TrapRefused(reply.error, reply.detail, reply.index)
+                self._note_posted(reply)
             now_ns = time.monotonic_ns()
             deadline_ns = deadline_ns or now_ns + TRAP_TIMEOUT_NS
-            events = self._wait(deadline_ns, now_ns)
-
-    def _raise_posted(self) -> None:
-        if self._post_error is not None:
-            error, self._post_error = self._post_error, None
-            raise error
+            reply = self._take(self._wait(deadline_ns, now_ns))
+            if self._link.session is None:
+                raise PeerLost(self.name)
 
     def _wait(self, deadline_ns: int, now_ns: int) -> list[LinkEvent]:
         """Waits for one frame, or for the connection to come or go."""
@@ -196,21 +196,17 @@ class Vcoproc:
         return events
 
     def _take(self, events: list[LinkEvent]) -> Message | None:
-        """Notes what happened; gives what the coproc answered. There is one frame at most."""
+        """Notes what happened; gives what the coproc said. There is one frame at most."""
         answer: Message | None = None
         for event in events:
             if type(event) is Received:
                 answer = event.message
-                if type(answer) is TrapError and self._is_posted(answer):
-                    self._post_error = TrapRefused(answer.error, answer.detail, answer.index)
-                    answer = None
             else:
                 self._last_error = event.error if type(event) is LinkDown else None
         return answer
 
-    def _is_posted(self, error: TrapError) -> bool:
-        # Calls wait for their answer, so a call is always the newest message sent.
-        return self._link.session is not None and error.request != self._link.session.last_sent
+    def _note_posted(self, error: TrapError) -> None:
+        self._post_error = TrapRefused(error.error, error.detail, error.index)
 
     def close(self) -> None:
         self._link.close()

@@ -311,6 +311,7 @@ class LinkClient:
         self._look = [(self.socket, _POLLIN), (self._monitor, _POLLIN)]
         self._send_frame, self._recv_frame = _direct(self.socket)
         self.session: Session | None = None
+        self._late: list[LinkEvent] = []
         self._endpoint = endpoint
         self._hello = hello_frame(role, credential, name, epoch=epoch, window=window)
         self._epoch = epoch
@@ -338,6 +339,9 @@ class LinkClient:
             wait_ms: how long to wait for the first of it, for an owner without a loop.
         """
         events: list[LinkEvent] = []
+        if self._late:
+            events, self._late = self._late, events
+            wait_ms = 0
         for _ in range(limit):
             ready = zmq_poll(self._look, wait_ms)
             if not ready:
@@ -351,25 +355,27 @@ class LinkClient:
                 frame = self._recv_frame(_NOBLOCK)
             except zmq.Again:
                 continue  # the connection went with what it had brought
-            self._take(frame, events)
+            message = self._take(frame, events)
+            if message is not None:
+                assert self.session is not None
+                events.append(Received(self.session.accepted, message))
         if self._retry_at_ns is not None and time.monotonic_ns() >= self._retry_at_ns:
             self._retry_at_ns = None
             self._say_hello()
         return events
 
-    def receive_answer(self) -> list[LinkEvent]:
-        """What comes next, if it comes soon: after 100 ms it gives up, and `receive` goes on.
+    def receive_answer(self) -> Message | None:
+        """The next message, if it comes soon. None: go on with `receive`, which says more.
 
         For an owner without a loop that has asked for something. A receive that blocks takes half
-        the time of a poll over two sockets.
+        the time of a poll over two sockets, but does not see the connection go: it ends after
+        100 ms.
         """
-        events: list[LinkEvent] = []
         try:
             frame = self._recv_frame()
         except zmq.Again:
-            return events
-        self._take(frame, events)
-        return events
+            return None
+        return self._take(frame, self._late)
 
     def _watch_connection(self, events: list[LinkEvent]) -> None:
         while True:
@@ -385,38 +391,38 @@ class LinkClient:
                 self._connected = True
                 self._say_hello()
 
-    def _take(self, frame: bytes, events: list[LinkEvent]) -> None:
+    def _take(self, frame: bytes, events: list[LinkEvent]) -> Message | None:
+        """The message in a frame; anything else that it means goes to `events`."""
         session = self.session
         if session is None:
-            try:
-                self.session = client_session(
-                    frame, epoch=self._epoch, window=self._window, keep_unacked=self._keep
-                )
-            except PeerRejected as error:
-                if error.their_reason != HELLO_REQUIRED:  # that answers an older frame, not hello
-                    events.append(LinkDown(error))
-                    self._retry_later()
-                return
-            except PeerError as error:
-                events.append(LinkDown(error))
-                self._retry_later()
-                return
-            self._retry_ns = RETRY_NS_MIN
-            unacked, self._unacked = self._unacked, []
-            events.append(LinkUp(unacked))
-            return
+            self._take_welcome(frame, events)
+            return None
         try:
             message = session.receive(frame)
         except PeerError as error:
             self._down(error, events)
             self._retry_later()
-            return
-        if message is None:
-            return
+            return None
         if type(message) is Bye:
+            # The connection's end follows; the next server is greeted when it is there.
             self._down(PeerRejected("BYE", message.why), events)
-            return  # the connection's end follows; the next server is greeted when it is there
-        events.append(Received(session.accepted, message))
+            return None
+        return message
+
+    def _take_welcome(self, frame: bytes, events: list[LinkEvent]) -> None:
+        try:
+            self.session = client_session(
+                frame, epoch=self._epoch, window=self._window, keep_unacked=self._keep
+            )
+        except PeerError as error:
+            # HELLO_REQUIRED answers an older frame, not the hello.
+            if not (isinstance(error, PeerRejected) and error.their_reason == HELLO_REQUIRED):
+                events.append(LinkDown(error))
+                self._retry_later()
+            return
+        self._retry_ns = RETRY_NS_MIN
+        unacked, self._unacked = self._unacked, []
+        events.append(LinkUp(unacked))
 
     def _retry_later(self) -> None:
         if self._connected:

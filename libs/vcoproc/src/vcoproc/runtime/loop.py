@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any, TypeVar
 
 import zmq
+from zmq.backend import zmq_poll
 
 from vcoproc.errors import PeerTimeout
 from vcoproc.runtime.timerfd import TimerFd
@@ -65,10 +66,10 @@ class Loop:
                 makes this a mere look.
         """
         if self._calls or self.stopping or (deadline_ns and deadline_ns <= time.monotonic_ns()):
-            ready = self._poller.poll(0)
+            ready = zmq_poll(self._poller.sockets, 0)
         else:
             self._timer.arm(deadline_ns)
-            ready = self._poller.poll(None)
+            ready = zmq_poll(self._poller.sockets, -1)
         sources = {source for source, _mask in ready}
         if self._timer_fd in sources:
             sources.discard(self._timer_fd)

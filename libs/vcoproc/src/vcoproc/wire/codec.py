@@ -23,7 +23,7 @@ import msgpack
 
 from vcoproc.errors import RemoteProtocolError, VersionMismatch
 from vcoproc.limits import BATCH_OPS_MAX, FRAME_BYTES_MAX
-from vcoproc.wire.messages import MESSAGE_BY_TYPE, Message, Post, Read, Write
+from vcoproc.wire.messages import MESSAGE_BY_TYPE, Message, Post, Read, Reply, Write
 
 MAGIC: Final = b"VC"
 MAJOR: Final = 1
@@ -37,6 +37,8 @@ _REPEATED: Final = frozenset((Read.TYPE, Write.TYPE, Post.TYPE))
 decoded before can be given once more. A look into the memory takes a tenth of the decoding."""
 _REMEMBERED_BYTES_MAX: Final = 16
 """Longest body that the fields of these need; padding must not fill the memory."""
+
+_U32_MAX: Final = 0xFFFF_FFFF
 
 _pack = msgpack.Packer(use_bin_type=True, autoreset=True).pack
 
@@ -64,6 +66,12 @@ def decode(frame: bytes) -> tuple[Header, Message]:
         VersionMismatch: the major version is another one.
         RemoteProtocolError: anything else that is not a valid frame.
     """
+    kind, credit, epoch, seq, ack, message = take_apart(frame)
+    return Header(kind, credit, epoch, seq, ack), message
+
+
+def take_apart(frame: bytes) -> tuple[int, int, int, int, int, Message]:
+    """As `decode`, with the fields of the header one by one: no object on the hot path."""
     if len(frame) < HEADER_BYTES:
         raise RemoteProtocolError(f"frame of {len(frame)} bytes, header has {HEADER_BYTES}")
     if len(frame) > FRAME_BYTES_MAX:
@@ -79,7 +87,7 @@ def decode(frame: bytes) -> tuple[Header, Message]:
         )
     remembered = kind in _REPEATED and body_bytes <= _REMEMBERED_BYTES_MAX
     message = (_remembered if remembered else _message)(kind, frame[HEADER_BYTES:])
-    return Header(kind, credit, epoch, seq, ack), message
+    return kind, credit, epoch, seq, ack, message
 
 
 def _message(kind: int, body: bytes) -> Message:
@@ -87,6 +95,8 @@ def _message(kind: int, body: bytes) -> Message:
     if cls is None:
         raise RemoteProtocolError(f"unknown message type {kind:#04x}")
     fields = _unpack(body)
+    if kind == Reply.TYPE and (reply := _short_reply(fields)) is not None:
+        return reply
     checks = cls.CHECKS
     if type(fields) is not list or len(fields) < len(checks):
         raise RemoteProtocolError(f"{cls.__name__}: expected an array of {len(checks)} fields")
@@ -95,6 +105,21 @@ def _message(kind: int, body: bytes) -> Message:
         return cls(*[check(raw) for check, raw in zip(checks, fields, strict=False)])
     except RemoteProtocolError as error:
         raise RemoteProtocolError(f"{cls.__name__}: {error.why}") from None
+
+
+def _short_reply(fields: Any) -> Reply | None:
+    """The answer to a single access, which a driver waits for; None: let the checks decide."""
+    if type(fields) is not list or len(fields) != 2:
+        return None
+    request, values = fields
+    if type(request) is not int or not 0 <= request <= _U32_MAX or type(values) is not list:
+        return None
+    if not values:
+        return Reply(request, ())
+    value = values[0]
+    if len(values) == 1 and type(value) is int and 0 <= value <= _U32_MAX:
+        return Reply(request, (value,))
+    return None
 
 
 _remembered = functools.lru_cache(1024)(_message)

@@ -19,7 +19,7 @@ from collections import deque
 from typing import Final
 
 from vcoproc.errors import LimitExceeded, PeerRejected, RemoteProtocolError
-from vcoproc.wire.codec import MINOR, Header, decode, encode
+from vcoproc.wire.codec import MINOR, Header, decode, encode, take_apart
 from vcoproc.wire.messages import Bye, Credit, Hello, Message, Reject, Role, Welcome
 
 _HANDSHAKE: Final = frozenset((Hello.TYPE, Welcome.TYPE, Reject.TYPE))
@@ -147,7 +147,7 @@ class Session:
             VersionMismatch: another wire format.
             PeerRejected: the peer has closed the session.
         """
-        (kind, credit, epoch, seq, ack), message = decode(frame)
+        kind, credit, epoch, seq, ack, message = take_apart(frame)
         if kind in _HANDSHAKE:
             if isinstance(message, Reject):
                 raise PeerRejected(message.error, message.detail)

@@ -4,6 +4,8 @@ Source of every rule: Armv7-M Architecture Reference Manual, DDI 0403, B1.5. Sim
 visible to firmware only through FPCCR or timing: floating-point state is stacked at once (LSPEN is
 0), entry and return take no instruction, and a stack or a vector table that cannot be reached locks
 the core up at once (the architecture would try a HardFault first, with the same stack and table).
+The engine sets CONTROL.FPCA with the first floating-point instruction of a piece of translated code
+only; if that one is conditional and skipped, those that follow there may leave FPCA clear.
 The exclusive monitor is not cleared on entry and return; STREX compares the value instead.
 """
 

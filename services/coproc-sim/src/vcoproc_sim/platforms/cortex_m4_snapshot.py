@@ -30,6 +30,8 @@ _WORDS: Final = (
     *(f"r{n}" for n in range(13)),
     *("lr", "fpscr"),
 )
+_CONTROL: Final = _WORDS.index("control")
+_CONTROL_BITS: Final = 0b111
 _DOUBLES: Final = tuple(f"d{n}" for n in range(16))
 _SYSTEM: Final = ("pending", "active", "enabled", "vtor", "prigroup", "scr", "cfsr", "hfsr")
 _PRIORITY_BIAS: Final = 16
@@ -56,6 +58,8 @@ class RegisterFile:
         values = self._all.read()
         if hidden:
             self._xpsr.write((xpsr,))
+        # The engine shows a bit 3 that belongs to a later architecture.
+        values[_CONTROL] &= _CONTROL_BITS
         return [xpsr, *values]
 
     def write(self, values: list[int]) -> None:

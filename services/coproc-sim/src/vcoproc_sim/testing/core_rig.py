@@ -1,4 +1,4 @@
-"""Front end and executor on the fake platform, with a loop as the shell's, on a clock of their own."""
+"""Front end and executor on the fake platform, with a loop like the shell's."""
 
 from __future__ import annotations
 

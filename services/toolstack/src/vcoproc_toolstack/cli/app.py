@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from vcoproc import limits
 from vcoproc.errors import ConfigProblem, InvalidArgument, InvalidConfig, NotFound, VcoprocError
 
 if TYPE_CHECKING:
@@ -201,7 +203,8 @@ def domain_create(
     with _client(run_dir) as client:
         from vcoproc.api.v1 import toolstack_pb2 as api
 
-        request = api.CreateDomainRequest(config=text, file_name=str(file), request_id=request_id)
+        name = str(file) if len(os.fsencode(file)) <= limits.FILE_NAME_BYTES_MAX else file.name
+        request = api.CreateDomainRequest(config=text, file_name=name, request_id=request_id)
         _show_domain(client.change("CreateDomain", request), output)
 
 
