@@ -55,7 +55,7 @@ class NotReady(Exception):
 
 def _start_s() -> float:
     with scratch() as folder:
-        command = [sys.executable, "-c", _UP, "up", str(write_tree(folder))]
+        command = [sys.executable, "-c", _UP, "up", "--tree", str(write_tree(folder))]
         began_ns = time.monotonic_ns()
         with subprocess.Popen(
             [*command, "--run-dir", str(folder / "run")], stdout=subprocess.PIPE, text=True

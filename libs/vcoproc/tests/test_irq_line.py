@@ -41,9 +41,7 @@ SAMPLING          -      PENDING         INACTIVE  -               -         SAM
 def cells(text: str) -> dict[tuple[str, str], str]:
     header, *rows = (line.split() for line in text.strip("\n").splitlines())
     return {
-        (row[0], event): after
-        for row in rows
-        for event, after in zip(header, row[1:], strict=True)
+        (row[0], event): after for row in rows for event, after in zip(header, row[1:], strict=True)
     }
 
 

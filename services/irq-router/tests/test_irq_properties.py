@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from vcoproc.errors import RequestError
-from vcoproc.wire.messages import Eoi, LineEdge, LineEnable, LineLevel, LineSync
+from vcoproc.wire.messages import Eoi, LineEdge, LineEnable, LineLevel, LineSync, Resample
 from vcoproc_irq_router.core import IrqRouterCore
 from vcoproc_irq_router.events import (
     AddDomain,
@@ -33,6 +33,7 @@ from vcoproc_irq_router.events import (
     RemoveDomain,
     ResumeDomain,
     SendInject,
+    SendResample,
     UnmapLines,
 )
 
@@ -129,6 +130,7 @@ class Routing(RuleBasedStateMachine):
         self.mapped: set[int] = set()
         self.early: dict[int, dict[int, OracleLine]] = {}
         self.refused = 0
+        self.questions_due: list[tuple[str, Resample]] = []
         for domid in DOMIDS:
             self.step(AddDomain(domid, bytes([domid]) * 16))
             self.domains[domid] = OracleDomain()
@@ -147,6 +149,10 @@ class Routing(RuleBasedStateMachine):
         effects = self.core.step(event, self.now_ns)
         due = {domid: domain.due_count() for domid, domain in self.domains.items()}
         for effect in effects:
+            if isinstance(effect, SendResample):
+                assert (effect.coproc, effect.message) in self.questions_due
+                self.questions_due.remove((effect.coproc, effect.message))
+                continue
             if not isinstance(effect, SendInject):
                 continue
             domain = self.domains[effect.domid]
@@ -157,6 +163,7 @@ class Routing(RuleBasedStateMachine):
             domain.room -= 1
             due[effect.domid] -= 1
         assert not any(due.values()), f"{event}: injections missing or too many: {due}"
+        assert not self.questions_due
 
     def oracle_line(self, vcoproc: int, line: int) -> OracleLine:
         """The oracle's line, or the one that collects what is said before it is mapped."""
@@ -321,7 +328,16 @@ class Routing(RuleBasedStateMachine):
         line = domain.lines.get(irq)
         if line is None or not line.end():
             domain.guest_errors += 1
+        else:
+            self.expect_question(domid, irq)
         self.step(DomainSaid(domid, Eoi(irq)))
+
+    def expect_question(self, domid: int, irq: int) -> None:
+        """An EOI while the line is high as far as is known: its coproc, and no other, is asked."""
+        for vcoproc, (owner, coproc, mapped) in VCOPROCS.items():
+            for line, number, _level in mapped:
+                if (owner, number) == (domid, irq) and self.domains[domid].lines[irq].sampling:
+                    self.questions_due.append((coproc, Resample(vcoproc, line)))
 
     @rule(domid=domids)
     def eoi_of_all_taken(self, domid: int) -> None:
@@ -330,6 +346,7 @@ class Routing(RuleBasedStateMachine):
             return
         for irq in [irq for irq, line in domain.lines.items() if line.taken]:
             domain.lines[irq].end()
+            self.expect_question(domid, irq)
             self.step(DomainSaid(domid, Eoi(irq)))
 
     @rule(domid=domids, irq=irqs, enabled=st.booleans())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -157,8 +158,15 @@ def secret(domid: int) -> bytes:
 
 
 @pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    service = Service(tmp_path / "run")
+def folder() -> Iterator[Path]:
+    """Like tmp_path, which is too long for the sockets of a run directory."""
+    with tempfile.TemporaryDirectory(prefix="irq-") as name:
+        yield Path(name)
+
+
+@pytest.fixture
+def service(folder: Path) -> Iterator[Service]:
+    service = Service(folder)
     yield service
     service.close()
 
@@ -340,8 +348,8 @@ def test_an_idle_router_uses_no_processor(service: Service) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_the_process_serves_and_stops_when_told_to(tmp_path: Path, number: int) -> None:
-    run_dir = RunDir(tmp_path / "run")
+def test_the_process_serves_and_stops_when_told_to(folder: Path, number: int) -> None:
+    run_dir = RunDir(folder)
     process = subprocess.Popen(
         [sys.executable, "-m", "vcoproc_irq_router", "--run-dir", str(run_dir.path)],
         stderr=subprocess.PIPE,

@@ -312,6 +312,30 @@ def test_destroying_what_is_not_there(rig: Rig) -> None:
         rig.changes.destroy_domain("fir", NO_REQUEST)
 
 
+def test_a_store_that_fails_at_the_end_is_repaired_once_it_works(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk fills up between the steps and their conclusion."""
+    real = rig.store.change
+    calls = iter([real, None])
+
+    def change() -> object:
+        chosen = next(calls)
+        if chosen is None:
+            raise WrongState("store", "disk full", "room")
+        return chosen()
+
+    monkeypatch.setattr(rig.store, "change", change)
+    with pytest.raises(WrongState, match="disk full"):
+        rig.create()
+    assert [domain.life for domain in rig.domains()] == [Life.CREATING]
+    assert rig.marks.wait() == ["store"]
+    calls = iter([None, real])
+    assert not rig.repairer.repair("store")
+    assert rig.repairer.repair("store")
+    assert (rig.domains(), rig.services.held()) == ([], NOTHING)
+
+
 # --- one more vcoproc -----------------------------------------------------------------------------
 
 

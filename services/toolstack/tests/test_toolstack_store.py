@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from vcoproc import limits
-from vcoproc.errors import InvalidArgument, RevisionGone
+from vcoproc.errors import InvalidArgument, RevisionGone, WrongState
 from vcoproc_toolstack.records import DomainRecord, EventKind, Life
 from vcoproc_toolstack.store import Store
 
@@ -74,6 +74,19 @@ def test_a_store_of_a_newer_version_is_refused_untouched(tmp_path: Path) -> None
 def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="cannot use"):
         make(tmp_path / "nowhere")
+
+
+def test_a_disk_that_is_full_is_told_as_such(tmp_path: Path) -> None:
+    store = make(tmp_path)
+    with pytest.raises(WrongState, match=r"store .*store\.db is database or disk is full"):
+        with store.change() as change:
+            # What SQLite itself says when a file may not grow.
+            change._connection.exec_driver_sql("PRAGMA max_page_count = 1")
+            for number in range(1, 1000):
+                change.add_domain(domain(number, f"{number}-" + "x" * 60))
+    with store.read() as view:
+        assert view.domains() == []
+    store.close()
 
 
 # --- numbers --------------------------------------------------------------------------------------

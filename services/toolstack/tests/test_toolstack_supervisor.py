@@ -259,6 +259,37 @@ sys.stdin.read()
         os.close(descriptor)
 
 
+def test_a_report_that_cannot_be_written_does_not_end_the_cluster(short_path: Path) -> None:
+    """The terminal was closed."""
+    asked = queue.SimpleQueue[str]()
+
+    def report(text: str) -> None:
+        asked.put(text)
+        raise OSError("Input/output error")
+
+    spec = ChildSpec("a", (sys.executable, "-c", SERVE), None)
+    supervisor = Supervisor([spec], short_path / "notify.sock", report=report)
+    supervisor.start()
+    os.kill(supervisor.pids()["a"], signal.SIGKILL)
+    assert "SIGKILL" in asked.get(timeout=WAIT_S)
+    assert "serves again" in asked.get(timeout=WAIT_S)
+    supervisor.stop()
+
+
+def test_a_bug_in_the_thread_reaches_whoever_waits(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor = rig.make(a=SERVE)
+
+    def bug(_deadline_ns: int | None) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(supervisor, "_wait", bug)
+    with pytest.raises(ZeroDivisionError):
+        supervisor.start()
+    assert supervisor.pids() == {}
+
+
 def test_a_socket_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
     supervisor = Supervisor([], tmp_path / "no" / "where", report=print)
     with pytest.raises(OSError, match="No such file"):

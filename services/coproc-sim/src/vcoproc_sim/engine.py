@@ -36,6 +36,7 @@ from vcoproc.errors import PlatformFailure, TranslationFault
 from vcoproc.limits import PAGE_BYTES
 from vcoproc.mmu import AccessKind, Translation
 from vcoproc_sim.engine_binding import LIBRARY, UNICORN, RegisterBank, counter_of, new_core
+from vcoproc_sim.engine_tlb import TlbGuard
 
 Translate: TypeAlias = Callable[[int, AccessKind], Translation]
 """(address, access) -> Translation, or raises TranslationFault."""
@@ -110,6 +111,7 @@ class Engine:
         self._uc.hook_add(ucc.UC_HOOK_INTR, self._on_exception)
         self.map_window(_SCRATCH_PA, memoryview(self._scratch))
         self._counter, self._limit = counter_of(self._uc)
+        self._tlb = TlbGuard(self._uc)
         self._pristine = self.new_context()
 
     # --- physical address space -------------------------------------------------------------------
@@ -162,7 +164,7 @@ class Engine:
 
     def flush_tlb(self) -> None:
         """Forgets all filled pages. Translated code stays; it is keyed by physical address."""
-        self._uc.ctl(ucc.UC_CTL_TLB_FLUSH, ucc.UC_CTL_IO_WRITE)
+        self._tlb.flush()
 
     def flush_translations(self) -> None:
         """Drops all translated code. Needed when the host has written to code."""

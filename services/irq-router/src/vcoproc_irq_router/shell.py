@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hmac
 import time
-from collections.abc import Hashable
+from collections.abc import Container, Hashable
 from typing import Any, Final
 
 import zmq
@@ -124,23 +124,25 @@ class IrqRouter:
     def run(self) -> None:
         """Serves until the loop is told to stop."""
         while not self._loop.stopping:
-            self._loop.wait(None)
+            ready = self._loop.wait(None)
             self._loop.run_calls()
-            self.round()
+            self.round(ready)
 
-    def round(self) -> None:
-        """Takes what has come, and lets everything go that follows from it."""
-        for peer, _seq, message in self.coprocs.incoming(BATCH):
-            if isinstance(message, (LineLevel, LineEdge, LineSync)):
-                self.step(CoprocSaid(peer.name, message))
-            else:
-                self.coprocs.drop(peer, _unexpected(message))
-        for peer, _seq, message in self.domains.incoming(BATCH):
-            if isinstance(message, (Eoi, LineEnable)):
-                assert isinstance(peer.key, int)
-                self.step(DomainSaid(peer.key, message))
-            else:
-                self.domains.drop(peer, _unexpected(message))
+    def round(self, ready: Container[Any]) -> None:
+        """Takes what has come to these sockets, and lets everything go that follows from it."""
+        if self.coprocs.socket in ready:
+            for peer, _seq, message in self.coprocs.incoming(BATCH):
+                if isinstance(message, (LineLevel, LineEdge, LineSync)):
+                    self.step(CoprocSaid(peer.name, message))
+                else:
+                    self.coprocs.drop(peer, _unexpected(message))
+        if self.domains.socket in ready:
+            for peer, _seq, message in self.domains.incoming(BATCH):
+                if isinstance(message, (Eoi, LineEnable)):
+                    assert isinstance(peer.key, int)
+                    self.step(DomainSaid(peer.key, message))
+                else:
+                    self.domains.drop(peer, _unexpected(message))
         if self.core.starved:
             self._feed()
         self.coprocs.flush()

@@ -1,1 +1,1 @@
-"""See the package's README in its folder."""
+"""The toolstack: desired state, the public API, and the `vcoproc` command."""

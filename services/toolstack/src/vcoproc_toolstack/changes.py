@@ -34,6 +34,7 @@ from vcoproc_toolstack.ports import Services
 from vcoproc_toolstack.reconcile import unfinished
 from vcoproc_toolstack.records import DomainRecord, EventKind, Life, VcoprocRecord
 from vcoproc_toolstack.steps import (
+    STORE,
     Outcome,
     Saga,
     SagaState,
@@ -144,7 +145,7 @@ class Changes:
                 change.add_domain(domain)
             saga = Saga(domain_steps(domain, self._leases.coprocs))
             self.run(saga)
-            with self._store.change() as change:
+            with self._conclusion() as change:
                 if saga.state is SagaState.COMMITTED:
                     change.set_domain_life(domid, Life.ALIVE)
                     change.add_event(domain.resource, EventKind.CREATED, _made(domain))
@@ -171,7 +172,7 @@ class Changes:
                     raise NotFound("domain", name)
                 change.set_domain_life(domain.domid, Life.DESTROYING)
             self.run(Saga.undoing(domain_steps(domain, {})))
-            with self._store.change() as change:
+            with self._conclusion() as change:
                 change.delete_domain(domain.domid)
                 change.add_event(domain.resource, EventKind.DESTROYED, "destroyed")
                 return self._keep(change, request, b"")
@@ -195,7 +196,7 @@ class Changes:
                 change.add_vcoproc(vcoproc)
             saga = Saga(vcoproc_steps(domain, vcoproc, self._leases.coprocs))
             self.run(saga)
-            with self._store.change() as change:
+            with self._conclusion() as change:
                 if saga.state is SagaState.COMMITTED:
                     change.set_vcoproc_life(vcoproc.vcoproc_id, Life.ALIVE)
                     change.add_event(
@@ -220,7 +221,7 @@ class Changes:
                 vcoproc = found[0]
                 change.set_vcoproc_life(vcoproc.vcoproc_id, Life.DESTROYING)
             self.run(Saga.undoing(vcoproc_steps(domain, vcoproc, {})))
-            with self._store.change() as change:
+            with self._conclusion() as change:
                 change.delete_vcoproc(vcoproc.vcoproc_id)
                 change.add_event(vcoproc.resource, EventKind.DESTROYED, "detached")
                 return self._keep(change, request, b"")
@@ -259,6 +260,16 @@ class Changes:
         for left, why in saga.leftovers:
             self._log.warning("not undone yet", step=type(left).__name__, why=str(why))
             self._mark(service_of(left))
+
+    @contextmanager
+    def _conclusion(self) -> Iterator[Change]:
+        """The change of the store after a saga; when that fails, the repair undoes the saga."""
+        try:
+            with self._store.change() as change:
+                yield change
+        except VcoprocError:
+            self._mark(STORE)
+            raise
 
     def _wait_for_coprocs(self, references: Iterable[str]) -> None:
         """Gives coprocs that are just being started again the time to come back."""

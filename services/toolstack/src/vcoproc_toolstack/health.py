@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import grpc
 
+from vcoproc import limits
 from vcoproc.errors import VcoprocError
 from vcoproc.runtime.logs import Log
 
@@ -68,6 +69,8 @@ class HealthWatch:
                 self._log.debug("health stream ended", why=str(error))
             if up:
                 self._tell(False)
+            # A service that ends the stream at once is not asked again at once.
+            self._stop.wait(limits.REPAIR_DELAY_NS_MIN / limits.S)
 
     def _tell(self, up: bool) -> None:
         try:

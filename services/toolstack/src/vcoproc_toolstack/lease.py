@@ -91,9 +91,8 @@ class LeaseGateway(rpc.LeaseServiceServicer):
     ) -> pb.ReportFaultResponse:
         why = translate.check_text("why", request.why, _WHY_BYTES_MAX)
         if name_problem(request.coproc) or self._leases.get(request.coproc) is None:
-            raise InvalidArgument(
-                "coproc", f"{request.coproc[: limits.NAME_BYTES_MAX]!r} is not leased"
-            )
+            shown = request.coproc[: limits.NAME_BYTES_MAX]
+            raise InvalidArgument("coproc", f"{shown!r} is not leased")
         with self._store.change() as change:
             name = f"coprocs/{request.coproc}"
             if request.vcoproc_id:

@@ -15,7 +15,15 @@ from vcoproc_toolstack.memory import MemoryDir
 from vcoproc_toolstack.ports import Services
 from vcoproc_toolstack.reconcile import coproc_repair, router_repair, scheduler_repair
 from vcoproc_toolstack.records import DomainRecord, EventKind
-from vcoproc_toolstack.steps import IRQ_ROUTER, MEMORY, SCHEDULER, MakeMemory, Step, domain_steps
+from vcoproc_toolstack.steps import (
+    IRQ_ROUTER,
+    MEMORY,
+    SCHEDULER,
+    STORE,
+    MakeMemory,
+    Step,
+    domain_steps,
+)
 from vcoproc_toolstack.store import Store
 
 _COPROC: Final = "coproc/"
@@ -111,6 +119,8 @@ class Repairer:
 
     def repair(self, service: str) -> bool:
         """One service. False when it does not answer and must be asked again."""
+        if service == STORE:
+            return self._repair_store()
         try:
             # Asked once outside, so that no change waits for a service that does not answer.
             self._steps(service)
@@ -125,6 +135,15 @@ class Repairer:
             self._log.error("repair refused", of=service, why=str(error))
             return True
         self._log.info("repaired", of=service, steps=len(steps))
+        return True
+
+    def _repair_store(self) -> bool:
+        try:
+            with self._changes.exclusive():
+                self._changes.finish_unfinished()
+        except VcoprocError as error:  # the disk is still full, perhaps
+            self._log.error("repair waits", of=STORE, why=str(error))
+            return False
         return True
 
     def _perform(self, step: Step) -> None:

@@ -15,7 +15,7 @@ import grpc
 
 from vcoproc.api.v1 import toolstack_pb2_grpc as api_rpc
 from vcoproc.config import SystemConfig
-from vcoproc.errors import InvalidArgument
+from vcoproc.errors import InvalidArgument, InvariantViolation
 from vcoproc.internal.v1 import control_pb2_grpc as rpc
 from vcoproc.runtime import grpc_kit
 from vcoproc.runtime.logs import Log
@@ -50,6 +50,7 @@ class Shell:
         self._run_dir = run_dir
         self._log = log
         self._exit = ExitStack()
+        self._failed = False
         self._marks = Marks()
         self._store = Store(store_file, time.time_ns)
         self._exit.callback(self._store.close)
@@ -75,9 +76,7 @@ class Shell:
         self._repairer.start(self._memory)
         self._serve_leases()
         self._serve_api()
-        thread = threading.Thread(
-            target=self._repairer.run, args=(self._marks,), name="repair", daemon=True
-        )
+        thread = threading.Thread(target=self._repair, name="repair", daemon=True)
         thread.start()
         self._exit.callback(thread.join)
         self._exit.callback(self._marks.stop)
@@ -91,6 +90,21 @@ class Shell:
             watch.start()
             self._exit.callback(watch.stop)
         self._exit.callback(self._services.cancel)
+
+    def _repair(self) -> None:
+        try:
+            self._repairer.run(self._marks)
+        except BaseException:
+            # A bug. Without repairs the toolstack would seem well and be wrong: it ends, and whoever
+            # keeps it alive starts another one.
+            self._failed = True
+            os.kill(os.getpid(), signal.SIGTERM)
+            raise
+
+    def check(self) -> None:
+        """Raises: InvariantViolation (a thread of ours died)."""
+        if self._failed:
+            raise InvariantViolation("the repair thread died, see the trace")
 
     def stop(self) -> None:
         """Ends everything, newest first."""
@@ -181,6 +195,7 @@ def run(run_dir: RunDir, system: SystemConfig, store_file: Path | None, log: Log
             log.info("toolstack serves", coprocs=len(system.coprocs))
             notify_ready()
             signal.sigwait(ending)
+            shell.check()
             notify_stopping()
         finally:
             shell.stop()

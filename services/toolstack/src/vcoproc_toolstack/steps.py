@@ -116,6 +116,8 @@ Step: TypeAlias = (
 SCHEDULER: Final = "scheduler"
 IRQ_ROUTER: Final = "irq-router"
 MEMORY: Final = "memory"
+STORE: Final = "store"
+"""Performs no step; what is half done in it is a thing to repair all the same."""
 
 
 def service_of(step: Step) -> str:

@@ -20,7 +20,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from vcoproc import limits
-from vcoproc.errors import InvalidArgument, LimitExceeded, RevisionGone
+from vcoproc.errors import InvalidArgument, LimitExceeded, RevisionGone, WrongState
 from vcoproc_toolstack.records import (
     DomainRecord,
     EventKind,
@@ -310,20 +310,36 @@ class Store:
             self._engine = _open(path)
             with self.change() as change:
                 _migrate(change._connection, path)
-        except (OSError, sa.exc.DatabaseError) as error:
+        except (OSError, sa.exc.DatabaseError, WrongState) as error:
             why = getattr(error, "orig", None) or error
             raise InvalidArgument("store", f"cannot use {path}: {why}") from error
 
     @contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except sa.exc.OperationalError as error:
+            what = f"store {self._path}"
+            raise WrongState(what, str(error.orig), "a file that can be used") from error
+
+    @contextmanager
     def read(self) -> Iterator[View]:
-        """One moment of the store."""
-        with self._engine.begin() as connection:
+        """One moment of the store.
+
+        Raises:
+            WrongState: the file cannot be read.
+        """
+        with self._told(), self._engine.begin() as connection:
             yield View(connection)
 
     @contextmanager
     def change(self) -> Iterator[Change]:
-        """A change, kept when the block ends without an exception. Watchers are woken."""
-        with self._write_lock, self._engine.begin() as connection:
+        """A change, kept when the block ends without an exception. Watchers are woken.
+
+        Raises:
+            WrongState: the file cannot be written, the disk is full perhaps.
+        """
+        with self._told(), self._write_lock, self._engine.begin() as connection:
             yield Change(connection, self._now_ns)
         with self._changed:
             self._change_count += 1

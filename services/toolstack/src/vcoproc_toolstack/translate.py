@@ -113,10 +113,9 @@ def shorten_problems(error: InvalidConfig) -> InvalidConfig:
     left = len(error.problems) - len(kept)
     if not left:
         return error
-    why = f"{left} more are not listed"
-    return InvalidConfig(
-        [*kept, ConfigProblem(error.problems[0].file, 0, "too many problems", why)]
-    )
+    why = f"at least {left} more are not listed"
+    rest = ConfigProblem(error.problems[0].file, 0, "too many problems", why)
+    return InvalidConfig([*kept, rest])
 
 
 def read_page_size(page_size: int) -> int:

@@ -94,9 +94,6 @@ class Domain:
             window=IRQ_CREDIT,
             keep_unacked=True,
         )
-        self._poller = zmq.Poller()
-        for source in self._link.sockets:
-            self._poller.register(source, zmq.POLLIN)
 
     # --- memory -----------------------------------------------------------------------------------
 
@@ -179,8 +176,8 @@ class Domain:
         retry_ns = self._link.next_deadline_ns()
         if retry_ns is not None:
             wait_ns = min(wait_ns, max(retry_ns - now_ns, 0))
-        self._poller.poll(-(-wait_ns // MS))
-        for event in self._link.receive():
+        # One frame: the interrupt that is waited for is nearly always all that there is.
+        for event in self._link.receive(1, -(-wait_ns // MS)):
             if isinstance(event, LinkUp):
                 self._last_error = None
                 # The router injects again whatever it did not hear the end of.

@@ -64,8 +64,7 @@ class Vcoproc:
             for register in access.registers
         }
         self._reads: dict[str | int, Read] = {
-            name: Read(at.place, at.offset, at.width_bytes)
-            for name, at in self._registers.items()
+            name: Read(at.place, at.offset, at.width_bytes) for name, at in self._registers.items()
         }
         mapped = [rng.name for rng in resource.ranges if rng.mapped]
         self._mapped: dict[str, Region] = {

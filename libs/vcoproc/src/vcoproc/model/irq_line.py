@@ -4,12 +4,11 @@ Theory of operation:
     The states are those of a GIC (inactive, pending, active, active and pending), two more for an
     interrupt that was injected into a domain that went away before it said EOI, and one for a level
     line after EOI: the domain's EOI may overtake the coproc's word that the line fell, so the level
-    is asked for again before the domain is interrupted again. Masking and the
-    domain's readiness do not change the state, they only hold the injection back; the router asks
-    `deliverable`.
+    is asked for again before the domain is interrupted again. Masking and the domain's readiness do
+    not change the state, they only hold the injection back; the router asks `deliverable`.
 Invariants:
-    A level line is pending only while it is high as far as is known. Between two injections of a line lies an EOI,
-    or the loss of the domain.
+    A level line is pending only while it is high as far as is known. Between two injections of a
+    line lies an EOI, or the loss of the domain.
 """
 
 from __future__ import annotations

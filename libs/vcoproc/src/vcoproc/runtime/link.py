@@ -458,7 +458,7 @@ class LinkClient:
     def _push(self, frame: bytes) -> None:
         # Again: the connection has just gone; its end is reported by the monitor, and what was
         # not acknowledged is in `LinkUp.unacked`.
-        try:  # not contextlib.suppress, which takes as long as the send
+        try:  # noqa: SIM105  # contextlib.suppress takes as long as the send
             self._send_frame(frame, _NOBLOCK)
         except zmq.Again:
             pass

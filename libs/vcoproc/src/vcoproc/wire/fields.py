@@ -1,7 +1,7 @@
 """Checked field types of message bodies.
 
-A body is one msgpack array with the fields of the message in order. A newer minor version may append
-fields; the ones a reader does not know are ignored. Anything else that does not fit is a
+A body is one msgpack array with the fields of the message in order. A newer minor version may
+append fields; the ones a reader does not know are ignored. Anything else that does not fit is a
 `RemoteProtocolError`.
 """
 

@@ -10,8 +10,8 @@ schedule   coproc-sim                    scheduler
 interrupt  coproc-sim; domain            irq-router (a socket for each kind)
 =========  ============================  =====================================
 
-Every link begins with `Hello`, answered by `Welcome` or `Reject`. Type numbers and field order are a
-contract: fields are only ever appended.
+Every link begins with `Hello`, answered by `Welcome` or `Reject`. Type numbers and field order are
+a contract: fields are only ever appended.
 """
 
 from __future__ import annotations
@@ -24,7 +24,17 @@ from typing import Any, ClassVar, TypeAlias
 
 from vcoproc.limits import BATCH_OPS_MAX, LINES_PER_VCOPROC_MAX, NAME_BYTES_MAX
 from vcoproc.wire.fields import (
-    Check, blob, boolean, list_of, record, text, u8, u16, u32, u64, unsigned_list,
+    Check,
+    blob,
+    boolean,
+    list_of,
+    record,
+    text,
+    u8,
+    u16,
+    u32,
+    u64,
+    unsigned_list,
 )  # fmt: skip
 
 NAME = text(NAME_BYTES_MAX)
@@ -244,10 +254,10 @@ class Report(Message):
 
     grant, vcoproc: what ran; next_grant, next_vcoproc: what is on the hardware now, 0 for none.
     end: an `EndReason`. runnable: whether the vcoproc that left still wants to run. planned_ns: its
-    slice. ran_ns: time it held the coprocessor and was not idle, refusals included. refused_ns, refusals: how long and
-    how often it refused to leave. forced: it was reset to make it leave. instructions: executed.
-    save_ns, mmu_ns, restore_ns: phases of the switch. ended_ns: when it was told to leave.
-    next_began_ns: when the next one's turn began (0 without one).
+    slice. ran_ns: time it held the coprocessor and was not idle, refusals included. refused_ns,
+    refusals: how long and how often it refused to leave. forced: it was reset to make it leave.
+    instructions: executed. save_ns, mmu_ns, restore_ns: phases of the switch. ended_ns: when it was
+    told to leave. next_began_ns: when the next one's turn began (0 without one).
     """
 
     TYPE: ClassVar[int] = 0x23
@@ -370,8 +380,8 @@ class LineSync(Message):
 class Resample(Message):
     """The router asks for the level of a line; answered by `LineLevel`, changed or not.
 
-    The domain that cleared the cause says EOI on another connection than the one on which the coproc
-    says that the line fell, so at EOI the router's knowledge may be out of date.
+    The domain that cleared the cause says EOI on another connection than the one on which the
+    coproc says that the line fell, so at EOI the router's knowledge may be out of date.
     """
 
     TYPE: ClassVar[int] = 0x33
@@ -382,7 +392,7 @@ class Resample(Message):
 
 @dataclass(frozen=True, slots=True)
 class Inject(Message):
-    """The domain takes interrupt `irq`; it stays active until `Eoi`. raised_ns: as in `LineLevel`."""
+    """The domain takes interrupt `irq`, active until `Eoi`. raised_ns: as in `LineLevel`."""
 
     TYPE: ClassVar[int] = 0x38
     CHECKS: ClassVar[tuple[Check, ...]] = (u32, boolean, u64)

@@ -2,15 +2,16 @@
 
 Theory of operation:
     The client says hello (version in the header, credential in the body), the server answers with
-    welcome or reject. From then on each side numbers its messages 1, 2, 3, ..., acknowledges what it
-    has accepted in the header of whatever it sends, and announces how many more it will take. A side
-    that has used up its credit keeps messages in its own queue, so nothing is ever dropped by a
-    socket's high-water mark.
+    welcome or reject. From then on each side numbers its messages 1, 2, 3, ..., acknowledges what
+    it has accepted in the header of whatever it sends, and announces how many more it will take. A
+    side that has used up its credit keeps messages in its own queue, so nothing is ever dropped by
+    a socket's high-water mark.
 Invariants:
     sent - acknowledged <= the credit that the peer announced. Received numbers have no gap.
 Not handled:
-    Retransmission inside a session: the transports used are reliable while they are connected. After
-    a lost connection the client says hello again and the two sides exchange their whole state.
+    Retransmission inside a session: the transports used are reliable while they are connected.
+    After a lost connection the client says hello again and the two sides exchange their whole
+    state.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ class Session:
         Raises:
             LimitExceeded: too many messages wait; the peer takes nothing.
         """
-        if not self.can_send():
+        if self._backlog or self._sent - self._peer_acked >= self._peer_credit:
             if len(self._backlog) >= BACKLOG_MAX:
                 raise LimitExceeded("messages waiting for a peer", BACKLOG_MAX)
             self._backlog.append(message)

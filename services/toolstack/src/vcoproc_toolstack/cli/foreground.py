@@ -47,7 +47,7 @@ def run_cluster(cluster: Cluster) -> None:
 
 @contextmanager
 def _signals(act: Callable[[], None]) -> Iterator[None]:
-    """Inside, SIGINT and SIGTERM call `act`, at once and from another thread.
+    """Inside, SIGINT, SIGTERM and SIGHUP call `act`, at once and from another thread.
 
     A handler in Python runs only when the main thread does, and that one sleeps in a lock: a signal
     that comes just before it falls asleep would not wake it. What the interpreter itself writes to
@@ -61,7 +61,9 @@ def _signals(act: Callable[[], None]) -> Iterator[None]:
             act()
 
     thread = threading.Thread(target=listen, name="signals", daemon=True)
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup makes it
+        numbers.append(signal.SIGHUP)
     before = {number: signal.signal(number, lambda *_: None) for number in numbers}
     wakeup = signal.set_wakeup_fd(write)
     thread.start()

@@ -92,7 +92,7 @@ class _Outcome:
     """What the starter waits for."""
 
     done: threading.Event = field(default_factory=threading.Event)
-    error: PeerError | OSError | None = None
+    error: Exception | None = None
 
 
 class Supervisor:
@@ -152,8 +152,14 @@ class Supervisor:
         self._join()
 
     def join(self) -> None:
-        """Waits for the end that somebody asked for."""
+        """Waits for the end that somebody asked for.
+
+        Raises:
+            OSError: it came by itself, since the supervisor could not go on.
+        """
         self._join()
+        if self._outcome.error is not None:
+            raise self._outcome.error
 
     def pids(self) -> dict[str, int]:
         """The processes that run now, by name."""
@@ -171,6 +177,10 @@ class Supervisor:
                 self._closed = True
                 os.close(self._wake)
 
+    def _say(self, text: str) -> None:
+        with contextlib.suppress(OSError):  # a terminal that was closed must not end the cluster
+            self._report(text)
+
     # --- the thread -------------------------------------------------------------------------------
 
     def _run(self) -> None:
@@ -185,7 +195,7 @@ class Supervisor:
                 finally:
                     self._end_all()
                     self._notify_path.unlink(missing_ok=True)
-        except (PeerError, OSError) as error:
+        except Exception as error:  # whatever it is, the thread that waits must learn of it
             self._outcome.error = error
         finally:
             self._outcome.done.set()
@@ -244,7 +254,7 @@ class Supervisor:
             if child.process is not None and child.process.pid == pid and not child.ready:
                 child.ready = True
                 if self._outcome.done.is_set():
-                    self._report(f"{child.spec.name} serves again (pid {pid})")
+                    self._say(f"{child.spec.name} serves again (pid {pid})")
 
     def _spawn(self, child: _Child) -> None:
         environ = {
@@ -291,7 +301,7 @@ class Supervisor:
             wait_ms = child.delay_ns // limits.MS
             child.delay_ns = min(2 * child.delay_ns, limits.RESTART_DELAY_NS_MAX)
             words = _tail(child)
-            self._report(
+            self._say(
                 f"{child.spec.name} {_ending(exit_code)}; starting it again in {wait_ms} ms"
                 + (f"\n{words}" if words else "")
             )
@@ -304,7 +314,7 @@ class Supervisor:
                     self._spawn(child)
                 except OSError as error:
                     child.restart_ns = now_ns + limits.RESTART_DELAY_NS_MAX
-                    self._report(f"{child.spec.name} cannot be started: {error}")
+                    self._say(f"{child.spec.name} cannot be started: {error}")
 
     def _end_all(self) -> None:
         for child in self._children:
@@ -326,7 +336,7 @@ class Supervisor:
             left = [child for child in left if child.process and child.process.poll() is None]
         for child in left:
             assert child.process is not None
-            self._report(f"{child.spec.name} did not stop in time and is killed")
+            self._say(f"{child.spec.name} did not stop in time and is killed")
             child.process.kill()
         for child in self._children:
             if child.process is not None:

@@ -1,0 +1,356 @@
+"""Random events into front end and executor, beside a model that knows only what is observable.
+
+The model is a scheduler, a router and drivers that believe what they are told. After every event
+what they believe must be true: who is on the hardware, who wants it, which lines are high, which
+grant has not begun. And each request has one answer, in order; and no doorbell is lost.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from vcoproc.limits import HOLD_LIMIT_NS, MS, US
+from vcoproc.wire.messages import (
+    Batch,
+    Faulted,
+    GrantDropped,
+    LineEdge,
+    LineLevel,
+    Message,
+    Post,
+    Read,
+    Reply,
+    Report,
+    Sleep,
+    TrapError,
+    Wake,
+    Write,
+)
+from vcoproc_sim.platforms.api import Busy, Done, Failed, SwitchResult
+from vcoproc_sim.switching import Phase
+from vcoproc_sim.testing.core_rig import CoreRig
+from vcoproc_sim.testing.fake_platform import Costs, Then, job
+
+IDS = st.integers(1, 4)
+SHORT = st.integers(0, 2_000)
+"""Units of a job: up to 128,000 instructions, six bursts."""
+BUSY = st.integers(1, 400).map(lambda us: Busy(us * US))
+
+
+@dataclass
+class Driver:
+    """What the driver of one vcoproc has done and seen. rung: doorbells that were taken."""
+
+    sent: list[tuple[int, Message]] = field(default_factory=list)
+    answered: dict[int, Message] = field(default_factory=dict)
+    rung: dict[int, int] = field(default_factory=dict)
+    resets: list[int] = field(default_factory=list)
+    """Numbers of the requests that may have reset it."""
+
+
+class Model(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.rig = CoreRig(costs=Costs(), contexts_max=4)
+        self.current = 0
+        self.believed: set[int] = set()
+        self.lines: set[tuple[int, int]] = set()
+        self.edges = 0
+        self.pending: tuple[int, int] | None = None
+        self.drivers: dict[int, Driver] = {}
+        self.begun: set[int] = set()
+        self.gone: list[Driver] = []
+        self.tag = 0
+        self.seen = [0, 0, 0]
+
+    # --- what happens -----------------------------------------------------------------------------
+
+    @initialize(count=st.integers(1, 4))
+    def start(self, count: int) -> None:
+        for vcoproc_id in range(1, count + 1):
+            self.attach(vcoproc_id)
+            self.reset(vcoproc_id, 1)
+
+    @rule(vcoproc_id=IDS)
+    def attach(self, vcoproc_id: int) -> None:
+        if vcoproc_id not in self.rig.executor.vcoprocs and not self.rig.executor.failure:
+            self.rig.attach(vcoproc_id, running=False)
+            self.drivers[vcoproc_id] = Driver()
+
+    @rule(vcoproc_id=IDS, deadline_us=st.sampled_from([0, 50, 1000]))
+    def detach(self, vcoproc_id: int, deadline_us: int) -> None:
+        if vcoproc_id in self.rig.executor.vcoprocs:
+            self.rig.detach(vcoproc_id, deadline_us * US)
+
+    def _send(self, vcoproc_id: int, message: Message) -> int | None:
+        if vcoproc_id not in self.rig.executor.vcoprocs:
+            return None
+        seq = self.rig.send(vcoproc_id, message, origin=vcoproc_id)
+        self.drivers[vcoproc_id].sent.append((seq, message))
+        return seq
+
+    @rule(vcoproc_id=IDS, length=SHORT, then=st.sampled_from(Then), posted=st.booleans())
+    def ring(self, vcoproc_id: int, length: int, then: Then, posted: bool) -> None:
+        self.tag = (self.tag + 1) % 4096
+        value = job(length, then, self.tag)
+        kind = Post if posted else Write
+        seq = self._send(vcoproc_id, kind(*self.rig.address("DOORBELL"), value))
+        if seq is not None:
+            self.drivers[vcoproc_id].rung[seq] = value
+
+    @rule(vcoproc_id=IDS, value=st.integers(0, 1))
+    def reset(self, vcoproc_id: int, value: int) -> None:
+        seq = self._send(vcoproc_id, Write(*self.rig.address("CONTROL"), value))
+        if seq is not None and value == 0:
+            self.drivers[vcoproc_id].resets.append(seq)
+
+    @rule(
+        vcoproc_id=IDS,
+        name=st.sampled_from(["DONE", "CYCLES", "PC", "IRQ_STATUS", "HOLD_RW", "REPLAY_RW"]),
+    )
+    def look(self, vcoproc_id: int, name: str) -> None:
+        self._send(vcoproc_id, Read(*self.rig.address(name)))
+
+    @rule(
+        vcoproc_id=IDS,
+        name=st.sampled_from(["IRQ_STATUS", "IRQ_ENABLE", "FAULT_STATUS", "HOLD_RW", "REPLAY_RW"]),
+        value=st.integers(0, 31),
+    )
+    def put(self, vcoproc_id: int, name: str, value: int) -> None:
+        self._send(vcoproc_id, Post(*self.rig.address(name), value))
+
+    @rule(
+        vcoproc_id=IDS,
+        names=st.lists(st.sampled_from(["DONE", "CYCLES", "IRQ_ENABLE", "BYTE"]), max_size=4),
+    )
+    def batch(self, vcoproc_id: int, names: list[str]) -> None:
+        accesses = tuple((False, *self.rig.address(name), 0) for name in names)
+        self._send(vcoproc_id, Batch(accesses))
+
+    @rule(
+        vcoproc_id=st.integers(1, 5),
+        slice_us=st.sampled_from([100, 500, 2000]),
+        now=st.booleans(),
+        refusal_us=st.sampled_from([0, 300, 5000]),
+    )
+    def grant(self, vcoproc_id: int, slice_us: int, now: bool, refusal_us: int) -> None:
+        self.pending = (self.rig._grant_number + 1, vcoproc_id)
+        self.rig.grant(vcoproc_id, slice_us * US, now=now, refusal_ns=refusal_us * US)
+
+    @precondition(lambda self: self.pending is not None)
+    @rule()
+    def revoke(self) -> None:
+        assert self.pending is not None
+        number, self.pending = self.pending[0], None
+        self.rig.revoke(number)
+
+    @rule(number=st.integers(0, 50))
+    def revoke_something_old(self, number: int) -> None:
+        if self.pending is None or self.pending[0] != number:
+            self.rig.revoke(number)
+
+    @rule()
+    def scheduler_is_back(self) -> None:
+        register = self.rig.executor.register_message()
+        self.rig.collect()
+        self._hear()
+        self.pending = None
+        assert register.current == self.current
+        assert {each[0] for each in register.vcoprocs} == set(self.rig.executor.vcoprocs)
+        self.believed = {vcoproc for vcoproc, runnable, _ in register.vcoprocs if runnable}
+        for vcoproc, _runnable, faulted in register.vcoprocs:
+            assert faulted == (self.rig.platform.is_faulted(vcoproc) or bool(self.rig.executor.failure))
+
+    @rule(script=st.lists(BUSY, min_size=1, max_size=4))
+    def refuse_to_be_left(self, script: list[SwitchResult]) -> None:
+        self.rig.platform.leave_script.extend(script)
+
+    @rule(script=st.lists(BUSY, min_size=1, max_size=3))
+    def refuse_to_be_entered(self, script: list[SwitchResult]) -> None:
+        self.rig.platform.enter_script.extend(script)
+
+    @rule(duration_us=st.integers(1, 1500))
+    def run(self, duration_us: int) -> None:
+        self.rig.run(duration_us * US)
+
+    @rule()
+    def step(self) -> None:
+        self.rig.step()
+
+    @rule(really=st.sampled_from([False] * 40 + [True]), leave=st.booleans())
+    def fail(self, really: bool, leave: bool) -> None:
+        if really:
+            platform = self.rig.platform
+            (platform.leave_script if leave else platform.enter_script).append(Failed("dead"))
+
+    # --- what the others hear ---------------------------------------------------------------------
+
+    def _hear(self) -> None:
+        rig = self.rig
+        for message in rig.to_scheduler[self.seen[0] :]:
+            self._scheduler_hears(message)
+        for message in rig.to_router[self.seen[1] :]:
+            self._router_hears(message)
+        for origin, message in rig.replies[self.seen[2] :]:
+            assert isinstance(origin, int) and isinstance(message, Reply | TrapError)
+            answered = self.drivers[origin].answered
+            assert message.request not in answered, "answered twice"
+            answered[message.request] = message
+        self.seen = [len(rig.to_scheduler), len(rig.to_router), len(rig.replies)]
+
+    def _scheduler_hears(self, message: Message) -> None:
+        match message:
+            case Wake():
+                if message.resumed:
+                    assert message.vcoproc == self.current
+                assert message.vcoproc not in self.believed, "it was known"
+                self.believed.add(message.vcoproc)
+            case Sleep():
+                assert message.vcoproc == self.current
+                assert message.vcoproc in self.believed
+                self.believed.discard(message.vcoproc)
+            case Faulted():
+                self.believed.discard(message.vcoproc)
+            case GrantDropped():
+                assert self.pending == (message.grant, message.vcoproc)
+                self.pending = None
+                if message.vcoproc != self.current:
+                    self.believed.discard(message.vcoproc)
+            case Report():
+                self._report(message)
+
+    def _report(self, report: Report) -> None:
+        assert report.vcoproc == self.current
+        if report.vcoproc:
+            self.believed.discard(report.vcoproc)
+            if report.runnable:
+                self.believed.add(report.vcoproc)
+        self.current = report.next_vcoproc
+        if report.next_vcoproc:
+            assert self.pending == (report.next_grant, report.next_vcoproc), "it was not granted"
+            assert report.next_grant not in self.begun
+            self.begun.add(report.next_grant)
+            self.believed.add(report.next_vcoproc)
+            self.pending = None
+            if report.vcoproc != report.next_vcoproc:
+                phases_ns = report.mmu_ns + report.restore_ns
+                if report.vcoproc:
+                    phases_ns += report.refused_ns + report.save_ns
+                assert report.next_began_ns == report.ended_ns + phases_ns
+
+    def _router_hears(self, message: Message) -> None:
+        if isinstance(message, LineEdge):
+            self.edges += 1
+            return
+        assert isinstance(message, LineLevel)
+        key = (message.vcoproc, message.line)
+        assert (key in self.lines) != message.high, "that was known"
+        self.lines ^= {key}
+
+    # --- what must be true ------------------------------------------------------------------------
+
+    @invariant()
+    def what_they_believe_is_true(self) -> None:
+        self._hear()
+        rig = self.rig
+        for vcoproc_id in list(self.drivers):
+            if vcoproc_id not in rig.executor.vcoprocs:
+                self._has_gone(vcoproc_id)
+        assert self.current == (rig.platform.owner or 0)
+        for vcoproc_id, vcoproc in rig.executor.vcoprocs.items():
+            context = rig.platform.contexts[vcoproc_id]
+            on = rig.platform.owner == vcoproc_id
+            registers = context.live if on else context.spec.shadow
+            wants = rig.platform._wants(context, registers)
+            if not on and (wants or vcoproc.replay or vcoproc.held) and not rig.executor.failure:
+                assert vcoproc_id in self.believed, "a wake was lost"
+            for number, status, enable in rig.executor._switcher.lines._level_lines:
+                high = registers[status] & (registers[enable] if enable is not None else -1) != 0
+                assert ((vcoproc_id, number) in self.lines) == high, "the router is wrong"
+        assert self.edges == rig.platform.pulse_count - len(rig.platform._edges)
+        assert not rig.platform._edges
+        if rig.executor.phase is Phase.EMPTY:
+            assert self.pending is None
+
+    @invariant()
+    def answers_keep_their_order(self) -> None:
+        for driver in self.drivers.values():
+            # One that finds the queue of held ones full is refused at once; all others wait.
+            answered = [
+                seq
+                for seq, message in driver.answered.items()
+                if not (isinstance(message, TrapError) and message.error == "QUEUE_FULL")
+            ]
+            assert answered == sorted(answered)
+
+    def _has_gone(self, vcoproc_id: int) -> None:
+        driver = self.drivers.pop(vcoproc_id)
+        self.lines = {key for key in self.lines if key[0] != vcoproc_id}
+        self.believed.discard(vcoproc_id)
+        for seq, message in driver.sent:
+            if not isinstance(message, Post):
+                assert seq in driver.answered, "gone without an answer"
+
+    def teardown(self) -> None:
+        """Everybody gets the hardware until nothing waits; then the books must agree."""
+        rig = self.rig
+        rig.platform.leave_script.clear()
+        rig.platform.enter_script.clear()
+        rig.platform.leave_rule = rig.platform.enter_rule = lambda _vcoproc_id: Done()
+        if rig.executor.failure:
+            rig.run(2 * HOLD_LIMIT_NS)
+        for _ in range(300):
+            self.what_they_believe_is_true()
+            waiting = sorted(self.believed - {self.current})
+            if not waiting:
+                break
+            for vcoproc_id in waiting:
+                if vcoproc_id in self.believed:
+                    self.grant(vcoproc_id, 100, True, 0)
+                rig.run(300 * US)
+                self._hear()
+        self._hear()
+        for vcoproc_id, driver in self.drivers.items():
+            vcoproc = rig.vcoproc(vcoproc_id)
+            assert not vcoproc.held and not vcoproc.replay
+            for seq, message in driver.sent:
+                answer = driver.answered.get(seq)
+                if isinstance(message, Post):
+                    assert not isinstance(answer, Reply)
+                else:
+                    assert answer is not None, "never answered"
+            self._no_doorbell_was_lost(vcoproc_id, driver)
+
+    def _no_doorbell_was_lost(self, vcoproc_id: int, driver: Driver) -> None:
+        taken = [
+            (seq, value)
+            for seq, value in driver.rung.items()
+            if not isinstance(driver.answered.get(seq), TrapError)
+        ]
+        heard = list(self.rig.platform.contexts[vcoproc_id].rung)
+        for seq, value in taken:
+            if heard and heard[0] == value:
+                heard.pop(0)
+            else:  # only a reset that came after it may have taken it away
+                failed = bool(self.rig.executor.failure)
+                assert failed or any(reset > seq for reset in driver.resets), "a doorbell is lost"
+        assert not heard, "a doorbell came twice, out of order, or from nowhere"
+
+
+Model.TestCase.settings = settings(
+    max_examples=60,
+    stateful_step_count=40,
+    deadline=None,
+    derandomize=True,
+    suppress_health_check=list(HealthCheck),
+)
+TestExecutorAgainstModel = Model.TestCase
+
+
+def test_the_model_can_wait_long_enough() -> None:
+    """What is held when nobody is granted is given up within the time that the model lets pass."""
+    assert 2 * HOLD_LIMIT_NS > HOLD_LIMIT_NS + 1 * MS
