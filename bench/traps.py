@@ -20,6 +20,8 @@ from vcoproc.wire.messages import Batch, Message, Post, Read, Reply
 TRAP_RATIO_MAX: Final = 1.3
 BURST_INSTRUCTIONS: Final = 20_000
 """Of coproc-sim: what it executes between two looks at its sockets."""
+REGISTER: Final = "IRQ_STATUS"
+"""What a driver reads first in every interrupt."""
 POSTS: Final = 128
 """Below the credit of a driver, so that no credit is waited for."""
 BATCH: Final = 64
@@ -57,12 +59,12 @@ def _in_turn(
 
 def traps(rig: Rig, guest: Guest, busy: Guest, effort: Effort) -> list[Row]:
     """Trap round trip, with the coprocessor idle and busy, against a bare echo."""
-    status = guest.vcoproc.address("STATUS")
+    status = guest.vcoproc.address(REGISTER)
     request = _frame(Read(status.place, status.offset, status.width_bytes))
     replies = {request: _frame(Reply(1000, (0,)))}
 
     def trap() -> int:
-        return guest.vcoproc.read32("STATUS")
+        return guest.vcoproc.read32(REGISTER)
 
     with echo(rig.scratch, replies) as bare:
 

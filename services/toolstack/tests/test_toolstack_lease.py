@@ -75,11 +75,12 @@ def test_the_lease_lasts_as_long_as_the_stream(server: Server) -> None:
 
 
 def test_a_lease_asks_for_the_repair_of_coproc_and_scheduler(server: Server) -> None:
-    lease(server, "dsp0")
+    stream, _ = lease(server, "dsp0")
     found = server.rig.marks.wait()
     while len(found) < 2:
         found += server.rig.marks.wait()
     assert sorted(found) == ["coproc/dsp0", "scheduler"]
+    end(server, stream, "dsp0")
 
 
 WRONG: list[tuple[dict[str, Any], str]] = [

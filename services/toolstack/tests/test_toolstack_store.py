@@ -78,12 +78,12 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 
 def test_a_disk_that_is_full_is_told_as_such(tmp_path: Path) -> None:
     store = make(tmp_path)
-    with pytest.raises(WrongState, match=r"store .*store\.db is database or disk is full"):
-        with store.change() as change:
-            # What SQLite itself says when a file may not grow.
-            change._connection.exec_driver_sql("PRAGMA max_page_count = 1")
-            for number in range(1, 1000):
-                change.add_domain(domain(number, f"{number}-" + "x" * 60))
+    full = pytest.raises(WrongState, match=r"store .*store\.db is database or disk is full")
+    with full, store.change() as change:
+        # What SQLite itself says when a file may not grow.
+        change._connection.exec_driver_sql("PRAGMA max_page_count = 1")
+        for number in range(1, 1000):
+            change.add_domain(domain(number, f"{number}-" + "x" * 60))
     with store.read() as view:
         assert view.domains() == []
     store.close()

@@ -95,8 +95,8 @@ class Shell:
         try:
             self._repairer.run(self._marks)
         except BaseException:
-            # A bug. Without repairs the toolstack would seem well and be wrong: it ends, and whoever
-            # keeps it alive starts another one.
+            # A bug. Without repairs the toolstack would seem well and be wrong: it ends, and
+            # whoever keeps it alive starts another one.
             self._failed = True
             os.kill(os.getpid(), signal.SIGTERM)
             raise

@@ -6,6 +6,7 @@ One thread owns all sockets and cores. Other threads (gRPC handlers) hand it wor
 from __future__ import annotations
 
 import contextlib
+import operator
 import os
 import signal
 import threading
@@ -24,6 +25,7 @@ from vcoproc.errors import PeerTimeout
 from vcoproc.runtime.timerfd import TimerFd
 
 T = TypeVar("T")
+_source_of = operator.itemgetter(0)
 
 
 class Loop:
@@ -70,7 +72,7 @@ class Loop:
         else:
             self._timer.arm(deadline_ns)
             ready = zmq_poll(self._poller.sockets, -1)
-        sources = {source for source, _mask in ready}
+        sources = set(map(_source_of, ready))
         if self._timer_fd in sources:
             sources.discard(self._timer_fd)
             self._timer.clear()

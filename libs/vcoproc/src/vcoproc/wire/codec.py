@@ -95,7 +95,7 @@ def _message(kind: int, body: bytes) -> Message:
     if cls is None:
         raise RemoteProtocolError(f"unknown message type {kind:#04x}")
     fields = _unpack(body)
-    if kind == Reply.TYPE and (reply := _short_reply(fields)) is not None:
+    if cls is Reply and (reply := _short_reply(fields)) is not None:
         return reply
     checks = cls.CHECKS
     if type(fields) is not list or len(fields) < len(checks):
