@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import stat
+from collections.abc import Iterable
 from itertools import pairwise
 from pathlib import Path
 
@@ -305,6 +306,27 @@ def test_numbers_of_vcoprocs_never_come_back(rig: Rig) -> None:
         rig.changes.destroy_domain("a", NO_REQUEST)
         rig.restart()
     assert seen == [1, 2, 3]
+
+
+def test_a_change_waits_for_a_coproc_that_just_restarts(rig: Rig) -> None:
+    """The toolstack was started again, and its coproc-sims have not leased their coprocs yet."""
+    waited: list[tuple[list[str], int]] = []
+
+    def come_back(names: Iterable[str], timeout_ns: int) -> None:
+        waited.append((sorted(names), timeout_ns))
+        for name in waited[-1][0]:
+            if rig.leases.get(name) is None:
+                rig.lease(name)
+
+    rig.leases.wait_online = come_back  # type: ignore[method-assign]
+    rig.unlease("dsp1")
+    rig.create()
+    held = rig.services.attached.copy()
+    rig.unlease("dsp1")
+    rig.services.attached.update(held)
+    rig.changes.destroy_domain("fir", NO_REQUEST)
+    assert rig.services.held() == NOTHING
+    assert [names for names, _ in waited] == [["dsp0", "dsp1"]] * 2
 
 
 def test_destroying_what_is_not_there(rig: Rig) -> None:

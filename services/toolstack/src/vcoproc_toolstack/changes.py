@@ -163,7 +163,7 @@ class Changes:
         Raises:
             NotFound: there is no such domain.
         """
-        with self._turn():
+        with self._turn(self._coprocs_of(name)):
             if (answer := self._answered(request)) is not None:
                 return answer
             with self._store.change() as change:
@@ -210,7 +210,7 @@ class Changes:
 
     def destroy_vcoproc(self, domain_name: str, name: str, request: Request) -> bytes:
         """Detaches a vcoproc. As `destroy_domain`."""
-        with self._turn():
+        with self._turn(self._coprocs_of(domain_name)):
             if (answer := self._answered(request)) is not None:
                 return answer
             with self._store.change() as change:
@@ -278,6 +278,13 @@ class Changes:
             coprocs = [system.find(reference) for reference in references]
             names = [coproc.name for coproc in coprocs if not coproc.is_template]
             self._leases.wait_online(names, self._lease_wait_ns)
+
+    def _coprocs_of(self, domain_name: str) -> list[str]:
+        """Coprocs of the tree that a domain has vcoprocs on."""
+        with self._store.read() as view:
+            domain = view.domain(domain_name)
+        found = {vcoproc.coproc for vcoproc in domain.vcoprocs} if domain else set()
+        return sorted(found & self._leases.coprocs.keys())
 
     def _answered(self, request: Request) -> bytes | None:
         if not request.request_id:
