@@ -23,6 +23,9 @@ from vcoproc.runtime.logs import Log
 ERROR_DOMAIN: Final = "vcoproc"
 _STATUS_KEY: Final = "grpc-status-details-bin"
 _MESSAGE_BYTES_MAX: Final = 8 * 1024 * 1024
+_WORDS_MAX: Final = 2000
+_VALUE_MAX: Final = 200
+"""Longer texts of an error are cut: gRPC takes 8 KiB of trailers, and loses all of more."""
 
 _CODES: Final[dict[str, grpc.StatusCode]] = {
     errors.NotFound.reason: grpc.StatusCode.NOT_FOUND,
@@ -72,15 +75,16 @@ def _abort(context: grpc.ServicerContext, error: VcoprocError) -> None:
         reason=error.reason,
         domain=ERROR_DOMAIN,
         metadata={
-            key: str(value)
+            key: str(value)[:_VALUE_MAX]
             for key, value in vars(error).items()
             if not key.startswith("_") and isinstance(value, (str, int))
         },
     )
-    status = status_pb2.Status(code=code.value[0], message=str(error))
+    words = str(error)[:_WORDS_MAX]
+    status = status_pb2.Status(code=code.value[0], message=words)
     status.details.add().Pack(info)
     context.set_trailing_metadata(((_STATUS_KEY, status.SerializeToString()),))
-    context.abort(code, str(error))
+    context.abort(code, words)
 
 
 class _ErrorInterceptor(grpc.ServerInterceptor):
@@ -193,8 +197,6 @@ def to_error(error: grpc.RpcError) -> VcoprocError:
     """What a failed call means, for callers that know only our errors."""
     assert isinstance(error, grpc.Call)
     words = error.details() or str(error.code())
-    if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
-        return RemoteUnavailable(words)
     for key, value in error.trailing_metadata() or ():
         if key == _STATUS_KEY:
             status = status_pb2.Status.FromString(value)
@@ -202,6 +204,8 @@ def to_error(error: grpc.RpcError) -> VcoprocError:
                 info = error_details_pb2.ErrorInfo()
                 if detail.Unpack(info):
                     return RemoteRefusal(info.reason, status.message, dict(info.metadata))
+    if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        return RemoteUnavailable(words)
     return RemoteRefusal(error.code().name, words, {})
 
 

@@ -7,6 +7,7 @@ read and `flush` once a round.
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
@@ -15,7 +16,6 @@ from typing import Any, Final, TypeAlias
 import zmq
 from zmq.backend import Socket as BackendSocket
 from zmq.backend import zmq_poll
-from zmq.utils.monitor import recv_monitor_message
 
 from vcoproc.errors import (
     LimitExceeded,
@@ -380,10 +380,12 @@ class LinkClient:
     def _watch_connection(self, events: list[LinkEvent]) -> None:
         while True:
             try:
-                event = recv_monitor_message(self._monitor, _NOBLOCK)
+                frames = self._monitor.recv_multipart(_NOBLOCK)
             except zmq.Again:
                 return
-            if event["event"] == zmq.EVENT_DISCONNECTED:
+            # zmq_socket_monitor(3): 16 bits of event and 32 of value, then the address. The parser
+            # of pyzmq would bring in asyncio.
+            if int.from_bytes(frames[0][:2], sys.byteorder) == zmq.EVENT_DISCONNECTED:
                 self._connected = False
                 self._retry_at_ns = None
                 self._down(RemoteProtocolError("connection lost"), events)

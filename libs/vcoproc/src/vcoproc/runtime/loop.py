@@ -49,6 +49,10 @@ class Loop:
         if handle_signals:
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, self._on_signal)
+            # A handler of Python's runs only between bytecodes: a signal just before poll begins to
+            # wait would not be seen. The C level writes into the pipe, which poll does see.
+            signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
+        self._handles_signals = handle_signals
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self.stop()
@@ -132,6 +136,8 @@ class Loop:
         while self._calls:
             _work, future = self._calls.popleft()
             future.cancel()
+        if self._handles_signals:
+            signal.set_wakeup_fd(-1)
         self._timer.close()
         os.close(self._wake_read)
         os.close(self._wake_write)
