@@ -37,6 +37,7 @@ from vcoproc_sim.testing.fake_platform import (
     Costs,
     Crash,
     Forever,
+    Timer,
     job,
 )
 
@@ -134,6 +135,21 @@ def test_at_the_bound_it_is_forced_off(rig: CoreRig, refusal_ns: int) -> None:
     rig.write(1, "CONTROL", 1)
     rig.write(1, "DOORBELL", job(1))
     assert [wake.vcoproc for wake in rig.said(Wake)] == [1]
+
+
+def test_a_reset_by_force_stops_the_timers_of_the_refuser() -> None:
+    rig = CoreRig()
+    rig.attach(1, 2)
+    rig.program(1, Timer(1 * MS))
+    rig.hog(2)
+    rig.grant(1)
+    rig.settle()
+    rig.platform.leave_rule = always(Busy(100 * US))
+    rig.grant(2, refusal_ns=0)
+    assert last_report(rig).forced
+    rig.clear()
+    rig.run(3 * MS)
+    assert rig.said(Wake) == []
 
 
 def test_refusing_very_often_is_bounded_too(rig: CoreRig) -> None:

@@ -460,6 +460,20 @@ def test_a_timer_that_was_overtaken_by_a_doorbell_still_expires(rig: CoreRig) ->
     assert rig.executor.wants_cpu()
 
 
+def test_a_timer_that_has_been_heard_wakes_nobody_again(rig: CoreRig) -> None:
+    rig.program(1, Timer(700 * US), Compute(1), Timer(900 * MS))
+    rig.hog(2)
+    rig.grant(1)
+    rig.settle()
+    rig.run(800 * US)
+    rig.grant(2)
+    rig.clear()
+    rig.write(1, "IRQ_ENABLE", 1)
+    rig.run(50 * MS)
+    assert rig.to_scheduler == []
+    assert not rig.vcoproc(1).told_runnable
+
+
 # --- times ----------------------------------------------------------------------------------------
 
 

@@ -141,7 +141,7 @@ class Switcher:
             now_ns = self._clock()
             self.next = None
             turn.stop(now_ns)
-            self.turn = Turn(grant.grant, vcoproc, grant.slice_ns, now_ns, now_ns)
+            self.turn = Turn(grant.grant, vcoproc, grant.slice_ns, now_ns)
             self._end_switch(Left(turn, EndReason.SLICE, now_ns), Entered(self.turn), now_ns)
         else:
             self.leave(end, min(grant.refusal_ns, SWITCH_DEADLINE_NS))
@@ -250,10 +250,9 @@ class Switcher:
             self._frontend.replay(vcoproc)
             self._frontend.release(vcoproc, on_hardware=True, now_ns=mapped_ns)
             now_ns = self._clock()
-            turn = self.turn = Turn(grant.grant, vcoproc, grant.slice_ns, now_ns, now_ns)
+            turn = self.turn = Turn(grant.grant, vcoproc, grant.slice_ns, now_ns)
             entered = Entered(turn, mapped_ns - began_ns, now_ns - mapped_ns)
             self._end_switch(left, entered, began_ns)
-            self.poke(vcoproc)
 
     def _stay_empty(self, left: Left | None) -> None:
         self._platform.set_stage2(None)

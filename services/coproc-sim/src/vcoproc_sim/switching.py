@@ -26,15 +26,14 @@ class Phase(enum.Enum):
 class Turn:
     """One stay on the hardware.
 
-    slice_began_ns: moves when a new slice begins without a switch. ran_ns: time not idle, up to the
-    last stop; resumed_ns: since when it runs, if it does.
+    slice_began_ns: since when it runs, if it does; each time that it wakes, a new slice begins.
+    ran_ns: time not idle, up to the last stop.
     """
 
     grant: int
     vcoproc: Vcoproc
     slice_ns: int
     slice_began_ns: int
-    resumed_ns: int
     ran_ns: int = 0
     idle: bool = False
     instructions: int = 0
@@ -43,12 +42,12 @@ class Turn:
         """It does not run any more, for now or for good."""
         if not self.idle:
             self.idle = True
-            self.ran_ns += now_ns - self.resumed_ns
+            self.ran_ns += now_ns - self.slice_began_ns
 
     def resume(self, now_ns: int) -> None:
         """It was idle and runs again, with a new slice: the one before ended with the sleep."""
         self.idle = False
-        self.slice_began_ns = self.resumed_ns = now_ns
+        self.slice_began_ns = now_ns
 
 
 @dataclass(slots=True, eq=False)

@@ -23,9 +23,9 @@ from vcoproc.runtime.logs import Log
 ERROR_DOMAIN: Final = "vcoproc"
 _STATUS_KEY: Final = "grpc-status-details-bin"
 _MESSAGE_BYTES_MAX: Final = 8 * 1024 * 1024
-_WORDS_MAX: Final = 2000
+_TRAILER_BYTES_MAX: Final = 7000
 _VALUE_MAX: Final = 200
-"""Longer texts of an error are cut: gRPC takes 8 KiB of trailers, and loses all of more."""
+"""What is longer of an error is cut: gRPC takes 8 KiB of trailers, and loses all of more."""
 
 _CODES: Final[dict[str, grpc.StatusCode]] = {
     errors.NotFound.reason: grpc.StatusCode.NOT_FOUND,
@@ -69,6 +69,18 @@ def _code(error: VcoprocError) -> grpc.StatusCode:
             return grpc.StatusCode.INTERNAL
 
 
+def _cut(words: str) -> str:
+    """As much of a text as the trailers of a call have room for."""
+    room = _TRAILER_BYTES_MAX
+    for place, letter in enumerate(words):
+        # Twice in the trailers: percent-encoded, and as a message in base64.
+        code = letter.encode(errors="replace")
+        room -= len(code) * (1 if 0x20 <= code[0] < 0x7F else 3) + (len(code) * 4 + 2) // 3
+        if room < 0:
+            return words[:place]
+    return words
+
+
 def _abort(context: grpc.ServicerContext, error: VcoprocError) -> None:
     code = _code(error)
     info = error_details_pb2.ErrorInfo(
@@ -80,7 +92,7 @@ def _abort(context: grpc.ServicerContext, error: VcoprocError) -> None:
             if not key.startswith("_") and isinstance(value, (str, int))
         },
     )
-    words = str(error)[:_WORDS_MAX]
+    words = _cut(str(error))
     status = status_pb2.Status(code=code.value[0], message=words)
     status.details.add().Pack(info)
     context.set_trailing_metadata(((_STATUS_KEY, status.SerializeToString()),))
