@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from vcoproc.limits import HOLD_LIMIT_NS, US
+from vcoproc.wire.codec import decode, encode
 from vcoproc.wire.messages import (
     Batch,
     Faulted,
@@ -37,6 +38,7 @@ from vcoproc_sim.switching import Phase
 from vcoproc_sim.testing.core_rig import CoreRig
 from vcoproc_sim.testing.fake_platform import Costs, Then, job
 
+COSTS = Costs()
 IDS = st.integers(1, 3)
 SHORT = st.integers(0, 2_000)
 """Units of a job: up to 128,000 instructions, six bursts."""
@@ -56,7 +58,7 @@ class Driver:
 class Model(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.rig = CoreRig(costs=Costs(), contexts_max=4)
+        self.rig = CoreRig(costs=COSTS, contexts_max=4)
         self.current = 0
         self.believed: set[int] = set()
         self.lines: set[tuple[int, int]] = set()
@@ -208,6 +210,8 @@ class Model(RuleBasedStateMachine):
 
     def _hear(self) -> None:
         rig = self.rig
+        for message in [*rig.to_scheduler[self.seen[0] :], *rig.to_router[self.seen[1] :]]:
+            assert decode(encode(message, seq=1))[1] == message, "it cannot be sent"
         for message in rig.to_scheduler[self.seen[0] :]:
             self._scheduler_hears(message)
         for message in rig.to_router[self.seen[1] :]:
@@ -254,10 +258,10 @@ class Model(RuleBasedStateMachine):
             self.believed.add(report.next_vcoproc)
             self.pending = None
             if report.vcoproc != report.next_vcoproc:
-                phases_ns = report.mmu_ns + report.restore_ns
-                if report.vcoproc:
-                    phases_ns += report.refused_ns + report.save_ns
-                assert report.next_began_ns == report.ended_ns + phases_ns
+                took = (report.save_ns, report.mmu_ns, report.restore_ns)
+                save_ns = COSTS.save_ns if report.vcoproc and not report.forced else 0
+                assert took == (save_ns, COSTS.mmu_ns, COSTS.restore_ns)
+                assert report.next_began_ns == report.ended_ns + report.refused_ns + sum(took)
 
     def _router_hears(self, message: Message) -> None:
         if isinstance(message, LineEdge):
@@ -333,7 +337,7 @@ class Model(RuleBasedStateMachine):
         self._hear()
         for vcoproc_id, driver in self.drivers.items():
             vcoproc = rig.vcoproc(vcoproc_id)
-            assert not vcoproc.held and not vcoproc.replay
+            assert not vcoproc.held and not vcoproc.replay and not vcoproc.removing
             for seq, message in driver.sent:
                 answer = driver.answered.get(seq)
                 if isinstance(message, Post):

@@ -71,12 +71,12 @@ def _code(error: VcoprocError) -> grpc.StatusCode:
 
 def _cut(words: str) -> str:
     """As much of a text as the trailers of a call have room for."""
-    room = _TRAILER_BYTES_MAX
+    room_thirds = 3 * _TRAILER_BYTES_MAX
     for place, letter in enumerate(words):
         # Twice in the trailers: percent-encoded, and as a message in base64.
         code = letter.encode(errors="replace")
-        room -= len(code) * (1 if 0x20 <= code[0] < 0x7F else 3) + (len(code) * 4 + 2) // 3
-        if room < 0:
+        room_thirds -= len(code) * (3 * (1 if 0x20 <= code[0] < 0x7F else 3) + 4)
+        if room_thirds < 0:
             return words[:place]
     return words
 
