@@ -322,8 +322,7 @@ class Model(RuleBasedStateMachine):
         rig.platform.leave_script.clear()
         rig.platform.enter_script.clear()
         rig.platform.leave_rule = rig.platform.enter_rule = lambda _vcoproc_id: Done()
-        if rig.executor.failure:
-            rig.run(2 * HOLD_LIMIT_NS)
+        rig.run(2 * HOLD_LIMIT_NS if rig.executor.failure else 5000 * US)
         for _ in range(300):
             self.what_they_believe_is_true()
             waiting = sorted(self.believed - {self.current})
