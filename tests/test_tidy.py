@@ -15,11 +15,13 @@ FUNCTION_LINES_MAX = 70
 MIB = 1024 * 1024
 
 
-def tracked(pattern: str = "") -> list[Path]:
+def tracked(pattern: str = ".") -> list[Path]:
     listing = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", *([pattern] * bool(pattern))],
-        cwd=ROOT, check=True, capture_output=True,
-    ).stdout.decode()  # fmt: skip
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard", "--", pattern],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+    ).stdout.decode()
     return [path for name in listing.split("\0") if name and (path := ROOT / name).is_file()]
 
 

@@ -8,12 +8,14 @@ import sys
 from pathlib import Path
 
 import pytest
-from cluster_kit import ALL_BITS, FIRMWARE, S, Running, ring, start_firmware, wait_until
 
+from cluster_kit import ALL_BITS, FIRMWARE, Running, S, ring, start_firmware, wait_until
 from vcoproc.api.v1 import toolstack_pb2
 from vcoproc.errors import BadFirmware
 from vcoproc.guest import Remoteproc, RemoteprocState
 from vcoproc.guest.vcoproc import TrapRefused
+
+TESTS = Path(__file__).parents[1]
 
 
 def test_one_domain_uses_two_coprocs(two_coprocs: Running) -> None:
@@ -156,7 +158,7 @@ def test_a_stopped_driver_process_holds_nobody_up(one_coproc: Running) -> None:
         "print(i is not None and i.line, flush=True)"
     )
     driver = subprocess.Popen(
-        [sys.executable, "-c", program, str(one_coproc.run_dir), "", str(Path(__file__).parents[1])],
+        [sys.executable, "-c", program, str(one_coproc.run_dir), "", str(TESTS)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -9,8 +9,8 @@ import socket
 
 import pytest
 import zmq
-from cluster_kit import Running, ring, start_firmware
 
+from cluster_kit import Running, ring, start_firmware
 from vcoproc.api.v1 import toolstack_pb2
 from vcoproc.errors import PeerLost
 from vcoproc.internal.v1 import control_pb2, control_pb2_grpc

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from cluster_kit import EXAMPLES, ROOT, Running, start_cluster, stop_cluster
 
 pytestmark = pytest.mark.slow

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from vcoproc.errors import BadFirmware
 from vcoproc.guest import elf as elf_module
 from vcoproc.guest.elf import PF_R, PF_W, PF_X, LoadPlan, Segment, load_plan

@@ -6,6 +6,7 @@ import mmap
 import struct
 
 import pytest
+
 from vcoproc.errors import (
     AlreadyExists,
     InvalidArgument,

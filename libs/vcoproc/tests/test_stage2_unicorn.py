@@ -44,6 +44,7 @@ from unicorn.unicorn_const import (
     UC_HOOK_INTR,
     UC_MODE_ARM,
 )
+
 from vcoproc.errors import AlreadyExists, LimitExceeded, NotFound, TranslationFault
 from vcoproc.mmu import (
     VTCR_EL2,

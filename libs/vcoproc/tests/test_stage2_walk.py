@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from vcoproc.errors import InvalidArgument, TranslationFault
 from vcoproc.mmu import (
     WHY_ACCESS_FLAG,

@@ -284,6 +284,21 @@ def test_a_level_that_fell_before_the_lines_were_mapped_is_forgotten(bench: Benc
     assert bench.core.refused_count == 0
 
 
+def test_an_early_edge_survives_what_withdraws_an_early_level(bench: Bench) -> None:
+    bench.edge(33, 1)
+    bench.level(33, True, 2)
+    bench(CoprocDown("dsp0"))
+    lines = (MappedLine(EDGE, 70, False), MappedLine(LEVEL, 71, True))
+    assert bench(MapLines(1, 33, "dsp0", lines)) == [inject(1, 70, 1)]
+
+
+def test_an_early_level_that_is_said_again_keeps_its_time(bench: Bench) -> None:
+    bench.level(33, True, 42)
+    bench(CoprocSaid("dsp0", LineSync(33, 1 << LEVEL, 1)))
+    effects = bench(MapLines(1, 33, "dsp0", (MappedLine(LEVEL, 71, True),)))
+    assert effects == [SendInject(1, Inject(71, True, 42))]
+
+
 def test_early_words_of_another_coproc_are_refused(bench: Bench) -> None:
     bench.edge(33, coproc="dsp1")
     assert bench(MapLines(1, 33, "dsp0", (MappedLine(EDGE, 70, False),))) == []
@@ -338,6 +353,15 @@ def test_what_a_lost_domain_had_not_finished_is_injected_again(bench: Bench) -> 
     assert bench(DomainUp(1, 6, 16)) == [inject(1, 64, 3), inject(1, 65, 2)]
     assert bench.eoi(1, 64) == [inject(1, 64, 3)], "the edge that waited behind it"
     assert bench.eoi(1, 64) == []
+
+
+def test_what_was_lost_comes_before_what_had_not_come_yet(bench: Bench) -> None:
+    bench.edge(11, 1)
+    bench(PauseDomain(1))
+    bench.level(11, True, 2)
+    bench(DomainDown(1))
+    bench(DomainUp(1, 6, 16))
+    assert bench(ResumeDomain(1)) == [inject(1, 64, 1), inject(1, 65, 2)]
 
 
 def test_a_finished_interrupt_is_not_injected_again(bench: Bench) -> None:

@@ -221,8 +221,16 @@ def test_what_a_domain_had_not_finished_comes_again_to_its_next_incarnation(
     service.until(lambda: len(first.heard) == 1)
     service.clients.remove(first)
     first.link.close()
+    coproc.link.send(LineLevel(11, LEVEL, True, 1, 2))
+
+    def held() -> bool:
+        line = service.lines()[1, 65]
+        return bool(line.pending and not line.active)
+
+    service.until(held)  # nobody listens, so it is not injected
     second = service.domain(1, epoch=7)
-    service.until(lambda: second.heard == [Inject(64, False, 1)])
+    service.until(lambda: len(second.heard) >= 2)
+    assert second.heard == [Inject(64, False, 1), Inject(65, True, 2)]
 
 
 def test_a_stuck_domain_gets_everything_once_when_it_is_back(service: Service) -> None:

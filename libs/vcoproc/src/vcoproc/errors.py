@@ -110,9 +110,7 @@ class TranslationFault(GuestError):
     reason = "TRANSLATION_FAULT"
 
     def __init__(self, address: int, access: str, stage: int, level: int, why: str) -> None:
-        super().__init__(
-            f"stage {stage} fault at level {level}: {access} of {address:#x}: {why}"
-        )
+        super().__init__(f"stage {stage} fault at level {level}: {access} of {address:#x}: {why}")
         self.address = address
         self.access = access
         self.stage = stage
@@ -210,7 +208,7 @@ class BadPlugin(RequestError):
 
 
 class ConfigProblem:
-    """One thing that is wrong in a configuration file. Lines count from 1; 0 means the whole file."""
+    """One thing that is wrong in a configuration file. Lines count from 1; 0 is the whole file."""
 
     __slots__ = ("file", "line", "what", "why")
 

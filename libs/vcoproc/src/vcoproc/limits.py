@@ -100,8 +100,8 @@ REFUSALS_MAX: Final = 1000
 SWITCH_DEADLINE_NS: Final = 500 * MS
 """From the first attempt to leave until the refuser is forced off."""
 VCOPROCS_KNOWN_MAX: Final = 4096
-"""Vcoprocs of one coproc that the scheduler remembers, as many as a Register can list; beyond, adding
-one is LimitExceeded, and of those that were never added the oldest is forgotten."""
+"""Vcoprocs of one coproc that the scheduler remembers, as many as a Register can list; beyond,
+adding one is LimitExceeded, and of those that were never added the oldest is forgotten."""
 TURNS_KEPT_MAX: Final = 4096
 """Turns of one coproc that ListTurns can show; the oldest goes first."""
 CONTROL_CREDIT: Final = 1024

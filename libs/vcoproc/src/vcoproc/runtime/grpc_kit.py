@@ -197,7 +197,7 @@ def channel(target: str) -> grpc.Channel:
     return grpc.insecure_channel(
         target,
         options=(
-            # Not min_reconnect_backoff_ms: it bounds each attempt too, and a busy machine needs longer.
+            # Not min_reconnect_backoff_ms: it bounds each attempt, and a busy machine is slow.
             ("grpc.initial_reconnect_backoff_ms", 50),
             ("grpc.max_reconnect_backoff_ms", 500),
             ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),

@@ -1,6 +1,7 @@
 """The run directory: where the processes of one cluster find each other.
 
-It holds every socket, the memory files of domains and the cluster's secret. Only its owner may enter.
+It holds every socket, the memory files of domains and the cluster's secret. Only its owner may
+enter.
 """
 
 from __future__ import annotations
