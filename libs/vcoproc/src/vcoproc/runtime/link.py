@@ -440,8 +440,10 @@ class LinkClient:
         events.append(LinkDown(error))
 
     def _say_hello(self) -> None:
-        with contextlib.suppress(zmq.Again):
+        try:
             self.socket.send(self._hello, zmq.NOBLOCK)
+        except zmq.Again:  # the connection has gone again already
+            self._retry_later()
 
     def send(self, message: Message) -> bool:
         """Sends now or when the server gives credit. False: there is no session; it is not sent.
