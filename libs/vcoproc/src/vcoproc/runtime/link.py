@@ -6,7 +6,6 @@ read and `flush` once a round.
 
 from __future__ import annotations
 
-import contextlib
 import sys
 import time
 from collections.abc import Callable, Hashable, Iterator
