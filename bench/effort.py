@@ -46,8 +46,8 @@ QUICK: Final = Effort(
     samples=200,
     switch_ns=500 * MS,
     work_ns=150 * MS,
-    work_rounds=9,
-    shares=((3, 5000), (16, 1000)),
+    work_rounds=6,
+    shares=((3, 5000), (4, 1000)),
     starts=2,
-    idle_ns=3 * S,
+    idle_ns=2 * S,
 )

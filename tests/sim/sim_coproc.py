@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from vcoproc.limits import US
@@ -191,16 +192,13 @@ class CoprocNode:
         for message in outbox.to_router:
             if isinstance(message, LineEdge):
                 self.pulses_told += 1
-            call_at(now_ns, lambda message=message: self._tell_router(message))
+            call_at(now_ns, partial(self._tell_router, message))
         for origin, message in outbox.replies:
-            call_at(now_ns, lambda origin=origin, message=message: self._reply(origin, message))
+            call_at(now_ns, partial(self._reply, origin, message))
         for message in outbox.to_scheduler:
             session = self._schedule_session
             if self._schedule_up:
-                call_at(
-                    now_ns,
-                    lambda session=session, message=message: self._tell_scheduler(session, message),
-                )
+                call_at(now_ns, partial(self._tell_scheduler, session, message))
         for fault in outbox.faults:
             self.world.note(f"{self.name} fault {fault}")
         for effects in (outbox.to_router, outbox.replies, outbox.to_scheduler, outbox.faults):

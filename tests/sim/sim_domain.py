@@ -9,6 +9,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, TypeAlias
 
 from vcoproc.limits import US
@@ -79,6 +80,10 @@ class Records:
     faults: int = 0
     errors: list[str] = field(default_factory=list)
     restarts: int = 0
+
+
+def _fenced(ring: Ring, _answer: Message) -> None:
+    ring.known = True
 
 
 class Driver:
@@ -206,10 +211,10 @@ class Driver:
             self.submitted += 1
             kind = self.world.random.choice((Post, Write))
             message = kind(*self.addresses["DOORBELL"], ring.value)
-            self._send(message, lambda answer, ring=ring: self._rung(life, ring, answer))
+            self._send(message, partial(self._rung, life, ring))
             if kind is Post:
                 # A fence behind it, so that it is known that it was taken.
-                self._send(Batch(()), lambda _answer, ring=ring: setattr(ring, "known", True))
+                self._send(Batch(()), partial(_fenced, ring))
 
     def _rung(self, life: int, ring: Ring, answer: Message) -> None:
         if isinstance(answer, TrapError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from vcoproc.limits import SWITCH_DEADLINE_NS, US
@@ -105,7 +106,7 @@ class RouterNode:
                 self.world.note(f"router -> {effect.coproc} {effect.message}")
                 self.coproc_links[effect.coproc].to_client(effect.message)
         for domid in list(self.core.starved):
-            self.world.clock.call_after(50 * US, lambda domid=domid: self._give_room(domid))
+            self.world.clock.call_after(50 * US, partial(self._give_room, domid))
 
     def _give_room(self, domid: int) -> None:
         if domid in self.core.starved:

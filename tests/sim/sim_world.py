@@ -157,11 +157,19 @@ class World:
         link: SimLink
 
         def up() -> None:
-            # The first time, the link does not have its name yet.
-            self.clock.call_after(0, lambda: link.up and node.driver_came(vcoproc_id, link))
+            # Later, since the first time the link is up before it has its name here.
+            self.clock.call_after(0, came)
+
+        def came() -> None:
+            if link.up:
+                node.driver_came(vcoproc_id, link)
 
         def driver_up() -> None:
-            self.clock.call_after(1, lambda: link.up and driver.up())
+            self.clock.call_after(1, driver_came)
+
+        def driver_came() -> None:
+            if link.up:
+                driver.up()
 
         link = driver.link = self.trap_links[vcoproc_id] = self.network.connect(
             f"trap-{vcoproc_id}",

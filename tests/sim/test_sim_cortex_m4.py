@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import pytest
 from sim_checks import jain
 from sim_cortex_m4 import COUNT_WORD, FirmwareMaker, driver_of, make_m4
@@ -105,7 +107,7 @@ def test_the_same_seed_gives_the_same_run_of_real_firmware() -> None:
     for _ in range(2):
         world = make_world(SEEDS[0], BAD)
         try:
-            played(world, lambda world=world: run(world))
+            played(world, partial(run, world))
             mailbox = world.coprocs["m4"].executor.vcoprocs[4].spec.mapped[0]
             hashes.append((world.trace_hash(), bytes(mailbox)))
         finally:

@@ -40,7 +40,7 @@ def test_a_context_that_cannot_be_made_leaves_nothing(rig: CoreRig) -> None:
     def refuse(_spec: object) -> None:
         raise LimitExceeded("memory", 1)
 
-    rig.platform.create_context = refuse  # type: ignore[method-assign]
+    rig.platform.create_context = refuse  # type: ignore[method-assign, assignment]
     with pytest.raises(LimitExceeded):
         rig.executor.attach(3, "v3", make_spec(3, rig.platform.info))
     assert set(rig.executor.vcoprocs) == {1, 2}

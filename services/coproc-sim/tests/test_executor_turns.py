@@ -20,7 +20,7 @@ from vcoproc.wire.messages import (
 from vcoproc_sim.executor import BURST_INSTRUCTIONS
 from vcoproc_sim.platforms.api import Busy, Done, SwitchResult
 from vcoproc_sim.testing.core_rig import CoreRig
-from vcoproc_sim.testing.fake_platform import Compute, Costs, Crash, Forever, Timer, Yield, job
+from vcoproc_sim.testing.fake_platform import Compute, Costs, Crash, Forever, Op, Timer, Yield, job
 
 INSTRUCTION_NS = 10
 BURST_NS = BURST_INSTRUCTIONS * INSTRUCTION_NS
@@ -481,7 +481,8 @@ def test_the_times_of_reports_add_up_exactly(rig: CoreRig) -> None:
     """Each nanosecond belongs to a turn, a refusal, a phase of a switch, or a sleep."""
     began_ns = rig.clock.now_ns
     rig.hog(1, 2)
-    rig.program(3, *[Compute(5_000), Timer(130 * US)] * 40)
+    naps: list[Op] = [op for _ in range(40) for op in (Compute(5_000), Timer(130 * US))]
+    rig.program(3, *naps)
     rig.platform.leave_rule = _sometimes_busy()
     rig.grant(1)
     for round_ in range(120):

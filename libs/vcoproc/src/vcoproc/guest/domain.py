@@ -147,13 +147,13 @@ class Domain:
 
         Finish with `eoi`, after the cause of a level interrupt was cleared.
         """
-        deadline_ns = time.monotonic_ns() + timeout_ns
+        now_ns = time.monotonic_ns()
+        deadline_ns = now_ns + timeout_ns
         while not self._pending:
+            self._pump(max(deadline_ns - now_ns, 0), now_ns)
             now_ns = time.monotonic_ns()
-            wait_ns = deadline_ns - now_ns
-            if wait_ns < 0:
+            if not self._pending and now_ns >= deadline_ns:
                 return None
-            self._pump(wait_ns, now_ns)
         return self._pending.popleft()
 
     def eoi(self, interrupt: Interrupt | int) -> None:
