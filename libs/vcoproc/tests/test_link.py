@@ -400,6 +400,23 @@ def test_a_client_that_takes_nothing_is_dropped_at_a_bound(
     bench.until(lambda: server.heard_from("other") == said)
 
 
+def test_a_server_that_takes_nothing_is_greeted_anew_at_a_bound(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It used to end the process of the client."""
+    server, client = bench.server(window=4), bench.client()
+    bench.until(lambda: client.is_up)
+    monkeypatch.setattr(session_module, "BACKLOG_MAX", 10)
+    taken = [client.link.send(Eoi(number)) for number in range(20)]
+    assert taken[:14] == [True] * 14  # four under way and ten waiting
+    assert not any(taken[14:])
+    monkeypatch.undo()
+    bench.until(lambda: client.is_up and len(server.opened) == 2)
+    assert client.link.send(Eoi(99))
+    bench.until(lambda: Eoi(99) in server.heard_from("alice"))
+    assert "waiting for a peer" in str(client.all(LinkDown)[0].error)
+
+
 def test_a_dropped_client_says_hello_again_and_goes_on(bench: Bench) -> None:
     server, client = bench.server(), bench.client()
     bench.until(lambda: client.is_up)

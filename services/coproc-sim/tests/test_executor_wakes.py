@@ -344,6 +344,25 @@ def test_the_router_is_told_all_levels_after_a_welcome() -> None:
     ]
 
 
+def test_a_level_is_said_again_when_the_router_asks() -> None:
+    """At EOI: what the driver cleared on another connection may not have arrived there."""
+    rig = CoreRig()
+    rig.attach(1, 2)
+    rig.program(1, Raise(1))
+    rig.hog(2)
+    rig.grant(1)
+    rig.settle()
+    rig.grant(2)
+    rig.clear()
+    rig.executor.resample(1, IRQ_LINE)
+    rig.executor.resample(2, IRQ_LINE)
+    rig.executor.resample(1, EVENT_LINE)
+    rig.executor.resample(1, 31)
+    rig.executor.resample(9, IRQ_LINE)
+    rig.collect()
+    assert levels(rig) == [(1, IRQ_LINE, True), (2, IRQ_LINE, False)]
+
+
 # --- registering ----------------------------------------------------------------------------------
 
 

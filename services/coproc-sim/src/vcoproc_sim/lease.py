@@ -39,7 +39,6 @@ class LeaseKeeper:
         self._stub = control_pb2_grpc.LeaseServiceStub(self._channel)
         self._leased: queue.SimpleQueue[control_pb2.CoprocLease | None] = queue.SimpleQueue()
         self._stream: grpc.Call | None = None
-        self._may_renew = threading.Event()
         self._faults: queue.Queue[control_pb2.ReportFaultRequest | None] = queue.Queue(
             FAULTS_WAITING_MAX
         )
@@ -55,10 +54,6 @@ class LeaseKeeper:
     def wait_for_lease(self) -> control_pb2.CoprocLease | None:
         """The lease, as soon as there is one; None when `close` came first."""
         return self._leased.get()
-
-    def serving(self) -> None:
-        """The coproc can be reached now; the toolstack may know."""
-        self._may_renew.set()
 
     def report(self, coproc: str, fault: FaultSeen) -> None:
         """Tells the toolstack of a fault, without waiting."""

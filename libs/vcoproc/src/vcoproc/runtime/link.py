@@ -447,13 +447,17 @@ class LinkClient:
     def send(self, message: Message) -> bool:
         """Sends now or when the server gives credit. False: there is no session; it is not sent.
 
-        Raises:
-            LimitExceeded: the server takes nothing for too long.
+        A server that takes nothing for too long loses the session; it is greeted again later.
         """
         session = self.session
         if session is None:
             return False
-        frame = session.send(message)
+        try:
+            frame = session.send(message)
+        except LimitExceeded as error:
+            self._down(error, self._late)
+            self._retry_later()
+            return False
         if frame is not None:
             self._push(frame)
         return True
