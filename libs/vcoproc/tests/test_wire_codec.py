@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import re
 import time
@@ -17,7 +18,17 @@ from vcoproc.errors import PeerError, RemoteProtocolError, VersionMismatch
 from vcoproc.limits import BATCH_OPS_MAX, FRAME_BYTES_MAX
 from vcoproc.wire.codec import HEADER_BYTES, MAJOR, Header, decode, encode
 from vcoproc.wire.fields import Check, boolean
-from vcoproc.wire.messages import MESSAGE_CLASSES, Batch, Eoi, Hello, Message, Read, Reply, Wake
+from vcoproc.wire.messages import (
+    MESSAGE_CLASSES,
+    Batch,
+    Eoi,
+    Grant,
+    Hello,
+    Message,
+    Read,
+    Reply,
+    Wake,
+)
 
 ANY_FRAME = settings(max_examples=250, deadline=None, derandomize=True)
 REFUSED_WITHIN_NS = 500_000_000
@@ -109,8 +120,27 @@ def test_what_is_encoded_is_decoded(
 @ANY_FRAME
 @given(ANY_MESSAGE, st.integers(1, 4))
 def test_fields_that_a_newer_minor_appends_are_ignored(message: Message, more: int) -> None:
-    fields = [*message.body(), *[None, -1, "x", [b"y"]][:more]]
+    fields = [*every_field(message), *[None, -1, "x", [b"y"]][:more]]
     assert decode(frame_of(message.TYPE, fields))[1] == message
+
+
+def every_field(message: Message) -> list[Any]:
+    """Also those that a frame leaves out because they have their defaults."""
+    return [getattr(message, field.name) for field in dataclasses.fields(message)]  # type: ignore[arg-type]
+
+
+@ANY_FRAME
+@given(st.integers(0, 1), st.integers(1, 2**64 - 1))
+def test_fields_that_an_older_minor_does_not_know_have_their_defaults(
+    more: int, bound_ns: int
+) -> None:
+    """A grant had five fields once."""
+    old = [7, 11, 5_000_000, False, 1000]
+    want = Grant(7, 11, 5_000_000, False, 1000, bound_ns if more else 0)
+    assert decode(frame_of(Grant.TYPE, [*old, *[bound_ns][:more]]))[1] == want
+    assert msgpack.unpackb(encode(want)[HEADER_BYTES:]) == [*old, *[bound_ns][:more]]
+    with pytest.raises(RemoteProtocolError):
+        decode(frame_of(Grant.TYPE, old[:4]))
 
 
 def test_the_longest_batch_fits_into_a_frame() -> None:

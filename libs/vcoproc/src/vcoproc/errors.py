@@ -195,6 +195,12 @@ class InvalidArgument(RequestError):
         self.why = why
 
 
+class NotAdmitted(InvalidArgument):
+    """Good in itself, but an algorithm cannot guarantee it beside what it has promised."""
+
+    reason = "NOT_ADMITTED"
+
+
 class BadPlugin(RequestError):
     """An installed plug-in cannot be used: broken, incomplete, or its name is taken."""
 

@@ -55,6 +55,10 @@ INSTANCES_MAX: Final = 64
 """Coprocs made from one template of the tree."""
 RANGES_PER_COPROC_MAX: Final = 16
 RANGE_BYTES_MAX: Final = 16 * MIB
+PLATFORM_PARAMS_MAX: Final = 64
+"""Properties of one node that are passed on to its platform."""
+PLATFORM_PARAM_BYTES_MAX: Final = 256
+"""Of the value of one; a longer one is not passed on."""
 CLOCK_HZ_MIN: Final = 1_000
 CLOCK_HZ_MAX: Final = 10_000_000_000
 CLOCK_HZ_DEFAULT: Final = 100_000_000
@@ -99,11 +103,27 @@ REFUSALS_MAX: Final = 1000
 """Refusals of one switch attempt before the coproc-sim forces it (reset of the refuser)."""
 SWITCH_DEADLINE_NS: Final = 500 * MS
 """From the first attempt to leave until the refuser is forced off."""
+SWITCH_IN_NS_MIN: Final = 1 * MS
+"""Hardware that refuses the next one is asked for at least this long before that one's turn is
+dropped, however short the bound of a refusal: otherwise the same grant would come again at once."""
+REFUSAL_DRAIN_NS_DEFAULT: Final = 10 * MS
+"""One that refuses to leave is asked again for so long, and then drains to the end of its job."""
 VCOPROCS_KNOWN_MAX: Final = 4096
 """Vcoprocs of one coproc that the scheduler remembers, as many as a Register can list; beyond,
 adding one is LimitExceeded, and of those that were never added the oldest is forgotten."""
 TURNS_KEPT_MAX: Final = 4096
 """Turns of one coproc that ListTurns can show; the oldest goes first."""
+DECISIONS_KEPT_MAX: Final = 4096
+"""Decisions of one coproc that can be read; the oldest goes first."""
+DECISION_WATCHERS_MAX: Final = 8
+"""Open streams of decisions of one scheduler; then LimitExceeded."""
+FALLBACK_WATCHERS_MAX: Final = 2
+"""The same of fallbacks: the toolstack, and the one that takes its place."""
+MIN_RUN_NS_MAX: Final = 500 * MS
+"""Longest time that an algorithm can be kept from preempting. Xen's rate limit has the same."""
+TICKS_IN_VAIN_MAX: Final = 1000
+"""Times in a row that an algorithm may want to be asked again at once, with nothing else happening;
+then it has failed. Otherwise it could take a whole processor."""
 CONTROL_CREDIT: Final = 1024
 """Unacknowledged messages between a coproc-sim and the scheduler or the irq-router."""
 
@@ -171,9 +191,11 @@ assert GUEST_IRQ_MIN <= GUEST_IRQ_BASE <= GUEST_IRQ_MAX
 assert DOMAIN_MEMORY_BYTES_MIN <= DOMAIN_MEMORY_BYTES_DEFAULT <= DOMAIN_MEMORY_BYTES_MAX
 assert PRIVATE_MEMORY_BYTES_DEFAULT <= PRIVATE_MEMORY_BYTES_MAX
 assert VCOPROCS_PER_COPROC_MAX <= VCOPROCS_KNOWN_MAX
+assert MIN_RUN_NS_MAX < SLICE_NS_MAX
 assert CLOCK_HZ_MIN <= CLOCK_HZ_DEFAULT <= CLOCK_HZ_MAX
 assert EDGES_PENDING_MAX == 1
 assert RESTART_DELAY_NS_MIN <= RESTART_DELAY_NS_MAX <= RESTART_FORGIVEN_NS
 assert REPAIR_DELAY_NS_MIN <= REPAIR_DELAY_NS_MAX
 assert SWITCH_DEADLINE_NS < CALL_TIMEOUT_NS
+assert SWITCH_IN_NS_MIN < SWITCH_DEADLINE_NS
 assert ACCOUNTS_TIMEOUT_NS < CALL_TIMEOUT_NS

@@ -8,6 +8,7 @@ from typing import Final
 from vcoproc import limits
 from vcoproc.config.dts import DtsNode, DtsTree
 from vcoproc.config.fields import Fields
+from vcoproc.config.platform_params import known_params, read_platform_params
 from vcoproc.config.problems import Problems, name_problem
 from vcoproc.config.records import LineConfig, RangeConfig
 
@@ -26,12 +27,12 @@ class Hardware:
     lines: tuple[LineConfig, ...]
     private_bytes: int
     clock_hz: int
+    platform_params: tuple[tuple[str, int | str], ...]
 
 
 def read_hardware(tree: DtsTree, node: DtsNode, problems: Problems) -> Hardware:
     """Reads a node that an entry under /chosen shares, and notes all that is wrong with it."""
     fields = Fields(node, problems)
-    fields.refuse_others({PRIVATE_MEMORY}, prefix="vcoproc,")
     if fields.get("xen,coproc") is None:
         problems.add(node.line, node.path, "is not shareable: it lacks the property xen,coproc;")
     if (status := fields.text("status", "okay")) not in ("okay", "ok"):
@@ -39,6 +40,8 @@ def read_hardware(tree: DtsTree, node: DtsNode, problems: Problems) -> Hardware:
     compatible = fields.texts("compatible")
     if not compatible or not compatible[0]:
         fields.wrong("compatible", "must name the type of the coprocessor")
+    platform = compatible[0] if compatible else ""
+    fields.refuse_others({PRIVATE_MEMORY, *known_params(platform)}, prefix="vcoproc,")
     private_bytes = fields.number(
         PRIVATE_MEMORY,
         limits.PRIVATE_MEMORY_BYTES_DEFAULT,
@@ -48,13 +51,14 @@ def read_hardware(tree: DtsTree, node: DtsNode, problems: Problems) -> Hardware:
     if private_bytes % limits.PAGE_BYTES:
         fields.wrong(PRIVATE_MEMORY, f"must be a multiple of {limits.PAGE_BYTES}")
     return Hardware(
-        compatible=compatible[0] if compatible else "",
+        compatible=platform,
         ranges=_ranges(tree, fields),
         lines=_lines(tree, fields),
         private_bytes=private_bytes,
         clock_hz=fields.number(
             "clock-frequency", limits.CLOCK_HZ_DEFAULT, limits.CLOCK_HZ_MIN, limits.CLOCK_HZ_MAX
         ),
+        platform_params=read_platform_params(fields, platform, {PRIVATE_MEMORY}),
     )
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
+from vcoproc import limits
+from vcoproc.config.platform_params import WRAPS
 from vcoproc.errors import NotFound
 
 
@@ -34,7 +36,8 @@ class CoprocConfig:
     ranges and lines: in the order of the node. private_bytes: on-chip memory of a context, whole
     pages. scheduler_params: sorted by name. slice_ns, vcoprocs_max, refusal_deadline_ns: bounds
     are in `vcoproc.limits`. instances: 0 for a coproc, the number of coprocs for a template.
-    line: of the entry under /chosen.
+    line: of the entry under /chosen. platform_params: properties of the node that its platform
+    knows, sorted by name. refusal_drain_ns: how long one that refuses to leave is only asked.
     """
 
     name: str
@@ -52,6 +55,13 @@ class CoprocConfig:
     refusal_deadline_ns: int
     instances: int
     line: int
+    platform_params: tuple[tuple[str, int | str], ...] = ()
+    refusal_drain_ns: int = limits.REFUSAL_DRAIN_NS_DEFAULT
+
+    @property
+    def described_by(self) -> str:
+        """Compatible string of the platform whose registers it has: of the one that it wraps."""
+        return str(dict(self.platform_params).get(WRAPS, self.compatible))
 
     @property
     def is_template(self) -> bool:

@@ -24,6 +24,7 @@ _ENTRY_PROPERTIES: Final = (
     "instances",
     "max-vcoprocs",
     "refusal-deadline-us",
+    "refusal-drain-us",
     "scheduler",
     "slice-us",
 )
@@ -124,6 +125,12 @@ def _read_entry(tree: DtsTree, entry: DtsNode, problems: Problems) -> CoprocConf
         limits.SWITCH_RETRY_NS_MIN // limits.US,
         limits.SWITCH_DEADLINE_NS // limits.US,
     )
+    drain_us = fields.number(
+        "refusal-drain-us",
+        limits.REFUSAL_DRAIN_NS_DEFAULT // limits.US,
+        0,
+        limits.SWITCH_DEADLINE_NS // limits.US,
+    )
     vcoprocs_max = limits.VCOPROCS_PER_COPROC_MAX
     vcoprocs_max = fields.number("max-vcoprocs", vcoprocs_max, 1, vcoprocs_max)
     instances = fields.number("instances", 0, 1, limits.INSTANCES_MAX)
@@ -151,6 +158,8 @@ def _read_entry(tree: DtsTree, entry: DtsNode, problems: Problems) -> CoprocConf
         refusal_deadline_ns=refusal_us * limits.US,
         instances=instances,
         line=entry.line,
+        platform_params=hardware.platform_params,
+        refusal_drain_ns=drain_us * limits.US,
     )
 
 

@@ -17,6 +17,7 @@ from vcoproc.guest.vcoproc import Vcoproc
 from vcoproc.limits import ELF_BYTES_MAX
 
 CONTROL_RUN: Final = 1
+STATUS_RUNNING: Final = 1
 STATUS_FAULTED: Final = 4
 ALL_BITS: Final = 0xFFFF_FFFF
 
@@ -111,6 +112,7 @@ class Remoteproc:
         """What it does now; asks the coprocessor."""
         if not self._started:
             return RemoteprocState.OFFLINE
-        if self._vcoproc.read32("STATUS") & STATUS_FAULTED:
+        status = self._vcoproc.read32("STATUS")
+        if status & STATUS_FAULTED or not status & STATUS_RUNNING:  # forced off: it is in reset
             return RemoteprocState.CRASHED
         return RemoteprocState.RUNNING

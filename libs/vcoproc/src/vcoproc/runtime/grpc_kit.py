@@ -31,6 +31,7 @@ _CODES: Final[dict[str, grpc.StatusCode]] = {
     errors.NotFound.reason: grpc.StatusCode.NOT_FOUND,
     errors.AlreadyExists.reason: grpc.StatusCode.ALREADY_EXISTS,
     errors.WrongState.reason: grpc.StatusCode.FAILED_PRECONDITION,
+    errors.NotAdmitted.reason: grpc.StatusCode.FAILED_PRECONDITION,
     errors.LimitExceeded.reason: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.RevisionGone.reason: grpc.StatusCode.OUT_OF_RANGE,
     errors.SwitchTimeout.reason: grpc.StatusCode.DEADLINE_EXCEEDED,

@@ -23,11 +23,20 @@ import msgpack
 
 from vcoproc.errors import RemoteProtocolError, VersionMismatch
 from vcoproc.limits import BATCH_OPS_MAX, FRAME_BYTES_MAX
-from vcoproc.wire.messages import MESSAGE_BY_TYPE, Message, Post, Read, Reply, Write
+from vcoproc.wire.messages import (
+    MESSAGE_BY_TYPE,
+    REQUIRED_FIELDS,
+    Message,
+    Post,
+    Read,
+    Reply,
+    Write,
+)
 
 MAGIC: Final = b"VC"
 MAJOR: Final = 1
-MINOR: Final = 0
+MINOR: Final = 1
+"""1: bounds of a `Grant` in absolute time, and `Vacate`."""
 HEADER: Final = struct.Struct("<2sBBHHIIII")
 HEADER_BYTES: Final = HEADER.size
 
@@ -98,10 +107,12 @@ def _message(kind: int, body: bytes) -> Message:
     if cls is Reply and (reply := _short_reply(fields)) is not None:
         return reply
     checks = cls.CHECKS
-    if type(fields) is not list or len(fields) < len(checks):
-        raise RemoteProtocolError(f"{cls.__name__}: expected an array of {len(checks)} fields")
+    required = REQUIRED_FIELDS[cls]
+    if type(fields) is not list or len(fields) < required:
+        raise RemoteProtocolError(f"{cls.__name__}: expected an array of {required} fields")
     try:
-        # Fields that a newer minor version appended are left over.
+        # Fields that a newer minor version appended are left over; those that an older one does not
+        # know have their defaults.
         return cls(*[check(raw) for check, raw in zip(checks, fields, strict=False)])
     except RemoteProtocolError as error:
         raise RemoteProtocolError(f"{cls.__name__}: {error.why}") from None

@@ -1,8 +1,8 @@
 """Checked field types of message bodies.
 
 A body is one msgpack array with the fields of the message in order. A newer minor version may
-append fields; the ones a reader does not know are ignored. Anything else that does not fit is a
-`RemoteProtocolError`.
+append fields; the ones a reader does not know are ignored, the ones a writer does not know have
+their defaults. Anything else that does not fit is a `RemoteProtocolError`.
 """
 
 from __future__ import annotations

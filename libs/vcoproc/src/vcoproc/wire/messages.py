@@ -11,7 +11,9 @@ interrupt  coproc-sim; domain            irq-router (a socket for each kind)
 =========  ============================  =====================================
 
 Every link begins with `Hello`, answered by `Welcome` or `Reject`. Type numbers and field order are
-a contract: fields are only ever appended.
+a contract: fields are only ever appended, and what a later minor version appended has a default:
+it is left out of a frame while it and all after it have theirs, so that older readers and writers
+understand each other.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from __future__ import annotations
 import enum
 import operator
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import Any, ClassVar, TypeAlias
 
 from vcoproc.limits import BATCH_OPS_MAX, LINES_PER_VCOPROC_MAX, NAME_BYTES_MAX
@@ -74,7 +76,7 @@ class Message:
     CHECKS: ClassVar[tuple[Check, ...]]
 
     def body(self) -> tuple[Any, ...]:
-        """The fields in wire order."""
+        """The fields in wire order, less those at the end that have their default."""
         return _FIELDS_OF[type(self)](self)
 
 
@@ -253,11 +255,13 @@ class Report(Message):
     """A turn has ended.
 
     grant, vcoproc: what ran; next_grant, next_vcoproc: what is on the hardware now, 0 for none.
-    end: an `EndReason`. runnable: whether the vcoproc that left still wants to run. planned_ns: its
-    slice. ran_ns: time it held the coprocessor and was not idle, refusals included. refused_ns,
-    refusals: how long and how often it refused to leave. forced: it was reset to make it leave.
-    instructions: executed. save_ns, mmu_ns, restore_ns: phases of the switch. ended_ns: when it was
-    told to leave. next_began_ns: when the next one's turn began (0 without one).
+    When a `Vacate` was carried out, next_grant is its number and next_vcoproc is 0. end: an
+    `EndReason`; SLICE also at `Grant.until_ns`. runnable: whether the vcoproc that left still wants
+    to run. planned_ns: its slice, cut short by `Grant.until_ns`. ran_ns: time it held the
+    coprocessor and was not idle, refusals included. refused_ns, refusals: how long and how often it
+    refused to leave. forced: it was reset to make it leave. instructions: executed. save_ns,
+    mmu_ns, restore_ns: phases of the switch. ended_ns: when it was told to leave. next_began_ns:
+    when the next one's turn began (0 without one).
     """
 
     TYPE: ClassVar[int] = 0x23
@@ -285,7 +289,12 @@ class Report(Message):
 
 @dataclass(frozen=True, slots=True)
 class GrantDropped(Message):
-    """A grant that came to nothing: its vcoproc is asleep, faulted or gone, or it was replaced."""
+    """A grant that came to nothing: its vcoproc is asleep, faulted or gone, or it was replaced.
+
+    why: LATE when it could only have begun at its `until_ns` or later; like REPLACED it says
+    nothing about the vcoproc, which wants to run as before, and no `Wake` follows. Of a `Vacate`
+    (vcoproc 0): EMPTY when nobody was on the hardware.
+    """
 
     TYPE: ClassVar[int] = 0x24
     CHECKS: ClassVar[tuple[Check, ...]] = (u32, u32, REASON, u64)
@@ -310,28 +319,72 @@ class Faulted(Message):
 
 @dataclass(frozen=True, slots=True)
 class Grant(Message):
-    """Who runs next, and how long. Replaces a grant that has not begun.
+    """Who runs next, and how long. Replaces a `Grant` or `Vacate` that has not begun.
 
-    grant: number, rising. now: do not wait for the end of the current slice. refusal_ns: how long
-    the one that leaves may refuse before it is forced off.
+    grant: number, rising, shared with `Vacate`. now: do not wait for the end of the current slice.
+    refusal_ns: how long the one that leaves may refuse before it is forced off.
+
+    not_before_ns (0: no bound): before that time of the coproc's clock the switch does not begin;
+    the one that leaves is told to leave then at the earliest, so the turn itself begins later by
+    the switch. Until then the grant is as if it were not there: the current one runs on though its
+    slice is over, an idle one stays (and says `Sleep`, and resumes with a `Wake`), an empty
+    coprocessor stays empty, a yield is ignored. At that time it counts like a grant that has just
+    come: with now the current one is preempted, else the end of its slice, which may have passed,
+    is waited for.
+
+    until_ns (0: no bound): the turn ends at that time of the coproc's clock, however late it began:
+    its slice is cut short when it begins, and again when the vcoproc resumes after having been
+    idle. At that time it leaves, running or idle, even if nobody comes after it: then the report
+    says next_vcoproc 0 and next_grant 0, with end SLICE (IDLE of an idle one), and a grant that
+    waits for its not_before_ns goes on waiting. If a grant may begin at the same time, it does,
+    without the coprocessor having been empty; one for the same vcoproc renews its turn without a
+    switch. A turn that would only begin at until_ns or later is dropped instead (`GrantDropped`,
+    LATE), before anybody leaves for it if that is known by then.
+
+    The one that left is not put back by a wake: an empty coprocessor waits for the next grant.
     """
 
     TYPE: ClassVar[int] = 0x28
-    CHECKS: ClassVar[tuple[Check, ...]] = (u32, u32, u64, boolean, u64)
+    CHECKS: ClassVar[tuple[Check, ...]] = (u32, u32, u64, boolean, u64, u64, u64)
     grant: int
     vcoproc: int
     slice_ns: int
     now: bool
     refusal_ns: int
+    not_before_ns: int = 0
+    until_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Revoke(Message):
-    """Takes back a grant that has not begun; one that has begun runs on."""
+    """Takes back a `Grant` or `Vacate` that has not begun; one that has begun runs on."""
 
     TYPE: ClassVar[int] = 0x29
     CHECKS: ClassVar[tuple[Check, ...]] = (u32,)
     grant: int
+
+
+@dataclass(frozen=True, slots=True)
+class Vacate(Message):
+    """The current one leaves at the end of its slice, or now, and the coprocessor stays empty.
+
+    It takes the place of the next grant: it replaces a `Grant` or `Vacate` that has not begun, and
+    a later one of either replaces it. grant: number, rising, shared with `Grant`. now, refusal_ns:
+    as there; the slice of an idle one is over, so it leaves at once. A yield is ignored: nobody
+    comes.
+
+    It ends in one of four ways: carried out, whyever the current one leaves (a `Report` with
+    next_grant its number and next_vcoproc 0); `GrantDropped` with EMPTY when nobody is on the
+    hardware; taken back by `Revoke`; replaced. While the current one refuses to leave, a grant for
+    it or a `Revoke` lets it stay, and a grant for another one that may begin is what it leaves for.
+    Nobody resumes by itself afterwards: a vcoproc that wakes says `Wake`, and waits for a grant.
+    """
+
+    TYPE: ClassVar[int] = 0x2A
+    CHECKS: ClassVar[tuple[Check, ...]] = (u32, boolean, u64)
+    grant: int
+    now: bool
+    refusal_ns: int
 
 
 # --- interrupt link -------------------------------------------------------------------------------
@@ -424,7 +477,7 @@ HandshakeMessage: TypeAlias = Hello | Welcome | Reject
 MESSAGE_CLASSES: tuple[type[Message], ...] = (
     Hello, Welcome, Reject, Credit, Bye,
     Read, Write, Post, Batch, Reply, TrapError,
-    Register, Wake, Sleep, Report, GrantDropped, Faulted, Grant, Revoke,
+    Register, Wake, Sleep, Report, GrantDropped, Faulted, Grant, Revoke, Vacate,
     LineLevel, LineEdge, LineSync, Resample, Inject, Eoi, LineEnable,
 )  # fmt: skip
 
@@ -441,8 +494,34 @@ def _getter(names: tuple[str, ...]) -> Callable[[Message], tuple[Any, ...]]:
     return lambda message: tuple([getattr(message, name) for name in names])
 
 
+def _trimming_getter(
+    names: tuple[str, ...], defaults: tuple[Any, ...]
+) -> Callable[[Message], tuple[Any, ...]]:
+    """Of a class to which a later minor appended fields: without those that have their default."""
+    whole = _getter(names)
+    required = len(names) - len(defaults)
+
+    def trimmed(message: Message) -> tuple[Any, ...]:
+        values = whole(message)
+        count = len(values)
+        while count > required and values[count - 1] == defaults[count - 1 - required]:
+            count -= 1
+        return values[:count]
+
+    return trimmed
+
+
+_DEFAULTS: dict[type[Message], tuple[Any, ...]] = {
+    cls: tuple(field.default for field in fields(cls) if field.default is not MISSING)  # type: ignore[arg-type]
+    for cls in MESSAGE_CLASSES
+}
+REQUIRED_FIELDS: dict[type[Message], int] = {
+    cls: len(_FIELD_NAMES[cls]) - len(_DEFAULTS[cls]) for cls in MESSAGE_CLASSES
+}
+"""How many fields a frame of the oldest minor version has."""
 _FIELDS_OF: dict[type[Message], Callable[[Message], tuple[Any, ...]]] = {
-    cls: _getter(names) for cls, names in _FIELD_NAMES.items()
+    cls: _trimming_getter(names, _DEFAULTS[cls]) if _DEFAULTS[cls] else _getter(names)
+    for cls, names in _FIELD_NAMES.items()
 }
 MESSAGE_BY_TYPE: dict[int, type[Message]] = {cls.TYPE: cls for cls in MESSAGE_CLASSES}
 

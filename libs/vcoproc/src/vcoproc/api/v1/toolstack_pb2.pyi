@@ -7,7 +7,7 @@ Errors carry a google.rpc.ErrorInfo with domain "vcoproc" and a stable reason (U
   INVALID_ARGUMENT    INVALID_ARGUMENT, INVALID_CONFIG, BAD_FIRMWARE
   NOT_FOUND           NOT_FOUND
   ALREADY_EXISTS      ALREADY_EXISTS
-  FAILED_PRECONDITION WRONG_STATE
+  FAILED_PRECONDITION WRONG_STATE, NOT_ADMITTED
   RESOURCE_EXHAUSTED  LIMIT_EXCEEDED
   UNAVAILABLE         PEER_LOST, PEER_TIMEOUT, PEER_REJECTED: a service does not answer; retry
   OUT_OF_RANGE        REVISION_GONE: the watch must start again from a list
@@ -922,6 +922,8 @@ class Event(_message.Message):
         KIND_ONLINE: Event._Kind.ValueType  # 5
         """A service or coproc came or went."""
         KIND_OFFLINE: Event._Kind.ValueType  # 6
+        KIND_FELL_BACK: Event._Kind.ValueType  # 7
+        """The scheduling algorithm of a coproc failed, and "rr" took over."""
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
     KIND_UNSPECIFIED: Event.Kind.ValueType  # 0
@@ -932,6 +934,8 @@ class Event(_message.Message):
     KIND_ONLINE: Event.Kind.ValueType  # 5
     """A service or coproc came or went."""
     KIND_OFFLINE: Event.Kind.ValueType  # 6
+    KIND_FELL_BACK: Event.Kind.ValueType  # 7
+    """The scheduling algorithm of a coproc failed, and "rr" took over."""
 
     REVISION_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
@@ -963,3 +967,731 @@ class Event(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Event: _TypeAlias = Event  # noqa: Y015
+
+@_typing.final
+class ListAlgorithmsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAlgorithmsRequest: _TypeAlias = ListAlgorithmsRequest  # noqa: Y015
+
+@_typing.final
+class ListAlgorithmsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALGORITHMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def algorithms(self) -> _containers.RepeatedCompositeFieldContainer[Global___Algorithm]: ...
+    def __init__(
+        self,
+        *,
+        algorithms: _abc.Iterable[Global___Algorithm] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithms", b"algorithms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAlgorithmsResponse: _TypeAlias = ListAlgorithmsResponse  # noqa: Y015
+
+@_typing.final
+class Algorithm(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """For example "credit"."""
+    description: _builtins.str
+    """One line for people."""
+    @_builtins.property
+    def parameters(self) -> _containers.RepeatedCompositeFieldContainer[Global___ParameterDescription]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        description: _builtins.str = ...,
+        parameters: _abc.Iterable[Global___ParameterDescription] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "name", b"name", "parameters", b"parameters"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Algorithm: _TypeAlias = Algorithm  # noqa: Y015
+
+@_typing.final
+class ParameterDescription(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    MINIMUM_FIELD_NUMBER: _builtins.int
+    MAXIMUM_FIELD_NUMBER: _builtins.int
+    DEFAULT_VALUE_FIELD_NUMBER: _builtins.int
+    DESCRIPTION_FIELD_NUMBER: _builtins.int
+    PER_COPROC_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    unit: _builtins.str
+    """"us", "%", or empty for none."""
+    minimum: _builtins.int
+    maximum: _builtins.int
+    default_value: _builtins.int
+    description: _builtins.str
+    per_coproc: _builtins.bool
+    """Of the coproc; otherwise of each vcoproc."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        unit: _builtins.str = ...,
+        minimum: _builtins.int = ...,
+        maximum: _builtins.int = ...,
+        default_value: _builtins.int = ...,
+        description: _builtins.str = ...,
+        per_coproc: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_value", b"default_value", "description", b"description", "maximum", b"maximum", "minimum", b"minimum", "name", b"name", "per_coproc", b"per_coproc", "unit", b"unit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ParameterDescription: _TypeAlias = ParameterDescription  # noqa: Y015
+
+@_typing.final
+class GetScheduleRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COPROC_FIELD_NUMBER: _builtins.int
+    coproc: _builtins.str
+    """Format: coprocs/{coproc}."""
+    def __init__(
+        self,
+        *,
+        coproc: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coproc", b"coproc"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetScheduleRequest: _TypeAlias = GetScheduleRequest  # noqa: Y015
+
+@_typing.final
+class Schedule(_message.Message):
+    """How a coproc is scheduled."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ParametersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    COPROC_FIELD_NUMBER: _builtins.int
+    ALGORITHM_FIELD_NUMBER: _builtins.int
+    SLICE_US_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    VCOPROCS_FIELD_NUMBER: _builtins.int
+    FALLBACK_FIELD_NUMBER: _builtins.int
+    WANTED_ALGORITHM_FIELD_NUMBER: _builtins.int
+    OVERRIDDEN_FIELD_NUMBER: _builtins.int
+    REFUSAL_US_FIELD_NUMBER: _builtins.int
+    CURRENT_VCOPROC_FIELD_NUMBER: _builtins.int
+    SWITCH_COUNT_FIELD_NUMBER: _builtins.int
+    FALLBACK_COUNT_FIELD_NUMBER: _builtins.int
+    coproc: _builtins.str
+    """Format: coprocs/{coproc}."""
+    algorithm: _builtins.str
+    slice_us: _builtins.int
+    """Granted time per turn, in microseconds."""
+    fallback: _builtins.str
+    """Why the coproc fell back to "rr", if an algorithm failed; empty otherwise."""
+    wanted_algorithm: _builtins.str
+    """The algorithm that was set; differs from `algorithm` after a fallback."""
+    overridden: _builtins.bool
+    """Set at run time; false: everything is as in the system's device tree."""
+    refusal_us: _builtins.int
+    """Longest time that a vcoproc may refuse to leave, in microseconds."""
+    current_vcoproc: _builtins.str
+    """Which vcoproc is on the hardware: its resource name, or empty."""
+    switch_count: _builtins.int
+    """Context switches since the scheduler started."""
+    fallback_count: _builtins.int
+    """Times that an algorithm failed since the scheduler started."""
+    @_builtins.property
+    def parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Every parameter of the coproc, defaults resolved."""
+
+    @_builtins.property
+    def vcoprocs(self) -> _containers.RepeatedCompositeFieldContainer[Global___VcoprocSchedule]: ...
+    def __init__(
+        self,
+        *,
+        coproc: _builtins.str = ...,
+        algorithm: _builtins.str = ...,
+        slice_us: _builtins.int = ...,
+        parameters: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        vcoprocs: _abc.Iterable[Global___VcoprocSchedule] | None = ...,
+        fallback: _builtins.str = ...,
+        wanted_algorithm: _builtins.str = ...,
+        overridden: _builtins.bool = ...,
+        refusal_us: _builtins.int = ...,
+        current_vcoproc: _builtins.str = ...,
+        switch_count: _builtins.int = ...,
+        fallback_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "coproc", b"coproc", "current_vcoproc", b"current_vcoproc", "fallback", b"fallback", "fallback_count", b"fallback_count", "overridden", b"overridden", "parameters", b"parameters", "refusal_us", b"refusal_us", "slice_us", b"slice_us", "switch_count", b"switch_count", "vcoprocs", b"vcoprocs", "wanted_algorithm", b"wanted_algorithm"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Schedule: _TypeAlias = Schedule  # noqa: Y015
+
+@_typing.final
+class VcoprocSchedule(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ParametersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VCOPROC_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    ACCOUNTING_FIELD_NUMBER: _builtins.int
+    REFUSALS_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    SLICES_FIELD_NUMBER: _builtins.int
+    LONGEST_WAIT_NS_FIELD_NUMBER: _builtins.int
+    vcoproc: _builtins.str
+    """Format: domains/{domain}/vcoprocs/{vcoproc}."""
+    state: Global___Vcoproc.State.ValueType
+    longest_wait_ns: _builtins.int
+    """Longest time from wanting the coproc until a turn began, in nanoseconds."""
+    @_builtins.property
+    def parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Every parameter, defaults resolved."""
+
+    @_builtins.property
+    def accounting(self) -> Global___Accounting: ...
+    @_builtins.property
+    def refusals(self) -> Global___Refusals: ...
+    @_builtins.property
+    def slices(self) -> Global___Slices: ...
+    def __init__(
+        self,
+        *,
+        vcoproc: _builtins.str = ...,
+        parameters: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        accounting: Global___Accounting | None = ...,
+        refusals: Global___Refusals | None = ...,
+        state: Global___Vcoproc.State.ValueType = ...,
+        slices: Global___Slices | None = ...,
+        longest_wait_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accounting", b"accounting", "refusals", b"refusals", "slices", b"slices"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounting", b"accounting", "longest_wait_ns", b"longest_wait_ns", "parameters", b"parameters", "refusals", b"refusals", "slices", b"slices", "state", b"state", "vcoproc", b"vcoproc"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VcoprocSchedule: _TypeAlias = VcoprocSchedule  # noqa: Y015
+
+@_typing.final
+class Slices(_message.Message):
+    """Planned against actual length of a vcoproc's turns that have ended."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TURN_COUNT_FIELD_NUMBER: _builtins.int
+    PLANNED_NS_FIELD_NUMBER: _builtins.int
+    ACTUAL_NS_FIELD_NUMBER: _builtins.int
+    FULL_COUNT_FIELD_NUMBER: _builtins.int
+    ERROR_NS_FIELD_NUMBER: _builtins.int
+    ERROR_MAX_NS_FIELD_NUMBER: _builtins.int
+    turn_count: _builtins.int
+    planned_ns: _builtins.int
+    actual_ns: _builtins.int
+    full_count: _builtins.int
+    """Of turns that ended because their slice was over, and not late for want of a decision: how many,
+    and the difference of planned and actual, in all and the largest.
+    """
+    error_ns: _builtins.int
+    error_max_ns: _builtins.int
+    def __init__(
+        self,
+        *,
+        turn_count: _builtins.int = ...,
+        planned_ns: _builtins.int = ...,
+        actual_ns: _builtins.int = ...,
+        full_count: _builtins.int = ...,
+        error_ns: _builtins.int = ...,
+        error_max_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actual_ns", b"actual_ns", "error_max_ns", b"error_max_ns", "error_ns", b"error_ns", "full_count", b"full_count", "planned_ns", b"planned_ns", "turn_count", b"turn_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Slices: _TypeAlias = Slices  # noqa: Y015
+
+@_typing.final
+class Refusals(_message.Message):
+    """How long a vcoproc refused to leave the coprocessor, over all its switches."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFUSAL_COUNT_FIELD_NUMBER: _builtins.int
+    FORCED_COUNT_FIELD_NUMBER: _builtins.int
+    LONGEST_US_FIELD_NUMBER: _builtins.int
+    BUCKET_COUNTS_FIELD_NUMBER: _builtins.int
+    BUSY_COUNT_FIELD_NUMBER: _builtins.int
+    TOTAL_NS_FIELD_NUMBER: _builtins.int
+    refusal_count: _builtins.int
+    forced_count: _builtins.int
+    longest_us: _builtins.int
+    busy_count: _builtins.int
+    """How often it said busy meanwhile."""
+    total_ns: _builtins.int
+    @_builtins.property
+    def bucket_counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Count of refusals below 1, 2, 4, 8, ... microseconds; the last has all longer ones."""
+
+    def __init__(
+        self,
+        *,
+        refusal_count: _builtins.int = ...,
+        forced_count: _builtins.int = ...,
+        longest_us: _builtins.int = ...,
+        bucket_counts: _abc.Iterable[_builtins.int] | None = ...,
+        busy_count: _builtins.int = ...,
+        total_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket_counts", b"bucket_counts", "busy_count", b"busy_count", "forced_count", b"forced_count", "longest_us", b"longest_us", "refusal_count", b"refusal_count", "total_ns", b"total_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Refusals: _TypeAlias = Refusals  # noqa: Y015
+
+@_typing.final
+class SetScheduleRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ParametersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    COPROC_FIELD_NUMBER: _builtins.int
+    ALGORITHM_FIELD_NUMBER: _builtins.int
+    SLICE_US_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VCOPROCS_FIELD_NUMBER: _builtins.int
+    coproc: _builtins.str
+    """Format: coprocs/{coproc}."""
+    algorithm: _builtins.str
+    """Empty: the same."""
+    slice_us: _builtins.int
+    """100..10000000; 0: the same."""
+    request_id: _builtins.str
+    @_builtins.property
+    def parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Those named are set, the others stay."""
+
+    @_builtins.property
+    def vcoprocs(self) -> _containers.RepeatedCompositeFieldContainer[Global___VcoprocParameters]:
+        """Parameters of vcoprocs that change together with all this: an algorithm that must be told more
+        than its defaults could not be set otherwise.
+        """
+
+    def __init__(
+        self,
+        *,
+        coproc: _builtins.str = ...,
+        algorithm: _builtins.str = ...,
+        slice_us: _builtins.int = ...,
+        parameters: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        request_id: _builtins.str = ...,
+        vcoprocs: _abc.Iterable[Global___VcoprocParameters] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "coproc", b"coproc", "parameters", b"parameters", "request_id", b"request_id", "slice_us", b"slice_us", "vcoprocs", b"vcoprocs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetScheduleRequest: _TypeAlias = SetScheduleRequest  # noqa: Y015
+
+@_typing.final
+class VcoprocParameters(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ParametersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VCOPROC_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    vcoproc: _builtins.str
+    """Format: domains/{domain}/vcoprocs/{vcoproc}."""
+    @_builtins.property
+    def parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Those named are set, the others stay."""
+
+    def __init__(
+        self,
+        *,
+        vcoproc: _builtins.str = ...,
+        parameters: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parameters", b"parameters", "vcoproc", b"vcoproc"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VcoprocParameters: _TypeAlias = VcoprocParameters  # noqa: Y015
+
+@_typing.final
+class SetScheduleResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCHEDULE_FIELD_NUMBER: _builtins.int
+    LOST_PARAMETERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def schedule(self) -> Global___Schedule: ...
+    @_builtins.property
+    def lost_parameters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Parameters that the new algorithm does not know: "weight of domains/d/vcoprocs/v"."""
+
+    def __init__(
+        self,
+        *,
+        schedule: Global___Schedule | None = ...,
+        lost_parameters: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["schedule", b"schedule"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lost_parameters", b"lost_parameters", "schedule", b"schedule"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetScheduleResponse: _TypeAlias = SetScheduleResponse  # noqa: Y015
+
+@_typing.final
+class SetVcoprocParametersRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ParametersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Format: domains/{domain}/vcoprocs/{vcoproc}."""
+    request_id: _builtins.str
+    @_builtins.property
+    def parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        parameters: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "parameters", b"parameters", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetVcoprocParametersRequest: _TypeAlias = SetVcoprocParametersRequest  # noqa: Y015
+
+@_typing.final
+class WatchDecisionsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COPROC_FIELD_NUMBER: _builtins.int
+    AFTER_NUMBER_FIELD_NUMBER: _builtins.int
+    FOLLOW_FIELD_NUMBER: _builtins.int
+    coproc: _builtins.str
+    """Format: coprocs/{coproc}."""
+    after_number: _builtins.int
+    """Only decisions with a higher number; 0: all that are kept."""
+    follow: _builtins.bool
+    def __init__(
+        self,
+        *,
+        coproc: _builtins.str = ...,
+        after_number: _builtins.int = ...,
+        follow: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_number", b"after_number", "coproc", b"coproc", "follow", b"follow"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchDecisionsRequest: _TypeAlias = WatchDecisionsRequest  # noqa: Y015
+
+@_typing.final
+class Decision(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    VCOPROC_FIELD_NUMBER: _builtins.int
+    ALGORITHM_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    SLICE_NS_FIELD_NUMBER: _builtins.int
+    CLOCK_NS_FIELD_NUMBER: _builtins.int
+    CURRENT_VCOPROC_FIELD_NUMBER: _builtins.int
+    NOT_BEFORE_NS_FIELD_NUMBER: _builtins.int
+    UNTIL_NS_FIELD_NUMBER: _builtins.int
+    MISSED_COUNT_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """Rising by one."""
+    vcoproc: _builtins.str
+    """Who was chosen: resource name, or empty for nobody."""
+    algorithm: _builtins.str
+    why: _builtins.str
+    """"idle": the coproc is free for it. "slice": after the present slice. "preempt": now. "renew": one
+    more slice for the current one. "vacate": the current one leaves for nobody. "withheld": somebody
+    waits and gets nothing. "revoke": the current one runs on after all.
+    """
+    slice_ns: _builtins.int
+    clock_ns: _builtins.int
+    """Time of the coproc's clock."""
+    current_vcoproc: _builtins.str
+    """Who had the coproc then: resource name, or empty for nobody."""
+    not_before_ns: _builtins.int
+    """Bounds of the turn on the coproc's clock; 0 for none."""
+    until_ns: _builtins.int
+    missed_count: _builtins.int
+    """Decisions before this one that were forgotten before they could be sent."""
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        vcoproc: _builtins.str = ...,
+        algorithm: _builtins.str = ...,
+        why: _builtins.str = ...,
+        slice_ns: _builtins.int = ...,
+        clock_ns: _builtins.int = ...,
+        current_vcoproc: _builtins.str = ...,
+        not_before_ns: _builtins.int = ...,
+        until_ns: _builtins.int = ...,
+        missed_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "clock_ns", b"clock_ns", "current_vcoproc", b"current_vcoproc", "missed_count", b"missed_count", "not_before_ns", b"not_before_ns", "number", b"number", "slice_ns", b"slice_ns", "until_ns", b"until_ns", "vcoproc", b"vcoproc", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Decision: _TypeAlias = Decision  # noqa: Y015
+
+@_typing.final
+class AnalyseScheduleRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COPROC_FIELD_NUMBER: _builtins.int
+    SWITCH_NS_FIELD_NUMBER: _builtins.int
+    REFUSAL_NS_FIELD_NUMBER: _builtins.int
+    WORK_NS_FIELD_NUMBER: _builtins.int
+    coproc: _builtins.str
+    """Format: coprocs/{coproc}."""
+    switch_ns: _builtins.int
+    """Cost of a switch to reckon with, in nanoseconds; 0: the longest since the scheduler started."""
+    refusal_ns: _builtins.int
+    """Longest refusal to reckon with; 0: the bound that the coproc has."""
+    work_ns: _builtins.int
+    """How long each vcoproc wants to run after a wake; 0: 1 ms."""
+    def __init__(
+        self,
+        *,
+        coproc: _builtins.str = ...,
+        switch_ns: _builtins.int = ...,
+        refusal_ns: _builtins.int = ...,
+        work_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coproc", b"coproc", "refusal_ns", b"refusal_ns", "switch_ns", b"switch_ns", "work_ns", b"work_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnalyseScheduleRequest: _TypeAlias = AnalyseScheduleRequest  # noqa: Y015
+
+@_typing.final
+class ScheduleAnalysis(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COPROC_FIELD_NUMBER: _builtins.int
+    ALGORITHM_FIELD_NUMBER: _builtins.int
+    SWITCH_NS_FIELD_NUMBER: _builtins.int
+    REFUSAL_NS_FIELD_NUMBER: _builtins.int
+    VCOPROCS_FIELD_NUMBER: _builtins.int
+    WORK_NS_FIELD_NUMBER: _builtins.int
+    coproc: _builtins.str
+    algorithm: _builtins.str
+    switch_ns: _builtins.int
+    """What was reckoned with."""
+    refusal_ns: _builtins.int
+    work_ns: _builtins.int
+    @_builtins.property
+    def vcoprocs(self) -> _containers.RepeatedCompositeFieldContainer[Global___VcoprocAnalysis]: ...
+    def __init__(
+        self,
+        *,
+        coproc: _builtins.str = ...,
+        algorithm: _builtins.str = ...,
+        switch_ns: _builtins.int = ...,
+        refusal_ns: _builtins.int = ...,
+        vcoprocs: _abc.Iterable[Global___VcoprocAnalysis] | None = ...,
+        work_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "coproc", b"coproc", "refusal_ns", b"refusal_ns", "switch_ns", b"switch_ns", "vcoprocs", b"vcoprocs", "work_ns", b"work_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ScheduleAnalysis: _TypeAlias = ScheduleAnalysis  # noqa: Y015
+
+@_typing.final
+class VcoprocAnalysis(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VCOPROC_FIELD_NUMBER: _builtins.int
+    GUARANTEED_PPM_FIELD_NUMBER: _builtins.int
+    WORST_WAIT_NS_FIELD_NUMBER: _builtins.int
+    OBSERVED_WAIT_NS_FIELD_NUMBER: _builtins.int
+    EXPLANATION_FIELD_NUMBER: _builtins.int
+    WORST_RESPONSE_NS_FIELD_NUMBER: _builtins.int
+    vcoproc: _builtins.str
+    """Format: domains/{domain}/vcoprocs/{vcoproc}."""
+    guaranteed_ppm: _builtins.int
+    """Share of the coproc that it is sure to get, in parts per million; 0: none."""
+    worst_wait_ns: _builtins.int
+    """Longest time from a wake until it runs, in nanoseconds; 0: there is no bound."""
+    observed_wait_ns: _builtins.int
+    """Longest wait observed so far, in nanoseconds."""
+    explanation: _builtins.str
+    """What the bound rests on, or why there is none, for people."""
+    worst_response_ns: _builtins.int
+    """Longest time from a wake until it has run for `work_ns`, in nanoseconds; 0: there is no bound."""
+    def __init__(
+        self,
+        *,
+        vcoproc: _builtins.str = ...,
+        guaranteed_ppm: _builtins.int = ...,
+        worst_wait_ns: _builtins.int = ...,
+        observed_wait_ns: _builtins.int = ...,
+        explanation: _builtins.str = ...,
+        worst_response_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "guaranteed_ppm", b"guaranteed_ppm", "observed_wait_ns", b"observed_wait_ns", "vcoproc", b"vcoproc", "worst_response_ns", b"worst_response_ns", "worst_wait_ns", b"worst_wait_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VcoprocAnalysis: _TypeAlias = VcoprocAnalysis  # noqa: Y015

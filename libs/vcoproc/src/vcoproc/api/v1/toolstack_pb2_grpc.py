@@ -95,6 +95,36 @@ class ToolstackServiceStub:
                 request_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.WatchEventsRequest.SerializeToString,
                 response_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Event.FromString,
                 _registered_method=True)
+        self.ListAlgorithms = channel.unary_unary(
+                '/vcoproc.api.v1.ToolstackService/ListAlgorithms',
+                request_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ListAlgorithmsRequest.SerializeToString,
+                response_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ListAlgorithmsResponse.FromString,
+                _registered_method=True)
+        self.GetSchedule = channel.unary_unary(
+                '/vcoproc.api.v1.ToolstackService/GetSchedule',
+                request_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.GetScheduleRequest.SerializeToString,
+                response_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Schedule.FromString,
+                _registered_method=True)
+        self.SetSchedule = channel.unary_unary(
+                '/vcoproc.api.v1.ToolstackService/SetSchedule',
+                request_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.SetScheduleRequest.SerializeToString,
+                response_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.SetScheduleResponse.FromString,
+                _registered_method=True)
+        self.SetVcoprocParameters = channel.unary_unary(
+                '/vcoproc.api.v1.ToolstackService/SetVcoprocParameters',
+                request_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.SetVcoprocParametersRequest.SerializeToString,
+                response_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Vcoproc.FromString,
+                _registered_method=True)
+        self.WatchDecisions = channel.unary_stream(
+                '/vcoproc.api.v1.ToolstackService/WatchDecisions',
+                request_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.WatchDecisionsRequest.SerializeToString,
+                response_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Decision.FromString,
+                _registered_method=True)
+        self.AnalyseSchedule = channel.unary_unary(
+                '/vcoproc.api.v1.ToolstackService/AnalyseSchedule',
+                request_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.AnalyseScheduleRequest.SerializeToString,
+                response_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ScheduleAnalysis.FromString,
+                _registered_method=True)
 
 
 class ToolstackServiceServicer:
@@ -181,6 +211,50 @@ class ToolstackServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAlgorithms(self, request, context):
+        """All installed scheduling algorithms, with a description of every parameter.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSchedule(self, request, context):
+        """The schedule of a coproc as it is in force: algorithm, parameters, accounts.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetSchedule(self, request, context):
+        """Sets algorithm, slice and parameters of a coproc while vcoprocs run on it; none is lost.
+        FAILED_PRECONDITION NOT_ADMITTED when the algorithm cannot take what is there; nothing changes.
+        Idempotent by request_id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetVcoprocParameters(self, request, context):
+        """Sets scheduling parameters of a vcoproc. Idempotent by request_id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchDecisions(self, request, context):
+        """Decisions of a coproc's scheduler after a number, oldest first; stays open when follow is set.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AnalyseSchedule(self, request, context):
+        """Worst-case service of every vcoproc of a coproc, beside what was observed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_ToolstackServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -243,6 +317,36 @@ def add_ToolstackServiceServicer_to_server(servicer, server):
                     servicer.WatchEvents,
                     request_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.WatchEventsRequest.FromString,
                     response_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Event.SerializeToString,
+            ),
+            'ListAlgorithms': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAlgorithms,
+                    request_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ListAlgorithmsRequest.FromString,
+                    response_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ListAlgorithmsResponse.SerializeToString,
+            ),
+            'GetSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSchedule,
+                    request_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.GetScheduleRequest.FromString,
+                    response_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Schedule.SerializeToString,
+            ),
+            'SetSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetSchedule,
+                    request_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.SetScheduleRequest.FromString,
+                    response_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.SetScheduleResponse.SerializeToString,
+            ),
+            'SetVcoprocParameters': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetVcoprocParameters,
+                    request_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.SetVcoprocParametersRequest.FromString,
+                    response_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Vcoproc.SerializeToString,
+            ),
+            'WatchDecisions': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchDecisions,
+                    request_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.WatchDecisionsRequest.FromString,
+                    response_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Decision.SerializeToString,
+            ),
+            'AnalyseSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.AnalyseSchedule,
+                    request_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.AnalyseScheduleRequest.FromString,
+                    response_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ScheduleAnalysis.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -570,6 +674,168 @@ class ToolstackService:
             '/vcoproc.api.v1.ToolstackService/WatchEvents',
             vcoproc_dot_api_dot_v1_dot_toolstack__pb2.WatchEventsRequest.SerializeToString,
             vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Event.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAlgorithms(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vcoproc.api.v1.ToolstackService/ListAlgorithms',
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ListAlgorithmsRequest.SerializeToString,
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ListAlgorithmsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vcoproc.api.v1.ToolstackService/GetSchedule',
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.GetScheduleRequest.SerializeToString,
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Schedule.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vcoproc.api.v1.ToolstackService/SetSchedule',
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.SetScheduleRequest.SerializeToString,
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.SetScheduleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetVcoprocParameters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vcoproc.api.v1.ToolstackService/SetVcoprocParameters',
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.SetVcoprocParametersRequest.SerializeToString,
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Vcoproc.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchDecisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/vcoproc.api.v1.ToolstackService/WatchDecisions',
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.WatchDecisionsRequest.SerializeToString,
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Decision.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AnalyseSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vcoproc.api.v1.ToolstackService/AnalyseSchedule',
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.AnalyseScheduleRequest.SerializeToString,
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ScheduleAnalysis.FromString,
             options,
             channel_credentials,
             insecure,

@@ -7,7 +7,7 @@ Errors carry a google.rpc.ErrorInfo with domain "vcoproc" and a stable reason (U
   INVALID_ARGUMENT    INVALID_ARGUMENT, INVALID_CONFIG, BAD_FIRMWARE
   NOT_FOUND           NOT_FOUND
   ALREADY_EXISTS      ALREADY_EXISTS
-  FAILED_PRECONDITION WRONG_STATE
+  FAILED_PRECONDITION WRONG_STATE, NOT_ADMITTED
   RESOURCE_EXHAUSTED  LIMIT_EXCEEDED
   UNAVAILABLE         PEER_LOST, PEER_TIMEOUT, PEER_REJECTED: a service does not answer; retry
   OUT_OF_RANGE        REVISION_GONE: the watch must start again from a list
@@ -65,6 +65,21 @@ class ToolstackServiceStub:
     ListVcoprocs: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.ListVcoprocsRequest, _toolstack_pb2.ListVcoprocsResponse]
     WatchEvents: _grpc.UnaryStreamMultiCallable[_toolstack_pb2.WatchEventsRequest, _toolstack_pb2.Event]
     """Streams every change after a revision, oldest first, and stays open."""
+    ListAlgorithms: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.ListAlgorithmsRequest, _toolstack_pb2.ListAlgorithmsResponse]
+    """All installed scheduling algorithms, with a description of every parameter."""
+    GetSchedule: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.GetScheduleRequest, _toolstack_pb2.Schedule]
+    """The schedule of a coproc as it is in force: algorithm, parameters, accounts."""
+    SetSchedule: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.SetScheduleRequest, _toolstack_pb2.SetScheduleResponse]
+    """Sets algorithm, slice and parameters of a coproc while vcoprocs run on it; none is lost.
+    FAILED_PRECONDITION NOT_ADMITTED when the algorithm cannot take what is there; nothing changes.
+    Idempotent by request_id.
+    """
+    SetVcoprocParameters: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.SetVcoprocParametersRequest, _toolstack_pb2.Vcoproc]
+    """Sets scheduling parameters of a vcoproc. Idempotent by request_id."""
+    WatchDecisions: _grpc.UnaryStreamMultiCallable[_toolstack_pb2.WatchDecisionsRequest, _toolstack_pb2.Decision]
+    """Decisions of a coproc's scheduler after a number, oldest first; stays open when follow is set."""
+    AnalyseSchedule: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.AnalyseScheduleRequest, _toolstack_pb2.ScheduleAnalysis]
+    """Worst-case service of every vcoproc of a coproc, beside what was observed."""
 
 @_typing.type_check_only
 class ToolstackServiceAsyncStub(ToolstackServiceStub):
@@ -93,6 +108,21 @@ class ToolstackServiceAsyncStub(ToolstackServiceStub):
     ListVcoprocs: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.ListVcoprocsRequest, _toolstack_pb2.ListVcoprocsResponse]  # type: ignore[assignment]
     WatchEvents: _aio.UnaryStreamMultiCallable[_toolstack_pb2.WatchEventsRequest, _toolstack_pb2.Event]  # type: ignore[assignment]
     """Streams every change after a revision, oldest first, and stays open."""
+    ListAlgorithms: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.ListAlgorithmsRequest, _toolstack_pb2.ListAlgorithmsResponse]  # type: ignore[assignment]
+    """All installed scheduling algorithms, with a description of every parameter."""
+    GetSchedule: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.GetScheduleRequest, _toolstack_pb2.Schedule]  # type: ignore[assignment]
+    """The schedule of a coproc as it is in force: algorithm, parameters, accounts."""
+    SetSchedule: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.SetScheduleRequest, _toolstack_pb2.SetScheduleResponse]  # type: ignore[assignment]
+    """Sets algorithm, slice and parameters of a coproc while vcoprocs run on it; none is lost.
+    FAILED_PRECONDITION NOT_ADMITTED when the algorithm cannot take what is there; nothing changes.
+    Idempotent by request_id.
+    """
+    SetVcoprocParameters: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.SetVcoprocParametersRequest, _toolstack_pb2.Vcoproc]  # type: ignore[assignment]
+    """Sets scheduling parameters of a vcoproc. Idempotent by request_id."""
+    WatchDecisions: _aio.UnaryStreamMultiCallable[_toolstack_pb2.WatchDecisionsRequest, _toolstack_pb2.Decision]  # type: ignore[assignment]
+    """Decisions of a coproc's scheduler after a number, oldest first; stays open when follow is set."""
+    AnalyseSchedule: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.AnalyseScheduleRequest, _toolstack_pb2.ScheduleAnalysis]  # type: ignore[assignment]
+    """Worst-case service of every vcoproc of a coproc, beside what was observed."""
 
 class ToolstackServiceServicer(metaclass=_abc_1.ABCMeta):
     """Creates, destroys and shows domains, coprocs and vcoprocs."""
@@ -190,5 +220,56 @@ class ToolstackServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_toolstack_pb2.Event], _abc.AsyncIterator[_toolstack_pb2.Event]]:
         """Streams every change after a revision, oldest first, and stays open."""
+
+    @_abc_1.abstractmethod
+    def ListAlgorithms(
+        self,
+        request: _toolstack_pb2.ListAlgorithmsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_toolstack_pb2.ListAlgorithmsResponse, _abc.Awaitable[_toolstack_pb2.ListAlgorithmsResponse]]:
+        """All installed scheduling algorithms, with a description of every parameter."""
+
+    @_abc_1.abstractmethod
+    def GetSchedule(
+        self,
+        request: _toolstack_pb2.GetScheduleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_toolstack_pb2.Schedule, _abc.Awaitable[_toolstack_pb2.Schedule]]:
+        """The schedule of a coproc as it is in force: algorithm, parameters, accounts."""
+
+    @_abc_1.abstractmethod
+    def SetSchedule(
+        self,
+        request: _toolstack_pb2.SetScheduleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_toolstack_pb2.SetScheduleResponse, _abc.Awaitable[_toolstack_pb2.SetScheduleResponse]]:
+        """Sets algorithm, slice and parameters of a coproc while vcoprocs run on it; none is lost.
+        FAILED_PRECONDITION NOT_ADMITTED when the algorithm cannot take what is there; nothing changes.
+        Idempotent by request_id.
+        """
+
+    @_abc_1.abstractmethod
+    def SetVcoprocParameters(
+        self,
+        request: _toolstack_pb2.SetVcoprocParametersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_toolstack_pb2.Vcoproc, _abc.Awaitable[_toolstack_pb2.Vcoproc]]:
+        """Sets scheduling parameters of a vcoproc. Idempotent by request_id."""
+
+    @_abc_1.abstractmethod
+    def WatchDecisions(
+        self,
+        request: _toolstack_pb2.WatchDecisionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_toolstack_pb2.Decision], _abc.AsyncIterator[_toolstack_pb2.Decision]]:
+        """Decisions of a coproc's scheduler after a number, oldest first; stays open when follow is set."""
+
+    @_abc_1.abstractmethod
+    def AnalyseSchedule(
+        self,
+        request: _toolstack_pb2.AnalyseScheduleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_toolstack_pb2.ScheduleAnalysis, _abc.Awaitable[_toolstack_pb2.ScheduleAnalysis]]:
+        """Worst-case service of every vcoproc of a coproc, beside what was observed."""
 
 def add_ToolstackServiceServicer_to_server(servicer: ToolstackServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

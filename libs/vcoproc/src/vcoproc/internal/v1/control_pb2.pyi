@@ -149,6 +149,26 @@ Global___LineDescription: _TypeAlias = LineDescription  # noqa: Y015
 class CoprocLease(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class PlatformParametersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     COPROC_FIELD_NUMBER: _builtins.int
     COMPATIBLE_FIELD_NUMBER: _builtins.int
     PRIVATE_MEMORY_BYTES_FIELD_NUMBER: _builtins.int
@@ -156,6 +176,8 @@ class CoprocLease(_message.Message):
     SCHEDULE_ENDPOINT_FIELD_NUMBER: _builtins.int
     IRQ_ENDPOINT_FIELD_NUMBER: _builtins.int
     CREDENTIAL_FIELD_NUMBER: _builtins.int
+    PLATFORM_PARAMETERS_FIELD_NUMBER: _builtins.int
+    REFUSAL_DRAIN_NS_FIELD_NUMBER: _builtins.int
     coproc: _builtins.str
     compatible: _builtins.str
     private_memory_bytes: _builtins.int
@@ -164,6 +186,12 @@ class CoprocLease(_message.Message):
     irq_endpoint: _builtins.str
     credential: _builtins.bytes
     """Secret for the scheduler and the irq-router."""
+    refusal_drain_ns: _builtins.int
+    """How long one that refuses to leave is only asked; then it drains to the end of its job."""
+    @_builtins.property
+    def platform_parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Properties of the node in the tree that only the platform knows; numbers in decimal."""
+
     def __init__(
         self,
         *,
@@ -174,10 +202,12 @@ class CoprocLease(_message.Message):
         schedule_endpoint: _builtins.str = ...,
         irq_endpoint: _builtins.str = ...,
         credential: _builtins.bytes = ...,
+        platform_parameters: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        refusal_drain_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_hz", b"clock_hz", "compatible", b"compatible", "coproc", b"coproc", "credential", b"credential", "irq_endpoint", b"irq_endpoint", "private_memory_bytes", b"private_memory_bytes", "schedule_endpoint", b"schedule_endpoint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_hz", b"clock_hz", "compatible", b"compatible", "coproc", b"coproc", "credential", b"credential", "irq_endpoint", b"irq_endpoint", "platform_parameters", b"platform_parameters", "private_memory_bytes", b"private_memory_bytes", "refusal_drain_ns", b"refusal_drain_ns", "schedule_endpoint", b"schedule_endpoint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -440,12 +470,27 @@ class SetCoprocRequest(_message.Message):
     SLICE_NS_FIELD_NUMBER: _builtins.int
     REFUSAL_NS_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
+    KEEP_FIELD_NUMBER: _builtins.int
+    RESTART_FIELD_NUMBER: _builtins.int
+    VCOPROCS_FIELD_NUMBER: _builtins.int
     coproc: _builtins.str
     algorithm: _builtins.str
     slice_ns: _builtins.int
     refusal_ns: _builtins.int
+    keep: _builtins.bool
+    """Parameters of the coproc that are not named keep their values, if the algorithm has them, and so do
+    slice_ns and refusal_ns of 0. False: they get their defaults.
+    """
+    restart: _builtins.bool
+    """Begin anew even if nothing differs: to try an algorithm again that has failed."""
     @_builtins.property
-    def parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
+    def parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Those of the coproc; besides the algorithm's own: min_run_us."""
+
+    @_builtins.property
+    def vcoprocs(self) -> _containers.RepeatedCompositeFieldContainer[Global___VcoprocParameters]:
+        """All parameters that are set of vcoprocs, from now on. Those of vcoprocs that are not named stay."""
+
     def __init__(
         self,
         *,
@@ -454,29 +499,109 @@ class SetCoprocRequest(_message.Message):
         slice_ns: _builtins.int = ...,
         refusal_ns: _builtins.int = ...,
         parameters: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        keep: _builtins.bool = ...,
+        restart: _builtins.bool = ...,
+        vcoprocs: _abc.Iterable[Global___VcoprocParameters] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "coproc", b"coproc", "parameters", b"parameters", "refusal_ns", b"refusal_ns", "slice_ns", b"slice_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "coproc", b"coproc", "keep", b"keep", "parameters", b"parameters", "refusal_ns", b"refusal_ns", "restart", b"restart", "slice_ns", b"slice_ns", "vcoprocs", b"vcoprocs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetCoprocRequest: _TypeAlias = SetCoprocRequest  # noqa: Y015
 
 @_typing.final
-class SetCoprocResponse(_message.Message):
+class VcoprocParameters(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class ParametersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VCOPROC_ID_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    vcoproc_id: _builtins.int
+    @_builtins.property
+    def parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
     def __init__(
         self,
+        *,
+        vcoproc_id: _builtins.int = ...,
+        parameters: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parameters", b"parameters", "vcoproc_id", b"vcoproc_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VcoprocParameters: _TypeAlias = VcoprocParameters  # noqa: Y015
+
+@_typing.final
+class SetCoprocResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def lost(self) -> _containers.RepeatedCompositeFieldContainer[Global___LostParameter]:
+        """What was set before and the algorithm cannot keep; it is forgotten."""
+
+    def __init__(
+        self,
+        *,
+        lost: _abc.Iterable[Global___LostParameter] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["lost", b"lost"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetCoprocResponse: _TypeAlias = SetCoprocResponse  # noqa: Y015
+
+@_typing.final
+class LostParameter(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VCOPROC_ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    vcoproc_id: _builtins.int
+    """0: of the coproc."""
+    name: _builtins.str
+    value: _builtins.int
+    """What it was."""
+    def __init__(
+        self,
+        *,
+        vcoproc_id: _builtins.int = ...,
+        name: _builtins.str = ...,
+        value: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "value", b"value", "vcoproc_id", b"vcoproc_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LostParameter: _TypeAlias = LostParameter  # noqa: Y015
 
 @_typing.final
 class AddVcoprocRequest(_message.Message):
@@ -761,6 +886,789 @@ class Turn(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Turn: _TypeAlias = Turn  # noqa: Y015
+
+@_typing.final
+class SetVcoprocParametersRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ParametersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    COPROC_FIELD_NUMBER: _builtins.int
+    VCOPROC_ID_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    coproc: _builtins.str
+    vcoproc_id: _builtins.int
+    @_builtins.property
+    def parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
+    def __init__(
+        self,
+        *,
+        coproc: _builtins.str = ...,
+        vcoproc_id: _builtins.int = ...,
+        parameters: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coproc", b"coproc", "parameters", b"parameters", "vcoproc_id", b"vcoproc_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetVcoprocParametersRequest: _TypeAlias = SetVcoprocParametersRequest  # noqa: Y015
+
+@_typing.final
+class SetVcoprocParametersResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ParametersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """All of them, those with defaults too."""
+
+    def __init__(
+        self,
+        *,
+        parameters: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["parameters", b"parameters"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SetVcoprocParametersResponse: _TypeAlias = SetVcoprocParametersResponse  # noqa: Y015
+
+@_typing.final
+class GetScheduleRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COPROC_FIELD_NUMBER: _builtins.int
+    coproc: _builtins.str
+    def __init__(
+        self,
+        *,
+        coproc: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coproc", b"coproc"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetScheduleRequest: _TypeAlias = GetScheduleRequest  # noqa: Y015
+
+@_typing.final
+class GetScheduleResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ParametersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    COPROC_FIELD_NUMBER: _builtins.int
+    ONLINE_FIELD_NUMBER: _builtins.int
+    CURRENT_VCOPROC_ID_FIELD_NUMBER: _builtins.int
+    SWITCH_COUNT_FIELD_NUMBER: _builtins.int
+    ALGORITHM_FIELD_NUMBER: _builtins.int
+    WANTED_ALGORITHM_FIELD_NUMBER: _builtins.int
+    SLICE_NS_FIELD_NUMBER: _builtins.int
+    REFUSAL_NS_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    VCOPROCS_FIELD_NUMBER: _builtins.int
+    FALLBACK_FIELD_NUMBER: _builtins.int
+    FALLBACK_COUNT_FIELD_NUMBER: _builtins.int
+    REFUSAL_BOUNDS_US_FIELD_NUMBER: _builtins.int
+    CLOCK_NS_FIELD_NUMBER: _builtins.int
+    LAST_DECISION_NUMBER_FIELD_NUMBER: _builtins.int
+    SWITCH_MAX_NS_FIELD_NUMBER: _builtins.int
+    coproc: _builtins.str
+    online: _builtins.bool
+    current_vcoproc_id: _builtins.int
+    switch_count: _builtins.int
+    algorithm: _builtins.str
+    """Who decides now, and who was set; they differ after a fallback."""
+    wanted_algorithm: _builtins.str
+    slice_ns: _builtins.int
+    refusal_ns: _builtins.int
+    fallback_count: _builtins.int
+    clock_ns: _builtins.int
+    """Coproc's clock now, as well as the scheduler knows it; 0 when it is offline."""
+    last_decision_number: _builtins.int
+    """Of the newest decision; 0 for none."""
+    switch_max_ns: _builtins.int
+    """Longest switch since the scheduler began, refusals not counted."""
+    @_builtins.property
+    def parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """All of them, defaults resolved; of the wanted algorithm."""
+
+    @_builtins.property
+    def vcoprocs(self) -> _containers.RepeatedCompositeFieldContainer[Global___VcoprocSchedule]: ...
+    @_builtins.property
+    def fallback(self) -> Global___FellBack:
+        """The last one since the scheduler began; absent when there was none."""
+
+    @_builtins.property
+    def refusal_bounds_us(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Upper bounds of Refusals.counts in microseconds, rising: a refusal belongs to the first bound that
+        it is less than, and to one more count after the last bound when there is none.
+        """
+
+    def __init__(
+        self,
+        *,
+        coproc: _builtins.str = ...,
+        online: _builtins.bool = ...,
+        current_vcoproc_id: _builtins.int = ...,
+        switch_count: _builtins.int = ...,
+        algorithm: _builtins.str = ...,
+        wanted_algorithm: _builtins.str = ...,
+        slice_ns: _builtins.int = ...,
+        refusal_ns: _builtins.int = ...,
+        parameters: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        vcoprocs: _abc.Iterable[Global___VcoprocSchedule] | None = ...,
+        fallback: Global___FellBack | None = ...,
+        fallback_count: _builtins.int = ...,
+        refusal_bounds_us: _abc.Iterable[_builtins.int] | None = ...,
+        clock_ns: _builtins.int = ...,
+        last_decision_number: _builtins.int = ...,
+        switch_max_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fallback", b"fallback"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "clock_ns", b"clock_ns", "coproc", b"coproc", "current_vcoproc_id", b"current_vcoproc_id", "fallback", b"fallback", "fallback_count", b"fallback_count", "last_decision_number", b"last_decision_number", "online", b"online", "parameters", b"parameters", "refusal_bounds_us", b"refusal_bounds_us", "refusal_ns", b"refusal_ns", "slice_ns", b"slice_ns", "switch_count", b"switch_count", "switch_max_ns", b"switch_max_ns", "vcoprocs", b"vcoprocs", "wanted_algorithm", b"wanted_algorithm"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetScheduleResponse: _TypeAlias = GetScheduleResponse  # noqa: Y015
+
+@_typing.final
+class VcoprocSchedule(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ParametersEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VCOPROC_ID_FIELD_NUMBER: _builtins.int
+    RUN_STATE_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    ACCOUNTING_FIELD_NUMBER: _builtins.int
+    SLICES_FIELD_NUMBER: _builtins.int
+    REFUSALS_FIELD_NUMBER: _builtins.int
+    SLEEP_NS_FIELD_NUMBER: _builtins.int
+    FAULT_NS_FIELD_NUMBER: _builtins.int
+    WAIT_MAX_NS_FIELD_NUMBER: _builtins.int
+    vcoproc_id: _builtins.int
+    run_state: _builtins.str
+    """As in VcoprocAccount."""
+    sleep_ns: _builtins.int
+    fault_ns: _builtins.int
+    wait_max_ns: _builtins.int
+    """Longest time from wanting the coprocessor until a turn began."""
+    @_builtins.property
+    def parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """All of them, defaults resolved; of the wanted algorithm."""
+
+    @_builtins.property
+    def accounting(self) -> _toolstack_pb2.Accounting: ...
+    @_builtins.property
+    def slices(self) -> Global___Slices: ...
+    @_builtins.property
+    def refusals(self) -> Global___Refusals: ...
+    def __init__(
+        self,
+        *,
+        vcoproc_id: _builtins.int = ...,
+        run_state: _builtins.str = ...,
+        parameters: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        accounting: _toolstack_pb2.Accounting | None = ...,
+        slices: Global___Slices | None = ...,
+        refusals: Global___Refusals | None = ...,
+        sleep_ns: _builtins.int = ...,
+        fault_ns: _builtins.int = ...,
+        wait_max_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accounting", b"accounting", "refusals", b"refusals", "slices", b"slices"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounting", b"accounting", "fault_ns", b"fault_ns", "parameters", b"parameters", "refusals", b"refusals", "run_state", b"run_state", "sleep_ns", b"sleep_ns", "slices", b"slices", "vcoproc_id", b"vcoproc_id", "wait_max_ns", b"wait_max_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VcoprocSchedule: _TypeAlias = VcoprocSchedule  # noqa: Y015
+
+@_typing.final
+class Slices(_message.Message):
+    """Planned against actual length of turns."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    PLANNED_NS_FIELD_NUMBER: _builtins.int
+    ACTUAL_NS_FIELD_NUMBER: _builtins.int
+    FULL_COUNT_FIELD_NUMBER: _builtins.int
+    ERROR_NS_FIELD_NUMBER: _builtins.int
+    ERROR_MAX_NS_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """Slices that have ended, and how long they were to be and were in all."""
+    planned_ns: _builtins.int
+    actual_ns: _builtins.int
+    full_count: _builtins.int
+    """Of slices that ended because they were over, when the next grant had been sent before that:
+    how many, and the difference of planned and actual, in all and the largest.
+    """
+    error_ns: _builtins.int
+    error_max_ns: _builtins.int
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        planned_ns: _builtins.int = ...,
+        actual_ns: _builtins.int = ...,
+        full_count: _builtins.int = ...,
+        error_ns: _builtins.int = ...,
+        error_max_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actual_ns", b"actual_ns", "count", b"count", "error_max_ns", b"error_max_ns", "error_ns", b"error_ns", "full_count", b"full_count", "planned_ns", b"planned_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Slices: _TypeAlias = Slices  # noqa: Y015
+
+@_typing.final
+class Refusals(_message.Message):
+    """How a vcoproc refused to leave. A refusal lasts from the order to leave until it left."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: _builtins.int
+    BUSY_COUNT_FIELD_NUMBER: _builtins.int
+    FORCED_COUNT_FIELD_NUMBER: _builtins.int
+    TOTAL_NS_FIELD_NUMBER: _builtins.int
+    MAX_NS_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    count: _builtins.int
+    """Times it left with a refusal; how often it said busy meanwhile; how often force was needed."""
+    busy_count: _builtins.int
+    forced_count: _builtins.int
+    total_ns: _builtins.int
+    max_ns: _builtins.int
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """How many of which length: one more than there are bounds."""
+
+    def __init__(
+        self,
+        *,
+        count: _builtins.int = ...,
+        busy_count: _builtins.int = ...,
+        forced_count: _builtins.int = ...,
+        total_ns: _builtins.int = ...,
+        max_ns: _builtins.int = ...,
+        counts: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_count", b"busy_count", "count", b"count", "counts", b"counts", "forced_count", b"forced_count", "max_ns", b"max_ns", "total_ns", b"total_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Refusals: _TypeAlias = Refusals  # noqa: Y015
+
+@_typing.final
+class FellBack(_message.Message):
+    """An algorithm raised an error or answered nonsense, and rr took over."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALGORITHM_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    CLOCK_NS_FIELD_NUMBER: _builtins.int
+    TIME_NS_FIELD_NUMBER: _builtins.int
+    algorithm: _builtins.str
+    why: _builtins.str
+    clock_ns: _builtins.int
+    """Coproc's clock."""
+    time_ns: _builtins.int
+    """Seconds since 1970, nanoseconds in a second: of the scheduler's host."""
+    def __init__(
+        self,
+        *,
+        algorithm: _builtins.str = ...,
+        why: _builtins.str = ...,
+        clock_ns: _builtins.int = ...,
+        time_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "clock_ns", b"clock_ns", "time_ns", b"time_ns", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FellBack: _TypeAlias = FellBack  # noqa: Y015
+
+@_typing.final
+class ListAlgorithmsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAlgorithmsRequest: _TypeAlias = ListAlgorithmsRequest  # noqa: Y015
+
+@_typing.final
+class ListAlgorithmsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALGORITHMS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def algorithms(self) -> _containers.RepeatedCompositeFieldContainer[Global___Algorithm]: ...
+    def __init__(
+        self,
+        *,
+        algorithms: _abc.Iterable[Global___Algorithm] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithms", b"algorithms"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAlgorithmsResponse: _TypeAlias = ListAlgorithmsResponse  # noqa: Y015
+
+@_typing.final
+class Algorithm(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    summary: _builtins.str
+    """First line of its description."""
+    @_builtins.property
+    def parameters(self) -> _containers.RepeatedCompositeFieldContainer[Global___AlgorithmParameter]: ...
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        summary: _builtins.str = ...,
+        parameters: _abc.Iterable[Global___AlgorithmParameter] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "parameters", b"parameters", "summary", b"summary"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Algorithm: _TypeAlias = Algorithm  # noqa: Y015
+
+@_typing.final
+class AlgorithmParameter(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    PER_VCOPROC_FIELD_NUMBER: _builtins.int
+    UNIT_FIELD_NUMBER: _builtins.int
+    MINIMUM_FIELD_NUMBER: _builtins.int
+    MAXIMUM_FIELD_NUMBER: _builtins.int
+    DEFAULT_VALUE_FIELD_NUMBER: _builtins.int
+    DOC_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    per_vcoproc: _builtins.bool
+    """Of each vcoproc; false: of the coproc."""
+    unit: _builtins.str
+    minimum: _builtins.int
+    maximum: _builtins.int
+    default_value: _builtins.int
+    doc: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        per_vcoproc: _builtins.bool = ...,
+        unit: _builtins.str = ...,
+        minimum: _builtins.int = ...,
+        maximum: _builtins.int = ...,
+        default_value: _builtins.int = ...,
+        doc: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_value", b"default_value", "doc", b"doc", "maximum", b"maximum", "minimum", b"minimum", "name", b"name", "per_vcoproc", b"per_vcoproc", "unit", b"unit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AlgorithmParameter: _TypeAlias = AlgorithmParameter  # noqa: Y015
+
+@_typing.final
+class ListDecisionsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COPROC_FIELD_NUMBER: _builtins.int
+    AFTER_NUMBER_FIELD_NUMBER: _builtins.int
+    COUNT_MAX_FIELD_NUMBER: _builtins.int
+    coproc: _builtins.str
+    after_number: _builtins.int
+    """Only decisions with a higher number; 0 for all that are kept."""
+    count_max: _builtins.int
+    """At most so many, the oldest first; 0 for all."""
+    def __init__(
+        self,
+        *,
+        coproc: _builtins.str = ...,
+        after_number: _builtins.int = ...,
+        count_max: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_number", b"after_number", "coproc", b"coproc", "count_max", b"count_max"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDecisionsRequest: _TypeAlias = ListDecisionsRequest  # noqa: Y015
+
+@_typing.final
+class ListDecisionsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DECISIONS_FIELD_NUMBER: _builtins.int
+    LAST_NUMBER_FIELD_NUMBER: _builtins.int
+    last_number: _builtins.int
+    """Of the newest; less than after_number when the scheduler has begun anew since: ask from 0 on."""
+    @_builtins.property
+    def decisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Decision]: ...
+    def __init__(
+        self,
+        *,
+        decisions: _abc.Iterable[Global___Decision] | None = ...,
+        last_number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions", "last_number", b"last_number"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListDecisionsResponse: _TypeAlias = ListDecisionsResponse  # noqa: Y015
+
+@_typing.final
+class WatchDecisionsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COPROC_FIELD_NUMBER: _builtins.int
+    AFTER_NUMBER_FIELD_NUMBER: _builtins.int
+    coproc: _builtins.str
+    after_number: _builtins.int
+    def __init__(
+        self,
+        *,
+        coproc: _builtins.str = ...,
+        after_number: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_number", b"after_number", "coproc", b"coproc"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchDecisionsRequest: _TypeAlias = WatchDecisionsRequest  # noqa: Y015
+
+@_typing.final
+class WatchDecisionsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DECISIONS_FIELD_NUMBER: _builtins.int
+    MISSED_COUNT_FIELD_NUMBER: _builtins.int
+    missed_count: _builtins.int
+    """Decisions that had been forgotten before they could be sent."""
+    @_builtins.property
+    def decisions(self) -> _containers.RepeatedCompositeFieldContainer[Global___Decision]: ...
+    def __init__(
+        self,
+        *,
+        decisions: _abc.Iterable[Global___Decision] | None = ...,
+        missed_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decisions", b"decisions", "missed_count", b"missed_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchDecisionsResponse: _TypeAlias = WatchDecisionsResponse  # noqa: Y015
+
+@_typing.final
+class Decision(_message.Message):
+    """What the scheduler told a coproc, or why it told it nothing although somebody waits."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NUMBER_FIELD_NUMBER: _builtins.int
+    CLOCK_NS_FIELD_NUMBER: _builtins.int
+    VCOPROC_ID_FIELD_NUMBER: _builtins.int
+    CURRENT_VCOPROC_ID_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    PLANNED_NS_FIELD_NUMBER: _builtins.int
+    NOT_BEFORE_NS_FIELD_NUMBER: _builtins.int
+    UNTIL_NS_FIELD_NUMBER: _builtins.int
+    GRANT_FIELD_NUMBER: _builtins.int
+    ALGORITHM_FIELD_NUMBER: _builtins.int
+    number: _builtins.int
+    """1, 2, 3, ... for each coproc."""
+    clock_ns: _builtins.int
+    """Coproc's clock, as well as the scheduler knows it."""
+    vcoproc_id: _builtins.int
+    """Whose turn is next; 0 for nobody."""
+    current_vcoproc_id: _builtins.int
+    """Who had the coprocessor then; 0 for nobody."""
+    why: _builtins.str
+    """IDLE (the coprocessor is free for it), SLICE (after the present slice), PREEMPT (now), RENEW (one
+    more slice for the current one), VACATE (the current one leaves for nobody), WITHHELD (somebody
+    waits and gets nothing), REVOKE (the current one runs on after all).
+    """
+    planned_ns: _builtins.int
+    not_before_ns: _builtins.int
+    until_ns: _builtins.int
+    grant: _builtins.int
+    """Number of the grant on the wire; 0 for none."""
+    algorithm: _builtins.str
+    def __init__(
+        self,
+        *,
+        number: _builtins.int = ...,
+        clock_ns: _builtins.int = ...,
+        vcoproc_id: _builtins.int = ...,
+        current_vcoproc_id: _builtins.int = ...,
+        why: _builtins.str = ...,
+        planned_ns: _builtins.int = ...,
+        not_before_ns: _builtins.int = ...,
+        until_ns: _builtins.int = ...,
+        grant: _builtins.int = ...,
+        algorithm: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "clock_ns", b"clock_ns", "current_vcoproc_id", b"current_vcoproc_id", "grant", b"grant", "not_before_ns", b"not_before_ns", "number", b"number", "planned_ns", b"planned_ns", "until_ns", b"until_ns", "vcoproc_id", b"vcoproc_id", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Decision: _TypeAlias = Decision  # noqa: Y015
+
+@_typing.final
+class WatchFallbacksRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchFallbacksRequest: _TypeAlias = WatchFallbacksRequest  # noqa: Y015
+
+@_typing.final
+class WatchFallbacksResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COPROC_FIELD_NUMBER: _builtins.int
+    FALLBACK_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    coproc: _builtins.str
+    count: _builtins.int
+    """Fallbacks of this coproc since the scheduler began, this one included."""
+    @_builtins.property
+    def fallback(self) -> Global___FellBack: ...
+    def __init__(
+        self,
+        *,
+        coproc: _builtins.str = ...,
+        fallback: Global___FellBack | None = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["fallback", b"fallback"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coproc", b"coproc", "count", b"count", "fallback", b"fallback"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchFallbacksResponse: _TypeAlias = WatchFallbacksResponse  # noqa: Y015
+
+@_typing.final
+class AnalyseScheduleRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COPROC_FIELD_NUMBER: _builtins.int
+    SWITCH_NS_FIELD_NUMBER: _builtins.int
+    REFUSAL_NS_FIELD_NUMBER: _builtins.int
+    WORK_NS_FIELD_NUMBER: _builtins.int
+    coproc: _builtins.str
+    switch_ns: _builtins.int
+    """As in the public API."""
+    refusal_ns: _builtins.int
+    work_ns: _builtins.int
+    def __init__(
+        self,
+        *,
+        coproc: _builtins.str = ...,
+        switch_ns: _builtins.int = ...,
+        refusal_ns: _builtins.int = ...,
+        work_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coproc", b"coproc", "refusal_ns", b"refusal_ns", "switch_ns", b"switch_ns", "work_ns", b"work_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnalyseScheduleRequest: _TypeAlias = AnalyseScheduleRequest  # noqa: Y015
+
+@_typing.final
+class AnalyseScheduleResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALGORITHM_FIELD_NUMBER: _builtins.int
+    SWITCH_NS_FIELD_NUMBER: _builtins.int
+    REFUSAL_NS_FIELD_NUMBER: _builtins.int
+    VCOPROCS_FIELD_NUMBER: _builtins.int
+    WORK_NS_FIELD_NUMBER: _builtins.int
+    algorithm: _builtins.str
+    switch_ns: _builtins.int
+    refusal_ns: _builtins.int
+    work_ns: _builtins.int
+    @_builtins.property
+    def vcoprocs(self) -> _containers.RepeatedCompositeFieldContainer[Global___VcoprocAnalysis]: ...
+    def __init__(
+        self,
+        *,
+        algorithm: _builtins.str = ...,
+        switch_ns: _builtins.int = ...,
+        refusal_ns: _builtins.int = ...,
+        vcoprocs: _abc.Iterable[Global___VcoprocAnalysis] | None = ...,
+        work_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "refusal_ns", b"refusal_ns", "switch_ns", b"switch_ns", "vcoprocs", b"vcoprocs", "work_ns", b"work_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AnalyseScheduleResponse: _TypeAlias = AnalyseScheduleResponse  # noqa: Y015
+
+@_typing.final
+class VcoprocAnalysis(_message.Message):
+    """As in the public API."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VCOPROC_ID_FIELD_NUMBER: _builtins.int
+    GUARANTEED_PPM_FIELD_NUMBER: _builtins.int
+    WORST_WAIT_NS_FIELD_NUMBER: _builtins.int
+    OBSERVED_WAIT_NS_FIELD_NUMBER: _builtins.int
+    EXPLANATION_FIELD_NUMBER: _builtins.int
+    WORST_RESPONSE_NS_FIELD_NUMBER: _builtins.int
+    vcoproc_id: _builtins.int
+    guaranteed_ppm: _builtins.int
+    worst_wait_ns: _builtins.int
+    observed_wait_ns: _builtins.int
+    explanation: _builtins.str
+    worst_response_ns: _builtins.int
+    def __init__(
+        self,
+        *,
+        vcoproc_id: _builtins.int = ...,
+        guaranteed_ppm: _builtins.int = ...,
+        worst_wait_ns: _builtins.int = ...,
+        observed_wait_ns: _builtins.int = ...,
+        explanation: _builtins.str = ...,
+        worst_response_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "guaranteed_ppm", b"guaranteed_ppm", "observed_wait_ns", b"observed_wait_ns", "vcoproc_id", b"vcoproc_id", "worst_response_ns", b"worst_response_ns", "worst_wait_ns", b"worst_wait_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VcoprocAnalysis: _TypeAlias = VcoprocAnalysis  # noqa: Y015
 
 @_typing.final
 class AddDomainRequest(_message.Message):

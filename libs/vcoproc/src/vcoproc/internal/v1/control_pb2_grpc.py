@@ -343,6 +343,41 @@ class SchedulerControlServiceStub:
                 request_serializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.ListTurnsRequest.SerializeToString,
                 response_deserializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.ListTurnsResponse.FromString,
                 _registered_method=True)
+        self.SetVcoprocParameters = channel.unary_unary(
+                '/vcoproc.internal.v1.SchedulerControlService/SetVcoprocParameters',
+                request_serializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.SetVcoprocParametersRequest.SerializeToString,
+                response_deserializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.SetVcoprocParametersResponse.FromString,
+                _registered_method=True)
+        self.GetSchedule = channel.unary_unary(
+                '/vcoproc.internal.v1.SchedulerControlService/GetSchedule',
+                request_serializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.GetScheduleRequest.SerializeToString,
+                response_deserializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.GetScheduleResponse.FromString,
+                _registered_method=True)
+        self.ListAlgorithms = channel.unary_unary(
+                '/vcoproc.internal.v1.SchedulerControlService/ListAlgorithms',
+                request_serializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.ListAlgorithmsRequest.SerializeToString,
+                response_deserializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.ListAlgorithmsResponse.FromString,
+                _registered_method=True)
+        self.ListDecisions = channel.unary_unary(
+                '/vcoproc.internal.v1.SchedulerControlService/ListDecisions',
+                request_serializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.ListDecisionsRequest.SerializeToString,
+                response_deserializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.ListDecisionsResponse.FromString,
+                _registered_method=True)
+        self.WatchDecisions = channel.unary_stream(
+                '/vcoproc.internal.v1.SchedulerControlService/WatchDecisions',
+                request_serializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.WatchDecisionsRequest.SerializeToString,
+                response_deserializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.WatchDecisionsResponse.FromString,
+                _registered_method=True)
+        self.WatchFallbacks = channel.unary_stream(
+                '/vcoproc.internal.v1.SchedulerControlService/WatchFallbacks',
+                request_serializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.WatchFallbacksRequest.SerializeToString,
+                response_deserializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.WatchFallbacksResponse.FromString,
+                _registered_method=True)
+        self.AnalyseSchedule = channel.unary_unary(
+                '/vcoproc.internal.v1.SchedulerControlService/AnalyseSchedule',
+                request_serializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.AnalyseScheduleRequest.SerializeToString,
+                response_deserializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.AnalyseScheduleResponse.FromString,
+                _registered_method=True)
 
 
 class SchedulerControlServiceServicer:
@@ -350,7 +385,10 @@ class SchedulerControlServiceServicer:
     """
 
     def SetCoproc(self, request, context):
-        """Makes a coproc known, with its algorithm. Repeated: must name the same algorithm.
+        """Makes a coproc known, with its algorithm, or changes the algorithm, its parameters or the slice
+        while vcoprocs run: none is lost or stopped, and what they have used is carried over. Repeated: does
+        nothing, also when the algorithm has failed since (then rr is in charge, see FellBack).
+        When the algorithm refuses (INVALID_ARGUMENT and others), nothing has changed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -376,6 +414,57 @@ class SchedulerControlServiceServicer:
 
     def ListTurns(self, request, context):
         """Turns, newest last: what the timeline is drawn from.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SetVcoprocParameters(self, request, context):
+        """Changes some parameters of a vcoproc that was added; the others stay.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetSchedule(self, request, context):
+        """Everything about the scheduling of one coproc.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListAlgorithms(self, request, context):
+        """Every algorithm that is installed, with the parameters of each.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListDecisions(self, request, context):
+        """Decisions, newest last. The newest few thousand are kept.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchDecisions(self, request, context):
+        """The same as they are made: those after a number, and then each, until the call is cancelled.
+        RESOURCE_EXHAUSTED LIMIT_EXCEEDED when too many watch. UNAVAILABLE when the scheduler stops.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchFallbacks(self, request, context):
+        """Fallbacks of all coprocs: the last one of each since the scheduler began, then each as it happens,
+        until the call is cancelled. Errors as of WatchDecisions.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AnalyseSchedule(self, request, context):
+        """Worst-case service of every vcoproc of a coproc, beside what was observed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -408,6 +497,41 @@ def add_SchedulerControlServiceServicer_to_server(servicer, server):
                     servicer.ListTurns,
                     request_deserializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.ListTurnsRequest.FromString,
                     response_serializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.ListTurnsResponse.SerializeToString,
+            ),
+            'SetVcoprocParameters': grpc.unary_unary_rpc_method_handler(
+                    servicer.SetVcoprocParameters,
+                    request_deserializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.SetVcoprocParametersRequest.FromString,
+                    response_serializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.SetVcoprocParametersResponse.SerializeToString,
+            ),
+            'GetSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetSchedule,
+                    request_deserializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.GetScheduleRequest.FromString,
+                    response_serializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.GetScheduleResponse.SerializeToString,
+            ),
+            'ListAlgorithms': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAlgorithms,
+                    request_deserializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.ListAlgorithmsRequest.FromString,
+                    response_serializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.ListAlgorithmsResponse.SerializeToString,
+            ),
+            'ListDecisions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListDecisions,
+                    request_deserializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.ListDecisionsRequest.FromString,
+                    response_serializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.ListDecisionsResponse.SerializeToString,
+            ),
+            'WatchDecisions': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchDecisions,
+                    request_deserializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.WatchDecisionsRequest.FromString,
+                    response_serializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.WatchDecisionsResponse.SerializeToString,
+            ),
+            'WatchFallbacks': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchFallbacks,
+                    request_deserializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.WatchFallbacksRequest.FromString,
+                    response_serializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.WatchFallbacksResponse.SerializeToString,
+            ),
+            'AnalyseSchedule': grpc.unary_unary_rpc_method_handler(
+                    servicer.AnalyseSchedule,
+                    request_deserializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.AnalyseScheduleRequest.FromString,
+                    response_serializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.AnalyseScheduleResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -546,6 +670,195 @@ class SchedulerControlService:
             '/vcoproc.internal.v1.SchedulerControlService/ListTurns',
             vcoproc_dot_internal_dot_v1_dot_control__pb2.ListTurnsRequest.SerializeToString,
             vcoproc_dot_internal_dot_v1_dot_control__pb2.ListTurnsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SetVcoprocParameters(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vcoproc.internal.v1.SchedulerControlService/SetVcoprocParameters',
+            vcoproc_dot_internal_dot_v1_dot_control__pb2.SetVcoprocParametersRequest.SerializeToString,
+            vcoproc_dot_internal_dot_v1_dot_control__pb2.SetVcoprocParametersResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vcoproc.internal.v1.SchedulerControlService/GetSchedule',
+            vcoproc_dot_internal_dot_v1_dot_control__pb2.GetScheduleRequest.SerializeToString,
+            vcoproc_dot_internal_dot_v1_dot_control__pb2.GetScheduleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAlgorithms(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vcoproc.internal.v1.SchedulerControlService/ListAlgorithms',
+            vcoproc_dot_internal_dot_v1_dot_control__pb2.ListAlgorithmsRequest.SerializeToString,
+            vcoproc_dot_internal_dot_v1_dot_control__pb2.ListAlgorithmsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListDecisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vcoproc.internal.v1.SchedulerControlService/ListDecisions',
+            vcoproc_dot_internal_dot_v1_dot_control__pb2.ListDecisionsRequest.SerializeToString,
+            vcoproc_dot_internal_dot_v1_dot_control__pb2.ListDecisionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchDecisions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/vcoproc.internal.v1.SchedulerControlService/WatchDecisions',
+            vcoproc_dot_internal_dot_v1_dot_control__pb2.WatchDecisionsRequest.SerializeToString,
+            vcoproc_dot_internal_dot_v1_dot_control__pb2.WatchDecisionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchFallbacks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/vcoproc.internal.v1.SchedulerControlService/WatchFallbacks',
+            vcoproc_dot_internal_dot_v1_dot_control__pb2.WatchFallbacksRequest.SerializeToString,
+            vcoproc_dot_internal_dot_v1_dot_control__pb2.WatchFallbacksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AnalyseSchedule(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vcoproc.internal.v1.SchedulerControlService/AnalyseSchedule',
+            vcoproc_dot_internal_dot_v1_dot_control__pb2.AnalyseScheduleRequest.SerializeToString,
+            vcoproc_dot_internal_dot_v1_dot_control__pb2.AnalyseScheduleResponse.FromString,
             options,
             channel_credentials,
             insecure,

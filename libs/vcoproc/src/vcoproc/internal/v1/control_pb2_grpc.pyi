@@ -136,12 +136,34 @@ class SchedulerControlServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SchedulerControlServiceAsyncStub: ...
     SetCoproc: _grpc.UnaryUnaryMultiCallable[_control_pb2.SetCoprocRequest, _control_pb2.SetCoprocResponse]
-    """Makes a coproc known, with its algorithm. Repeated: must name the same algorithm."""
+    """Makes a coproc known, with its algorithm, or changes the algorithm, its parameters or the slice
+    while vcoprocs run: none is lost or stopped, and what they have used is carried over. Repeated: does
+    nothing, also when the algorithm has failed since (then rr is in charge, see FellBack).
+    When the algorithm refuses (INVALID_ARGUMENT and others), nothing has changed.
+    """
     AddVcoproc: _grpc.UnaryUnaryMultiCallable[_control_pb2.AddVcoprocRequest, _control_pb2.AddVcoprocResponse]
     RemoveVcoproc: _grpc.UnaryUnaryMultiCallable[_control_pb2.RemoveVcoprocRequest, _control_pb2.RemoveVcoprocResponse]
     ListAccounts: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListAccountsRequest, _control_pb2.ListAccountsResponse]
     ListTurns: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListTurnsRequest, _control_pb2.ListTurnsResponse]
     """Turns, newest last: what the timeline is drawn from."""
+    SetVcoprocParameters: _grpc.UnaryUnaryMultiCallable[_control_pb2.SetVcoprocParametersRequest, _control_pb2.SetVcoprocParametersResponse]
+    """Changes some parameters of a vcoproc that was added; the others stay."""
+    GetSchedule: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetScheduleRequest, _control_pb2.GetScheduleResponse]
+    """Everything about the scheduling of one coproc."""
+    ListAlgorithms: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListAlgorithmsRequest, _control_pb2.ListAlgorithmsResponse]
+    """Every algorithm that is installed, with the parameters of each."""
+    ListDecisions: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListDecisionsRequest, _control_pb2.ListDecisionsResponse]
+    """Decisions, newest last. The newest few thousand are kept."""
+    WatchDecisions: _grpc.UnaryStreamMultiCallable[_control_pb2.WatchDecisionsRequest, _control_pb2.WatchDecisionsResponse]
+    """The same as they are made: those after a number, and then each, until the call is cancelled.
+    RESOURCE_EXHAUSTED LIMIT_EXCEEDED when too many watch. UNAVAILABLE when the scheduler stops.
+    """
+    WatchFallbacks: _grpc.UnaryStreamMultiCallable[_control_pb2.WatchFallbacksRequest, _control_pb2.WatchFallbacksResponse]
+    """Fallbacks of all coprocs: the last one of each since the scheduler began, then each as it happens,
+    until the call is cancelled. Errors as of WatchDecisions.
+    """
+    AnalyseSchedule: _grpc.UnaryUnaryMultiCallable[_control_pb2.AnalyseScheduleRequest, _control_pb2.AnalyseScheduleResponse]
+    """Worst-case service of every vcoproc of a coproc, beside what was observed."""
 
 @_typing.type_check_only
 class SchedulerControlServiceAsyncStub(SchedulerControlServiceStub):
@@ -149,12 +171,34 @@ class SchedulerControlServiceAsyncStub(SchedulerControlServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SetCoproc: _aio.UnaryUnaryMultiCallable[_control_pb2.SetCoprocRequest, _control_pb2.SetCoprocResponse]  # type: ignore[assignment]
-    """Makes a coproc known, with its algorithm. Repeated: must name the same algorithm."""
+    """Makes a coproc known, with its algorithm, or changes the algorithm, its parameters or the slice
+    while vcoprocs run: none is lost or stopped, and what they have used is carried over. Repeated: does
+    nothing, also when the algorithm has failed since (then rr is in charge, see FellBack).
+    When the algorithm refuses (INVALID_ARGUMENT and others), nothing has changed.
+    """
     AddVcoproc: _aio.UnaryUnaryMultiCallable[_control_pb2.AddVcoprocRequest, _control_pb2.AddVcoprocResponse]  # type: ignore[assignment]
     RemoveVcoproc: _aio.UnaryUnaryMultiCallable[_control_pb2.RemoveVcoprocRequest, _control_pb2.RemoveVcoprocResponse]  # type: ignore[assignment]
     ListAccounts: _aio.UnaryUnaryMultiCallable[_control_pb2.ListAccountsRequest, _control_pb2.ListAccountsResponse]  # type: ignore[assignment]
     ListTurns: _aio.UnaryUnaryMultiCallable[_control_pb2.ListTurnsRequest, _control_pb2.ListTurnsResponse]  # type: ignore[assignment]
     """Turns, newest last: what the timeline is drawn from."""
+    SetVcoprocParameters: _aio.UnaryUnaryMultiCallable[_control_pb2.SetVcoprocParametersRequest, _control_pb2.SetVcoprocParametersResponse]  # type: ignore[assignment]
+    """Changes some parameters of a vcoproc that was added; the others stay."""
+    GetSchedule: _aio.UnaryUnaryMultiCallable[_control_pb2.GetScheduleRequest, _control_pb2.GetScheduleResponse]  # type: ignore[assignment]
+    """Everything about the scheduling of one coproc."""
+    ListAlgorithms: _aio.UnaryUnaryMultiCallable[_control_pb2.ListAlgorithmsRequest, _control_pb2.ListAlgorithmsResponse]  # type: ignore[assignment]
+    """Every algorithm that is installed, with the parameters of each."""
+    ListDecisions: _aio.UnaryUnaryMultiCallable[_control_pb2.ListDecisionsRequest, _control_pb2.ListDecisionsResponse]  # type: ignore[assignment]
+    """Decisions, newest last. The newest few thousand are kept."""
+    WatchDecisions: _aio.UnaryStreamMultiCallable[_control_pb2.WatchDecisionsRequest, _control_pb2.WatchDecisionsResponse]  # type: ignore[assignment]
+    """The same as they are made: those after a number, and then each, until the call is cancelled.
+    RESOURCE_EXHAUSTED LIMIT_EXCEEDED when too many watch. UNAVAILABLE when the scheduler stops.
+    """
+    WatchFallbacks: _aio.UnaryStreamMultiCallable[_control_pb2.WatchFallbacksRequest, _control_pb2.WatchFallbacksResponse]  # type: ignore[assignment]
+    """Fallbacks of all coprocs: the last one of each since the scheduler began, then each as it happens,
+    until the call is cancelled. Errors as of WatchDecisions.
+    """
+    AnalyseSchedule: _aio.UnaryUnaryMultiCallable[_control_pb2.AnalyseScheduleRequest, _control_pb2.AnalyseScheduleResponse]  # type: ignore[assignment]
+    """Worst-case service of every vcoproc of a coproc, beside what was observed."""
 
 class SchedulerControlServiceServicer(metaclass=_abc_1.ABCMeta):
     """Served by the scheduler."""
@@ -165,7 +209,11 @@ class SchedulerControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.SetCoprocRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.SetCoprocResponse, _abc.Awaitable[_control_pb2.SetCoprocResponse]]:
-        """Makes a coproc known, with its algorithm. Repeated: must name the same algorithm."""
+        """Makes a coproc known, with its algorithm, or changes the algorithm, its parameters or the slice
+        while vcoprocs run: none is lost or stopped, and what they have used is carried over. Repeated: does
+        nothing, also when the algorithm has failed since (then rr is in charge, see FellBack).
+        When the algorithm refuses (INVALID_ARGUMENT and others), nothing has changed.
+        """
 
     @_abc_1.abstractmethod
     def AddVcoproc(
@@ -195,6 +243,66 @@ class SchedulerControlServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.ListTurnsResponse, _abc.Awaitable[_control_pb2.ListTurnsResponse]]:
         """Turns, newest last: what the timeline is drawn from."""
+
+    @_abc_1.abstractmethod
+    def SetVcoprocParameters(
+        self,
+        request: _control_pb2.SetVcoprocParametersRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.SetVcoprocParametersResponse, _abc.Awaitable[_control_pb2.SetVcoprocParametersResponse]]:
+        """Changes some parameters of a vcoproc that was added; the others stay."""
+
+    @_abc_1.abstractmethod
+    def GetSchedule(
+        self,
+        request: _control_pb2.GetScheduleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.GetScheduleResponse, _abc.Awaitable[_control_pb2.GetScheduleResponse]]:
+        """Everything about the scheduling of one coproc."""
+
+    @_abc_1.abstractmethod
+    def ListAlgorithms(
+        self,
+        request: _control_pb2.ListAlgorithmsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ListAlgorithmsResponse, _abc.Awaitable[_control_pb2.ListAlgorithmsResponse]]:
+        """Every algorithm that is installed, with the parameters of each."""
+
+    @_abc_1.abstractmethod
+    def ListDecisions(
+        self,
+        request: _control_pb2.ListDecisionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ListDecisionsResponse, _abc.Awaitable[_control_pb2.ListDecisionsResponse]]:
+        """Decisions, newest last. The newest few thousand are kept."""
+
+    @_abc_1.abstractmethod
+    def WatchDecisions(
+        self,
+        request: _control_pb2.WatchDecisionsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_control_pb2.WatchDecisionsResponse], _abc.AsyncIterator[_control_pb2.WatchDecisionsResponse]]:
+        """The same as they are made: those after a number, and then each, until the call is cancelled.
+        RESOURCE_EXHAUSTED LIMIT_EXCEEDED when too many watch. UNAVAILABLE when the scheduler stops.
+        """
+
+    @_abc_1.abstractmethod
+    def WatchFallbacks(
+        self,
+        request: _control_pb2.WatchFallbacksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_control_pb2.WatchFallbacksResponse], _abc.AsyncIterator[_control_pb2.WatchFallbacksResponse]]:
+        """Fallbacks of all coprocs: the last one of each since the scheduler began, then each as it happens,
+        until the call is cancelled. Errors as of WatchDecisions.
+        """
+
+    @_abc_1.abstractmethod
+    def AnalyseSchedule(
+        self,
+        request: _control_pb2.AnalyseScheduleRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.AnalyseScheduleResponse, _abc.Awaitable[_control_pb2.AnalyseScheduleResponse]]:
+        """Worst-case service of every vcoproc of a coproc, beside what was observed."""
 
 def add_SchedulerControlServiceServicer_to_server(servicer: SchedulerControlServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
