@@ -10,7 +10,8 @@ instructions. Times are from the transcript's beginning. A time is a number with
                                    firmware that does this, one after the other
     ring v1 [length=100us]         the driver's doorbell: a job
     read v1 NAME | write v1 NAME=5 | post v1 NAME=5
-    grant v1 [slice=1ms] [now] [refusal=1ms]
+    grant v1 [slice=1ms] [now] [refusal=1ms] [after=1ms] [until=2ms]
+    vacate [now] [refusal=1ms]     the current one shall leave for nobody
     revoke g1
     refuse leave 10us 20us         the hardware's next answers; also: enter, and fail for dead
     advance 1ms                    lets time pass
@@ -134,8 +135,22 @@ class Transcript:
         if "refusal" in values:
             refusal_ns = duration_ns(values["refusal"])
         slice_ns = duration_ns(values.get("slice", "1ms"))
-        now = "now" in flags
-        self.rig.grant(number(flags[0]), slice_ns, now=now, refusal_ns=refusal_ns)
+        not_before_ns, until_ns = (
+            self.began_ns + duration_ns(values[name]) if name in values else 0
+            for name in ("after", "until")
+        )
+        self.rig.grant(
+            number(flags[0]),
+            slice_ns,
+            now="now" in flags,
+            refusal_ns=refusal_ns,
+            not_before_ns=not_before_ns,
+            until_ns=until_ns,
+        )
+
+    def _vacate(self, flags: list[str], values: dict[str, str]) -> None:
+        refusal_ns = duration_ns(values.get("refusal", "500ms"))
+        self.rig.vacate(now="now" in flags, refusal_ns=refusal_ns)
 
     def _revoke(self, flags: list[str], _values: dict[str, str]) -> None:
         self.rig.revoke(number(flags[0]))
@@ -220,6 +235,8 @@ class Transcript:
             words.append("FORCED")
         if report.next_vcoproc:
             words.append(f"g{report.next_grant} began={self._time(report.next_began_ns).strip()}")
+        elif report.next_grant:
+            words.append(f"as g{report.next_grant} ordered")
         return self._time(report.ended_ns) + " ".join(words)
 
     def _show_answer(self, message: Message) -> str:

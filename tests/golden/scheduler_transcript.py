@@ -3,8 +3,10 @@
 Commands; a time is a number with ns, us, ms or s, and is of the coproc's clock, which begins at 0
 with the transcript::
 
-    algorithm rr slice=5ms         control sets the coproc
+    algorithm rr slice=5ms [keep] [name=value]
+                                   control sets the coproc
     add v1 [name=value]            control adds a vcoproc
+    set v1 name=value              control changes some of its parameters
     remove v1
     online | offline               the coproc's link
     register [current=v1] v1:runnable v2:asleep v3:faulted
@@ -16,7 +18,9 @@ with the transcript::
     report v1->v2 g2 [end=SLICE] [idle] [refused=1ms] [save=20us] [restore=20us]
                                    the turn ended at the present time; v0 is nobody; idle: the one
                                    that left no longer wants to run
+    tick                           the scheduler's deadline has come
     accounts                       where the time went
+    decisions                      what was decided since the last time, and why
 """
 
 from __future__ import annotations
@@ -34,8 +38,10 @@ from vcoproc.wire.messages import (
     Report,
     Revoke,
     Sleep,
+    Vacate,
     Wake,
 )
+from vcoproc_scheduler.accounting import TurnEnded
 from vcoproc_scheduler.core import CoprocSchedulerCore
 from vcoproc_scheduler.events import (
     AddVcoproc,
@@ -43,8 +49,12 @@ from vcoproc_scheduler.events import (
     CoprocOnline,
     Effect,
     Event,
+    FellBack,
+    ParametersLost,
     RemoveVcoproc,
     SetAlgorithm,
+    SetVcoprocParameters,
+    Tick,
 )
 from vcoproc_scheduler.policies.loader import load_catalogue
 
@@ -75,6 +85,7 @@ class Transcript:
         self.core = CoprocSchedulerCore("dsp0", load_catalogue(()), validate=True)
         self.now_ns = 0
         self.states: dict[int, str] = {}
+        self.read_number = 0
 
     def command(self, line: str) -> list[str]:
         verb, *words = line.split()
@@ -85,6 +96,8 @@ class Transcript:
             return []
         if verb == "accounts":
             return self._accounts()
+        if verb == "decisions":
+            return self._decisions()
         event = self._event(verb, flags, values)
         try:
             effects = self.core.step(event, self.now_ns)
@@ -99,8 +112,16 @@ class Transcript:
         now_ns = self.now_ns
         match verb:
             case "algorithm":
-                slice_ns = duration_ns(values["slice"])
-                return SetAlgorithm(flags[0], slice_ns, SWITCH_DEADLINE_NS, {})
+                slice_ns = duration_ns(values.pop("slice"))
+                parameters = {k: int(v) for k, v in values.items()}
+                keep = "keep" in flags
+                return SetAlgorithm(flags[0], slice_ns, SWITCH_DEADLINE_NS, parameters, keep=keep)
+            case "set":
+                return SetVcoprocParameters(
+                    number(flags[0]), {k: int(v) for k, v in values.items()}
+                )
+            case "tick":
+                return Tick()
             case "add":
                 return AddVcoproc(number(flags[0]), {k: int(v) for k, v in values.items()})
             case "remove":
@@ -173,9 +194,19 @@ class Transcript:
     def _effect(self, effect: Effect) -> str:
         if isinstance(effect, Grant):
             when = "now" if effect.now else "next"
-            return f"Grant g{effect.grant} v{effect.vcoproc} {show_ns(effect.slice_ns)} {when}"
+            text = f"Grant g{effect.grant} v{effect.vcoproc} {show_ns(effect.slice_ns)} {when}"
+            bounds = {"from": effect.not_before_ns, "until": effect.until_ns}
+            return text + "".join(f" {name} {show_ns(ns)}" for name, ns in bounds.items() if ns)
+        if isinstance(effect, Vacate):
+            return f"Vacate g{effect.grant} {'now' if effect.now else 'next'}"
         if isinstance(effect, Revoke):
             return f"Revoke g{effect.grant}"
+        if isinstance(effect, FellBack):
+            return f"FellBack {effect.algorithm}: {effect.why}"
+        if isinstance(effect, ParametersLost):
+            lost = (f"v{each.vcoproc} {each.name}={each.value}" for each in effect.lost)
+            return f"ParametersLost {', '.join(lost)}"
+        assert isinstance(effect, TurnEnded)
         span = f"{show_ns(effect.began_ns)}..{show_ns(effect.ended_ns)}"
         return f"TurnEnded v{effect.vcoproc} {span} {EndReason(effect.end).name}"
 
@@ -198,3 +229,12 @@ class Transcript:
                 f"wakes={account.wakes} switches={account.switches}"
             )
         return lines
+
+    def _decisions(self) -> list[str]:
+        found = self.core.decisions.after(self.read_number)
+        self.read_number = self.core.decisions.last_number
+        return [
+            f"{show_ns(each.clock_ns):<9}#{each.number} {each.algorithm} {each.why.value} "
+            f"v{each.vcoproc} (v{each.current} has it)"
+            for each in found
+        ]

@@ -3,7 +3,9 @@
 It follows the rules of the schedule link: one current and one next grant; a new grant replaces the
 one that has not begun; at the end of the slice, or when the current one idles or faults, it
 switches to the next one if that can run, else says GrantDropped; without a next one the current
-runs on, or stays while idle; it reports afterwards. It keeps its own books, from its own events,
+runs on, or stays while idle; it reports afterwards. A grant that may not begin yet is as if it were
+not there; a turn with a bound ends at that time though nobody comes; an order to vacate takes the
+place of the next grant. It keeps its own books, from its own events,
 with which the scheduler's accounting must agree.
 """
 
@@ -13,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
-from vcoproc.limits import US
+from vcoproc.limits import SWITCH_DEADLINE_NS, US
 from vcoproc.testing.clock import Timer, VirtualClock
 from vcoproc.wire.messages import (
     EndReason,
@@ -25,6 +27,7 @@ from vcoproc.wire.messages import (
     Report,
     Revoke,
     Sleep,
+    Vacate,
     Wake,
 )
 
@@ -66,11 +69,12 @@ FREE = Costs((0, 0), (0, 0), (0, 0), (0, 0))
 
 @dataclass(slots=True)
 class Switch:
-    """A switch under way."""
+    """A switch under way. vacated: number of the order that is carried out by it, or 0."""
 
     end: EndReason
     leaver: Guest | None
     grant: Grant | None
+    vacated: int
     ended_ns: int
     refused_ns: int
     save_ns: int
@@ -97,11 +101,13 @@ class ExecutorModel:
     early_reports: bool = False
     guests: dict[int, Guest] = field(default_factory=dict)
     current: Guest | None = None
-    next: Grant | None = None
+    next: Grant | Vacate | None = None
     switch: Switch | None = None
     grant_number: int = 0
     slice_ns: int = 0
+    until_ns: int = 0
     slice_began_ns: int = 0
+    full_slice_ns: int = 0
     turn_run_ns: int = 0
     turn_refused_ns: int = 0
     running_since_ns: int | None = None
@@ -149,7 +155,7 @@ class ExecutorModel:
             guest.work_ns += work_ns
         if self.current is guest and self.switch is None:
             if self.running_since_ns is None and guest.runnable:
-                self.slice_began_ns = self.now()
+                self._begin_slice(self.full_slice_ns)
                 self._start_clock()
                 guest.told = True
                 self.send(Wake(vcoproc, self.now(), True))
@@ -176,9 +182,11 @@ class ExecutorModel:
 
     def yield_(self) -> None:
         """The current one says that this is a good moment."""
-        if self.running_since_ns is not None and self.next is not None and self.switch is None:
+        if self.running_since_ns is None or self.switch is not None:
+            return
+        if isinstance(self.next, Grant) and self._may_begin(self.next):
             self._account()
-            if self._next_can_run():
+            if self._next_can_run() and not self._late(self.next):
                 self._begin_switch(EndReason.YIELD)
 
     # --- what the scheduler says ------------------------------------------------------------------
@@ -187,6 +195,10 @@ class ExecutorModel:
         if isinstance(message, Revoke):
             if self.next is not None and self.next.grant == message.grant:
                 self.next = None
+        elif isinstance(message, Vacate):
+            self.next = message
+            if self.current is None and self.switch is None:
+                self._drop("EMPTY")
         else:
             assert isinstance(message, Grant)
             self.next = message
@@ -241,17 +253,24 @@ class ExecutorModel:
         self._account()
         self.running_since_ns = None
 
+    def _may_begin(self, grant: Grant) -> bool:
+        return self.now() >= grant.not_before_ns
+
+    def _late(self, grant: Grant) -> bool:
+        return bool(grant.until_ns) and self.now() >= grant.until_ns
+
     def _next_can_run(self) -> bool:
-        assert self.next is not None
+        assert isinstance(self.next, Grant)
         guest = self.guests.get(self.next.vcoproc)
         return guest is not None and self._can_run(guest)
 
     def _drop(self, why: str) -> None:
         assert self.next is not None
         self.dropped.append(why)
-        self.send(GrantDropped(self.next.grant, self.next.vcoproc, why, self.now()))
-        guest = self.guests.get(self.next.vcoproc)
-        if guest is not None and guest is not self.current:
+        vcoproc = self.next.vcoproc if isinstance(self.next, Grant) else 0
+        self.send(GrantDropped(self.next.grant, vcoproc, why, self.now()))
+        guest = self.guests.get(vcoproc)
+        if guest is not None and guest is not self.current and why != "LATE":
             guest.told = False
         self.next = None
 
@@ -265,19 +284,32 @@ class ExecutorModel:
             self._stop_clock()
             self.idle_told = False
         idle = self.running_since_ns is None
-        over = self.now() - self.slice_began_ns >= self.slice_ns
-        if self.next is not None and (idle or over or self.next.now):
-            if not self._next_can_run():
+        ended = current is not None and bool(self.until_ns) and self.now() >= self.until_ns
+        over = ended or self.now() - self.slice_began_ns >= self.slice_ns
+        order = self.next
+        if isinstance(order, Grant) and not self._may_begin(order):
+            order = None
+        if isinstance(order, Vacate) and current is None:
+            self._drop("EMPTY")
+            order = None
+        if isinstance(order, Grant) and (idle or over or order.now):
+            if self._late(order):
+                self._drop("LATE")
+                order = None
+            elif not self._next_can_run():
                 self._drop("NOT_RUNNABLE")
-            elif current is not None and self.next.vcoproc == current.id:
+                order = None
+            elif current is not None and order.vcoproc == current.id:
                 self._renew()
-            else:
-                faulted = current is not None and current.faulted
-                end = EndReason.FAULT if faulted else EndReason.IDLE
-                if not idle:
-                    end = EndReason.SLICE if over else EndReason.PREEMPTED
-                self._begin_switch(end)
-                return
+                ended = False
+                order = None
+        if (order is not None and (idle or over or order.now)) or ended:
+            faulted = current is not None and current.faulted
+            end = EndReason.FAULT if faulted else EndReason.IDLE
+            if not idle:
+                end = EndReason.SLICE if over else EndReason.PREEMPTED
+            self._begin_switch(end, order)
+            return
         if idle and current is not None and not self.idle_told and not current.faulted:
             self.idle_told = True
             current.told = False
@@ -287,49 +319,62 @@ class ExecutorModel:
     def _set_timer(self) -> None:
         self.clock.cancel(self.timer)
         self.timer = None
-        if self.running_since_ns is None:
-            return
-        assert self.current is not None
         due = []
-        if self.current.work_ns is not None:
-            due.append(self.now() + self.current.work_ns)
-        if self.next is not None:
-            due.append(self.slice_began_ns + self.slice_ns)
+        if isinstance(self.next, Grant) and not self._may_begin(self.next):
+            due.append(self.next.not_before_ns)
+        if self.current is not None and self.until_ns:
+            due.append(self.until_ns)
+        if self.running_since_ns is not None:
+            assert self.current is not None
+            if self.current.work_ns is not None:
+                due.append(self.now() + self.current.work_ns)
+            if isinstance(self.next, Vacate) or (self.next and self._may_begin(self.next)):
+                due.append(self.slice_began_ns + self.slice_ns)
         if due:
             self.timer = self.clock.call_at(min(due) - self.clock_offset_ns, self._consider)
 
     def _renew(self) -> None:
-        assert self.next is not None and self.current is not None
+        assert isinstance(self.next, Grant) and self.current is not None
         now_ns = self.now()
-        switch = Switch(EndReason.SLICE, self.current, self.next, now_ns, 0, 0, 0, 0, True)
+        switch = Switch(EndReason.SLICE, self.current, self.next, 0, now_ns, 0, 0, 0, 0, True)
         self.send(self._report(switch, self.current, now_ns))
         self._open_turn(self.next)
         self.next = None
 
     def _open_turn(self, grant: Grant) -> None:
         self.grant_number = grant.grant
-        self.slice_ns = grant.slice_ns
-        self.slice_began_ns = self.now()
+        self.until_ns = grant.until_ns
+        self.full_slice_ns = grant.slice_ns
+        self._begin_slice(grant.slice_ns)
         self.turn_run_ns = self.turn_refused_ns = 0
         self.idle_told = False
 
-    def _begin_switch(self, end: EndReason) -> None:
+    def _begin_slice(self, slice_ns: int) -> None:
+        self.slice_began_ns = self.now()
+        self.slice_ns = slice_ns
+        if self.until_ns:
+            self.slice_ns = min(slice_ns, max(0, self.until_ns - self.now()))
+
+    def _begin_switch(self, end: EndReason, order: Grant | Vacate | None = None) -> None:
         self.clock.cancel(self.timer)
         self._stop_clock()
-        leaver, grant = self.current, self.next
-        self.next = None
+        leaver, grant, vacated = self.current, None, 0
+        if isinstance(self.next, Grant) and (order is not None or self._may_begin(self.next)):
+            grant, self.next = self.next, None
+        elif isinstance(self.next, Vacate):
+            vacated, self.next = self.next.grant, None
         between, costs = self.random.randint, self.costs
         refused_ns = save_ns = mmu_ns = restore_ns = 0
         if leaver is not None:
             # Only one that is made to leave refuses.
             if end in (EndReason.SLICE, EndReason.PREEMPTED):
-                assert grant is not None
-                refused_ns = min(between(*costs.refuse_ns), grant.refusal_ns)
+                bound_ns = grant.refusal_ns if grant is not None else SWITCH_DEADLINE_NS
+                refused_ns = min(between(*costs.refuse_ns), bound_ns)
             save_ns = between(*costs.save_ns)
         if grant is not None:
             mmu_ns, restore_ns = between(*costs.mmu_ns), between(*costs.restore_ns)
         self.switch = Switch(
-            end, leaver, grant, self.now(), refused_ns, save_ns, mmu_ns, restore_ns,
+            end, leaver, grant, vacated, self.now(), refused_ns, save_ns, mmu_ns, restore_ns,
             leaver is not None and leaver.runnable,
         )  # fmt: skip
         if leaver is not None:
@@ -347,7 +392,11 @@ class ExecutorModel:
         enters = None
         if grant is not None:
             enters = self.guests.get(grant.vcoproc)
-            if enters is None or not enters.runnable:
+            if self._late(grant):
+                self.dropped.append("LATE")
+                self.send(GrantDropped(grant.grant, grant.vcoproc, "LATE", self.now()))
+                enters = None
+            elif enters is None or not enters.runnable:
                 self.send(GrantDropped(grant.grant, grant.vcoproc, "NOT_RUNNABLE", self.now()))
                 if enters is not None:
                     enters.told = False
@@ -355,6 +404,7 @@ class ExecutorModel:
         if enters is not None or switch.leaver is not None:
             self.send(self._report(switch, enters, self.now()))
         self.current = enters
+        self.until_ns = 0
         if enters is not None:
             assert grant is not None
             self._open_turn(grant)
@@ -376,7 +426,7 @@ class ExecutorModel:
         return Report(
             grant=self.grant_number if leaver else 0,
             vcoproc=leaver.id if leaver else 0,
-            next_grant=switch.grant.grant if enters and switch.grant else 0,
+            next_grant=switch.grant.grant if enters and switch.grant else switch.vacated,
             next_vcoproc=enters.id if enters else 0,
             end=switch.end,
             runnable=runnable,

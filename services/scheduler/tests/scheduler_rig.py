@@ -8,9 +8,9 @@ from scheduler_executor_model import Costs, ExecutorModel
 
 from vcoproc.limits import MS, SWITCH_DEADLINE_NS
 from vcoproc.model.run_state import RunState
-from vcoproc.testing.clock import VirtualClock
+from vcoproc.testing.clock import Timer, VirtualClock
 from vcoproc.testing.network import PERFECT, End, Faults, SimNetwork
-from vcoproc.wire.messages import Grant, Message, Revoke
+from vcoproc.wire.messages import Grant, Message, Revoke, Vacate
 from vcoproc_scheduler.accounting import TurnEnded
 from vcoproc_scheduler.core import CoprocSchedulerCore
 from vcoproc_scheduler.events import (
@@ -18,10 +18,14 @@ from vcoproc_scheduler.events import (
     CoprocOffline,
     CoprocOnline,
     Event,
+    FellBack,
+    LostParameter,
+    ParametersLost,
     RemoveVcoproc,
     SetAlgorithm,
+    Tick,
 )
-from vcoproc_scheduler.policies.loader import load_catalogue
+from vcoproc_scheduler.policies.loader import Catalogue, load_catalogue
 
 SLICE_NS = 5 * MS
 CATALOGUE = load_catalogue(())
@@ -32,18 +36,29 @@ def rr(slice_ns: int = SLICE_NS) -> SetAlgorithm:
 
 
 class Rig:
-    """core: checked after every step. turns: all that ended."""
+    """core: checked after every step. turns: all that ended. It is told when its deadline comes."""
 
     def __init__(
-        self, seed: int = 1, *, faults: Faults = PERFECT, costs: Costs | None = None
+        self,
+        seed: int = 1,
+        *,
+        faults: Faults = PERFECT,
+        costs: Costs | None = None,
+        catalogue: Catalogue = CATALOGUE,
+        algorithm: SetAlgorithm | None = None,
     ) -> None:
         self.clock = VirtualClock()
         self.network = SimNetwork(self.clock, seed, faults)
         self.turns: list[TurnEnded] = []
         self.grants: list[Grant] = []
+        self.vacates: list[Vacate] = []
+        self.fallbacks: list[FellBack] = []
+        self.lost: list[LostParameter] = []
         self.events = 0
-        self.core = CoprocSchedulerCore("dsp0", CATALOGUE, validate=True)
-        self.step(rr())
+        self._catalogue = catalogue
+        self._timer: Timer | None = None
+        self.core = CoprocSchedulerCore("dsp0", catalogue, validate=True)
+        self.step(algorithm or rr())
         self.executor = ExecutorModel(
             self.clock,
             lambda message: self.link.to_server(message),
@@ -60,13 +75,29 @@ class Rig:
     def step(self, event: Event) -> None:
         self.events += 1
         for effect in self.core.step(event, self.clock.now_ns):
-            if isinstance(effect, TurnEnded):
-                self.turns.append(effect)
-                continue
-            assert isinstance(effect, Grant | Revoke)
-            if isinstance(effect, Grant):
-                self.grants.append(effect)
+            match effect:
+                case TurnEnded():
+                    self.turns.append(effect)
+                    continue
+                case FellBack():
+                    self.fallbacks.append(effect)
+                    continue
+                case ParametersLost():
+                    self.lost += effect.lost
+                    continue
+                case Grant():
+                    self.grants.append(effect)
+                case Vacate():
+                    self.vacates.append(effect)
+                case Revoke():
+                    pass
             self.link.to_client(effect)
+        self.clock.cancel(self._timer)
+        self._timer = None
+        if (due_ns := self.core.next_deadline_ns()) is not None:
+            self._timer = self.clock.call_at(
+                max(due_ns, self.clock.now_ns), lambda: self.step(Tick())
+            )
 
     def _message(self, message: Message) -> None:
         self.step(message)  # type: ignore[arg-type]
@@ -86,7 +117,8 @@ class Rig:
     def restart_scheduler(self) -> None:
         """A new process: it knows nothing. Control must say again what it wants."""
         self.link.cut(reconnect=False)
-        self.core = CoprocSchedulerCore("dsp0", CATALOGUE, validate=True)
+        self.clock.cancel(self._timer)
+        self.core = CoprocSchedulerCore("dsp0", self._catalogue, validate=True)
 
     def add(self, *vcoprocs: int) -> None:
         for vcoproc in vcoprocs:

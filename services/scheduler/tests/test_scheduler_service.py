@@ -10,20 +10,32 @@ from vcoproc.errors import (
     LimitExceeded,
     NotFound,
     RemoteProtocolError,
-    WrongState,
 )
 from vcoproc.limits import COPROCS_MAX, MS, SLICE_NS_DEFAULT, SWITCH_DEADLINE_NS
 from vcoproc.wire.messages import EndReason, Eoi, Grant, Message, Register, Report, Wake
-from vcoproc_scheduler.events import SetAlgorithm
+from vcoproc_scheduler.decisions import Why
+from vcoproc_scheduler.events import FellBack, LostParameter, SetAlgorithm
+from vcoproc_scheduler.policies.api import Decision, Parameter, Policy, Scope
+from vcoproc_scheduler.policies.loader import Catalogue
+from vcoproc_scheduler.policies.rr import RoundRobin
 from vcoproc_scheduler.service import SchedulerService
 
 
 class Bench:
-    def __init__(self) -> None:
+    def __init__(self, classes: dict[str, type[Policy]] | None = None) -> None:
         self.sent: list[tuple[str, Message]] = []
+        self.fallbacks: list[FellBack] = []
+        self.changes = 0
         self.service = SchedulerService(
-            CATALOGUE, lambda coproc, message: self.sent.append((coproc, message)), validate=True
+            Catalogue(classes) if classes else CATALOGUE,
+            lambda coproc, message: self.sent.append((coproc, message)),
+            validate=True,
+            fell_back=self.fallbacks.append,
+            changed=self._changed,
         )
+
+    def _changed(self) -> None:
+        self.changes += 1
 
     def set(
         self, coproc: str, algorithm: str = "rr", slice_ns: int = 0, refusal_ns: int = 0
@@ -97,14 +109,125 @@ def test_defaults_and_bounds_of_a_coproc() -> None:
     assert [view.coproc for view in bench.service.views(0)] == ["dsp0"], "refusals left nothing"
 
 
-def test_another_algorithm_is_refused() -> None:
+class Other(RoundRobin):
+    PARAMETERS = (
+        Parameter("slice_us", Scope.VCOPROC, "us", 0, 1000, 0, ""),
+        Parameter("depth", Scope.COPROC, "", 0, 9, 3, ""),
+    )
+
+
+def test_another_algorithm_takes_over_and_what_is_lost_is_said() -> None:
+    bench = Bench({"rr": RoundRobin, "other": Other})
+    first = SetAlgorithm("other", 0, 0, {"depth": 5, "min_run_us": 7})
+    assert bench.service.set_coproc("dsp0", first, 0) == ()
+    bench.service.add_vcoproc("dsp0", 1, {"slice_us": 700}, 0)
+    swap = SetAlgorithm("rr", 0, 0, {}, keep=True)
+    assert bench.service.set_coproc("dsp0", swap, 0) == (LostParameter(0, "depth", 5),)
+    assert bench.service.set_coproc("dsp0", swap, 0) == (), "idempotent"
+    view = bench.service.schedule("dsp0", 0)
+    assert view.wanted.algorithm == view.coproc.algorithm == "rr"
+    assert view.wanted.parameters == {"min_run_us": 7}
+    assert view.parameters == {1: {"slice_us": 700}}
+    assert bench.service.set_vcoproc_parameters("dsp0", 1, {"slice_us": 5000}, 0) == {
+        "slice_us": 5000
+    }
+    back = SetAlgorithm("other", 2 * MS, 0, {"depth": 1})
+    assert bench.service.set_coproc("dsp0", back, 0) == (LostParameter(1, "slice_us", 5000),)
+    view = bench.service.schedule("dsp0", 0)
+    assert view.parameters == {1: {"slice_us": 0}}, "it was out of range"
+    assert view.wanted.parameters == {"min_run_us": 0, "depth": 1}, "not kept: not asked for"
+    keep = SetAlgorithm("other", 0, 0, {}, keep=True)
+    bench.service.set_coproc("dsp0", keep, 0)
+    view = bench.service.schedule("dsp0", 0)
+    assert (view.wanted.slice_ns, view.wanted.parameters["depth"]) == (2 * MS, 1)
+
+
+def test_parameters_of_a_vcoproc_that_is_not_there() -> None:
     bench = Bench()
     bench.set("dsp0")
+    for coproc, vcoproc in (("dsp0", 1), ("dsp9", 1)):
+        with pytest.raises(NotFound):
+            bench.service.set_vcoproc_parameters(coproc, vcoproc, {}, 0)
+    bench.service.add_vcoproc("dsp0", 1, {}, 0)
+    with pytest.raises(InvalidArgument, match="weight"):
+        bench.service.set_vcoproc_parameters("dsp0", 1, {"weight": 3}, 0)
+    with pytest.raises(InvalidArgument, match="min_run_us"):
+        too_long = SetAlgorithm("rr", 0, 0, {"min_run_us": 500_001})
+        bench.service.set_coproc("dsp0", too_long, 0)
+
+
+class Broken(RoundRobin):
+    def pick(self, now_ns: int, current: int | None) -> Decision:
+        raise RuntimeError("out of ideas")
+
+
+def test_a_failing_algorithm_of_one_coproc_leaves_the_others_alone() -> None:
+    """Xen once had state shared between two pools."""
+    bench = Bench({"rr": RoundRobin, "broken": Broken, "other": Other})
+    for coproc, algorithm in (("dsp0", "other"), ("dsp1", "broken"), ("dsp2", "broken")):
+        bench.set(coproc, algorithm)
+        bench.service.add_vcoproc(coproc, 1, {}, 0)
+    bench.online("dsp0", 1)
+    bench.online("dsp1", 1)
+    assert [notice.coproc for notice in bench.fallbacks] == ["dsp1"]
+    assert bench.changes > 0
+    algorithms = [view.algorithm for view in bench.service.views(0)]
+    assert algorithms == ["other", "rr", "broken"]
+    ((notice, count),) = bench.service.fallbacks()
+    assert (notice.why, count) == ("pick raised RuntimeError: out of ideas", 1)
+    assert [coproc for coproc, message in bench.sent if isinstance(message, Grant)] == [
+        "dsp0",
+        "dsp1",
+    ]
+    again = SetAlgorithm("broken", 0, 0, {}, restart=True)
+    bench.service.set_coproc("dsp1", again, 0)
+    assert bench.service.fallbacks()[0][1] == 2, "it was tried again"
+
+
+def test_two_coprocs_with_one_algorithm_share_nothing() -> None:
+    """Xen's d0561ac8: static state of an algorithm was shared between two pools."""
+    bench = Bench()
+    for coproc in ("dsp0", "dsp1"):
+        bench.set(coproc)
+        bench.service.add_vcoproc(coproc, 1, {"slice_us": 700 if coproc == "dsp0" else 900}, 0)
+        bench.online(coproc, 1)
+    assert [message.slice_ns for _, message in bench.sent if isinstance(message, Grant)] == [
+        700_000,
+        900_000,
+    ]
+    bench.service.set_coproc("dsp0", SetAlgorithm("rr", 1 * MS, 0, {}), 0)
+    bench.service.remove_vcoproc("dsp0", 1, 0)
+    view = bench.service.schedule("dsp1", 0)
+    assert view.wanted.slice_ns == SLICE_NS_DEFAULT
+    assert view.parameters == {1: {"slice_us": 900}}
+
+
+def test_decisions_are_numbered_and_can_be_followed() -> None:
+    bench = Bench()
     bench.set("dsp0")
-    core = bench.service._cores["dsp0"]
-    core._policy.algorithm = SetAlgorithm("other", SLICE_NS, 0, {})
-    with pytest.raises(WrongState, match="scheduled by other"):
-        bench.set("dsp0")
+    bench.online("dsp0", 1, 2)
+    assert bench.service.decisions("dsp0", 0) == ([], 0)
+    for vcoproc in (1, 2):
+        bench.service.add_vcoproc("dsp0", vcoproc, {}, 0)
+    (idle,), last = bench.service.decisions("dsp0", 0)
+    assert (idle.why, idle.vcoproc, idle.current, last) == (Why.IDLE, 1, 0, 1)
+    assert (idle.planned_ns, idle.grant, idle.algorithm) == (SLICE_NS_DEFAULT, 1, "rr")
+    current = 0
+    for turn in range(1, 5001):
+        following = 1 if current != 1 else 2
+        report = Report(
+            turn - 1, current, turn, following, EndReason.SLICE, current != 0, MS, MS, 0, 0, False,
+            0, 0, 0, 0, turn * MS, turn * MS,
+        )  # fmt: skip
+        bench.service.received("dsp0", report, turn * MS)
+        current = following
+    decisions, last = bench.service.decisions("dsp0", 0)
+    assert (len(decisions), last) == (4096, 5001), "the newest are kept"
+    assert [each.number for each in decisions] == list(range(906, 5002))
+    assert decisions[-1].why is Why.SLICE and decisions[-1].clock_ns == 5000 * MS
+    assert [each.number for each in bench.service.decisions("dsp0", 4999)[0]] == [5000, 5001]
+    assert [each.number for each in bench.service.decisions("dsp0", 0, 2)[0]] == [906, 907]
+    assert bench.service.decisions("dsp0", 9999) == ([], 5001)
 
 
 def test_removing_what_is_not_there_succeeds() -> None:

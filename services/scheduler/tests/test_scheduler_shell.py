@@ -18,7 +18,7 @@ import pytest
 import zmq
 
 from vcoproc.internal.v1 import control_pb2, control_pb2_grpc
-from vcoproc.limits import CONTROL_CREDIT, MS
+from vcoproc.limits import CONTROL_CREDIT, DECISION_WATCHERS_MAX, MS
 from vcoproc.runtime.grpc_kit import channel, to_error
 from vcoproc.runtime.link import LinkClient, LinkDown, LinkUp, Received
 from vcoproc.runtime.process import new_epoch
@@ -231,6 +231,132 @@ def test_refusals_have_a_stable_reason(
         assert caught.value.code() is code
         assert to_error(caught.value).reason == reason
     control.RemoveVcoproc(control_pb2.RemoveVcoprocRequest(coproc="a", vcoproc_id=1), timeout=5)
+
+
+def test_everything_about_scheduling_can_be_read_and_set(
+    scheduler: Process, control: control_pb2_grpc.SchedulerControlServiceStub, coproc: Coproc
+) -> None:
+    coproc.listed = ((1, True, False), (2, True, False))
+    coproc.until(lambda: coproc.ups == 1)
+    found = control.ListAlgorithms(
+        control_pb2.ListAlgorithmsRequest(), timeout=LIMIT_S, wait_for_ready=True
+    )
+    algorithms = {each.name: each for each in found.algorithms}
+    (own_slice,) = [each for each in algorithms["rr"].parameters if each.name == "slice_us"]
+    assert own_slice.per_vcoproc and own_slice.unit == "us" and own_slice.doc
+    assert algorithms["rr"].summary == "round robin."
+    assert not next(e for e in algorithms["rr"].parameters if e.name == "min_run_us").per_vcoproc
+    set_up(control, 1, 2)
+    coproc.until(lambda: len(coproc.grants) >= 1)
+    both = control.SetVcoprocParameters(
+        control_pb2.SetVcoprocParametersRequest(
+            coproc="dsp0", vcoproc_id=2, parameters={"slice_us": 700}
+        ),
+        timeout=LIMIT_S,
+    )
+    assert dict(both.parameters) == {"slice_us": 700}
+    answer = control.SetCoproc(
+        control_pb2.SetCoprocRequest(
+            coproc="dsp0", algorithm="rr", parameters={"min_run_us": 50}, keep=True
+        ),
+        timeout=LIMIT_S,
+    )
+    assert not answer.lost
+    view = control.GetSchedule(control_pb2.GetScheduleRequest(coproc="dsp0"), timeout=LIMIT_S)
+    assert (view.algorithm, view.wanted_algorithm, view.slice_ns) == ("rr", "rr", 2 * MS)
+    assert dict(view.parameters) == {"min_run_us": 50}
+    assert {each.vcoproc_id: dict(each.parameters) for each in view.vcoprocs} == {
+        1: {"slice_us": 0},
+        2: {"slice_us": 700},
+    }
+    assert not view.HasField("fallback") and view.fallback_count == 0
+    refusals = view.vcoprocs[0].refusals
+    assert len(refusals.counts) == len(view.refusal_bounds_us) + 1
+    analysis = control.AnalyseSchedule(
+        control_pb2.AnalyseScheduleRequest(coproc="dsp0", switch_ns=100_000), timeout=LIMIT_S
+    )
+    assert (analysis.algorithm, analysis.switch_ns) == ("rr", 100_000)
+    first, second = analysis.vcoprocs
+    # The other's slice, and two switches with two refusals.
+    worst_ns = 700_000 + 2 * (100_000 + analysis.refusal_ns)
+    assert (first.vcoproc_id, first.worst_wait_ns) == (1, worst_ns)
+    assert second.worst_wait_ns == worst_ns + 2 * MS - 700_000
+    with pytest.raises(grpc.RpcError) as caught:
+        control.GetSchedule(control_pb2.GetScheduleRequest(coproc="nowhere"), timeout=LIMIT_S)
+    assert caught.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_decisions_are_followed_as_they_are_made(
+    scheduler: Process, control: control_pb2_grpc.SchedulerControlServiceStub, coproc: Coproc
+) -> None:
+    coproc.until(lambda: coproc.ups == 1)
+    set_up(control, 1, 2)
+    watch = control.WatchDecisions(
+        control_pb2.WatchDecisionsRequest(coproc="dsp0"), timeout=LIMIT_S
+    )
+    before = scheduler.cpu_ticks()
+    coproc.link.send(Wake(1, 1000, False))
+    coproc.until(lambda: bool(coproc.grants))
+    (first,) = next(watch).decisions
+    assert (first.number, first.vcoproc_id, first.why, first.algorithm) == (1, 1, "IDLE", "rr")
+    coproc.link.send(Report(0, 0, 1, 1, 2, False, 0, 0, 0, 0, False, 0, 0, 0, 0, 0, 2000))
+    coproc.link.send(Wake(2, 3000, False))
+    coproc.until(lambda: len(coproc.grants) == 2)
+    (second,) = next(watch).decisions
+    assert (second.number, second.vcoproc_id, second.current_vcoproc_id) == (2, 2, 1)
+    assert (second.why, second.planned_ns, second.grant) == ("SLICE", 2 * MS, 2)
+    again = control.ListDecisions(
+        control_pb2.ListDecisionsRequest(coproc="dsp0", after_number=1), timeout=LIMIT_S
+    )
+    assert list(again.decisions) == [second] and again.last_number == 2
+    never = socket.socketpair()
+    never[0].settimeout(0.5)
+    with pytest.raises(TimeoutError):
+        never[0].recv(1)  # a watcher waits, and nothing happens
+    for each in never:
+        each.close()
+    assert scheduler.cpu_ticks() - before <= 10
+    code, log = scheduler.stop()
+    assert code == 0, log
+    with pytest.raises(grpc.RpcError) as caught:
+        next(watch)
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+def test_watchers_are_bounded_and_leave_room_when_they_go(
+    scheduler: Process, control: control_pb2_grpc.SchedulerControlServiceStub, coproc: Coproc
+) -> None:
+    coproc.listed = ((1, True, False),)
+    coproc.until(lambda: coproc.ups == 1)
+    set_up(control, 1)
+    coproc.until(lambda: bool(coproc.grants))
+    request = control_pb2.WatchDecisionsRequest(coproc="dsp0")
+    for _ in range(2):
+        watches = []
+        for _ in range(DECISION_WATCHERS_MAX):
+            watches.append(control.WatchDecisions(request, timeout=LIMIT_S))
+            assert next(watches[-1]).decisions
+        with pytest.raises(grpc.RpcError) as caught:
+            next(control.WatchDecisions(request, timeout=LIMIT_S))
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert control.ListAccounts(control_pb2.ListAccountsRequest(), timeout=LIMIT_S).coprocs
+        for each in watches:
+            each.cancel()
+        # The last one has gone when there is room again for one.
+        for _ in range(1000):
+            probe = control.WatchFallbacks(control_pb2.WatchFallbacksRequest(), timeout=LIMIT_S)
+            one = control.WatchDecisions(request, timeout=LIMIT_S)
+            try:
+                assert next(one).decisions
+            except grpc.RpcError:
+                continue
+            else:
+                break
+            finally:
+                one.cancel()
+                probe.cancel()
+        else:
+            pytest.fail("no room again")
 
 
 def test_strangers_and_liars_are_dropped_and_others_are_not(

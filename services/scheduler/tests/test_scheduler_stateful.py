@@ -1,18 +1,34 @@
-"""Random lives of vcoprocs against the core: whatever happens, the promises hold."""
+"""Random lives of vcoprocs against the core: whatever happens, the promises hold.
+
+Algorithms are swapped meanwhile, and one of them fails at random.
+"""
 
 from __future__ import annotations
+
+from contextlib import suppress
 
 import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from scheduler_executor_model import Costs
+from scheduler_hostile import Cap, Hostile, Table
 from scheduler_rig import SLICE_NS, Rig, rr
 
-from vcoproc.limits import MS, US
+from vcoproc.errors import RequestError
+from vcoproc.limits import MS, SWITCH_DEADLINE_NS, US
 from vcoproc.model.run_state import ON_COPROC, RunState
 from vcoproc.testing.network import Faults
-from vcoproc_scheduler.events import AddVcoproc, RemoveVcoproc
+from vcoproc_scheduler.events import (
+    AddVcoproc,
+    RemoveVcoproc,
+    SetAlgorithm,
+    SetVcoprocParameters,
+)
+from vcoproc_scheduler.policies.loader import Catalogue
+from vcoproc_scheduler.policies.rr import RoundRobin
+
+CATALOGUE = Catalogue({"rr": RoundRobin, "hostile": Hostile, "cap": Cap, "table": Table})
 
 IDS_MAX = 8
 IDS = st.integers(1, IDS_MAX)
@@ -34,7 +50,9 @@ class SchedulerLife(RuleBasedStateMachine):
     )
     def start(self, seed: int, delay_us: int, refuse_us: int, early_reports: bool) -> None:
         faults = Faults(delay_ns=(delay_us * US // 2, delay_us * US), reconnect_ns=(MS, 5 * MS))
-        self.rig = Rig(seed, faults=faults, costs=Costs(refuse_ns=(0, refuse_us * US)))
+        costs = Costs(refuse_ns=(0, refuse_us * US))
+        self.rig = Rig(seed, faults=faults, costs=costs, catalogue=CATALOGUE)
+        self.times = False
         self.rig.executor.early_reports = early_reports
         self.rig.add(1, 2)
 
@@ -88,6 +106,41 @@ class SchedulerLife(RuleBasedStateMachine):
         for vcoproc in wanted:
             self.rig.step(AddVcoproc(vcoproc, {}))
 
+    @rule(
+        algorithm=st.sampled_from(CATALOGUE.names),
+        seed=st.integers(0, 2**32),
+        chance_ppm=st.sampled_from([10_000, 200_000]),
+        min_run_us=st.sampled_from([0, 500, 20_000]),
+        restart=st.booleans(),
+    )
+    def swap(
+        self, algorithm: str, seed: int, chance_ppm: int, min_run_us: int, restart: bool
+    ) -> None:
+        parameters = {"min_run_us": min_run_us}
+        if algorithm == "hostile":
+            parameters |= {"seed": seed, "chance_ppm": chance_ppm}
+        event = SetAlgorithm(algorithm, SLICE_NS, SWITCH_DEADLINE_NS, parameters, restart=restart)
+        before = self._totals()
+        try:
+            self.rig.step(event)
+        except RequestError:  # a hostile one may refuse
+            assert algorithm == "hostile"
+        assert self._totals() == before, "a swap loses nobody, and no time of anybody"
+        # Windows and gaps are no promise of turns.
+        self.times = self.times or algorithm in ("cap", "table")
+
+    def _totals(self) -> dict[int, tuple[int, int, int]]:
+        view = self.rig.core.view(self.rig.clock.now_ns)
+        return {
+            each.vcoproc: (each.account.elapsed_ns, each.account.run_ns, each.account.wakes)
+            for each in view.vcoprocs
+        }
+
+    @rule(vcoproc=IDS, name=st.sampled_from(["slice_us", "offset_us", "length_us", "weight"]))
+    def set_parameter(self, vcoproc: int, name: str) -> None:
+        with suppress(RequestError):  # nothing has changed: the invariants say so
+            self.rig.step(SetVcoprocParameters(vcoproc, {name: 1000 + vcoproc}))
+
     @rule(slice_ms=st.sampled_from([1, 5]))
     def change_slice(self, slice_ms: int) -> None:
         self.rig.step(rr(slice_ms * MS))
@@ -105,7 +158,7 @@ class SchedulerLife(RuleBasedStateMachine):
             return
         known = {each.vcoproc for each in self.rig.core.view(self.rig.clock.now_ns).vcoprocs}
         for guest in self.rig.executor.guests.values():
-            if guest.id not in known:
+            if guest.id not in known or self.times:
                 guest.waits = 0  # control has not added it, so it has no claim
             assert guest.waits <= WAITS_MAX
 

@@ -15,6 +15,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from vcoproc.limits import TURNS_KEPT_MAX
+from vcoproc_scheduler.figures import Refusals, RefusalsView, Slices, SlicesView
 from vcoproc_scheduler.policies.api import Usage
 
 
@@ -65,6 +66,10 @@ class AccountView:
     instructions: int
     wakes: int
     switches: int
+    wait_max_ns: int
+    """Longest time from wanting the coprocessor until a turn began; the present wait counts."""
+    slices: SlicesView
+    refusals: RefusalsView
 
     @property
     def elapsed_ns(self) -> int:
@@ -89,9 +94,13 @@ class Account:
         "instructions",
         "opened_sum_ns",
         "overtime_ns",
+        "refusals",
         "since_ns",
         "slice_run_ns",
+        "slices",
         "switches",
+        "wait_max_ns",
+        "waiting_since_ns",
         "wakes",
     )
 
@@ -111,11 +120,17 @@ class Account:
         self.instructions = 0
         self.wakes = 0
         self.switches = 0
+        self.wait_max_ns = 0
+        self.waiting_since_ns: int | None = None
+        """None: it does not wait."""
+        self.slices = Slices()
+        self.refusals = Refusals()
 
     def open(self, bucket: Bucket, at_ns: int) -> None:
         """Begins to count at a time of the coproc's clock, which may have begun anew."""
         assert self.bucket is None
         self.bucket = bucket
+        self.waiting_since_ns = at_ns if bucket is Bucket.WAIT else None
         self.since_ns = at_ns
         self.opened_sum_ns = sum(self._times) - at_ns
 
@@ -124,6 +139,7 @@ class Account:
         if self.bucket is not None:
             self.move(self.bucket, at_ns)
             self.bucket = None
+            self.waiting_since_ns = None
 
     def move(self, bucket: Bucket, at_ns: int) -> None:
         """From `at_ns` on, time goes into `bucket`."""
@@ -131,7 +147,19 @@ class Account:
         if at_ns > self.since_ns:
             self._times[self.bucket] += at_ns - self.since_ns
             self.since_ns = at_ns
+        if bucket is not self.bucket:
+            self._watch_wait(bucket)
         self.bucket = bucket
+
+    def _watch_wait(self, bucket: Bucket) -> None:
+        """A wait begins, or ends when the turn begins, after the switch."""
+        if bucket is Bucket.WAIT:
+            self.waiting_since_ns = self.since_ns
+        elif bucket is not Bucket.SWITCH and self.waiting_since_ns is not None:
+            if bucket is Bucket.RUN:
+                waited_ns = self.since_ns - self.waiting_since_ns
+                self.wait_max_ns = max(self.wait_max_ns, waited_ns)
+            self.waiting_since_ns = None
 
     @property
     def run_ns(self) -> int:
@@ -140,9 +168,12 @@ class Account:
     def begin_slice(self) -> None:
         self.slice_run_ns = self._times[Bucket.RUN]
 
-    def end_slice(self, planned_ns: int) -> int:
-        """The overtime of the slice, which is added; the next slice begins."""
-        overtime_ns = max(0, self._times[Bucket.RUN] - self.slice_run_ns - planned_ns)
+    def end_slice(self, planned_ns: int, *, full: bool = False) -> int:
+        """The overtime of the slice, which is added; the next slice begins. full: see `Slices`."""
+        actual_ns = self._times[Bucket.RUN] - self.slice_run_ns
+        overtime_ns = max(0, actual_ns - planned_ns)
+        if actual_ns:  # else it ended before, when the vcoproc became idle
+            self.slices.add(planned_ns, actual_ns, full=full)
         self.overtime_ns += overtime_ns
         self.slice_run_ns = self._times[Bucket.RUN]
         return overtime_ns
@@ -178,8 +209,11 @@ class Account:
     def view(self, clock_ns: int | None = None) -> AccountView:
         """The figures, with the time in the present bucket up to `clock_ns` (None: without it)."""
         times = list(self._times)
+        wait_max_ns = self.wait_max_ns
         if clock_ns is not None and self.bucket is not None:
             times[self.bucket] += max(0, clock_ns - self.since_ns)
+            if self.waiting_since_ns is not None:
+                wait_max_ns = max(wait_max_ns, clock_ns - self.waiting_since_ns)
         return AccountView(
             sleep_ns=times[Bucket.SLEEP],
             wait_ns=times[Bucket.WAIT],
@@ -191,6 +225,9 @@ class Account:
             instructions=self.instructions,
             wakes=self.wakes,
             switches=self.switches,
+            wait_max_ns=wait_max_ns,
+            slices=self.slices.view(),
+            refusals=self.refusals.view(),
         )
 
     def adds_up(self) -> bool:

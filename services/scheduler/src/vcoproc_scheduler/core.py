@@ -9,6 +9,8 @@ Theory of operation:
     says: now. Messages of one session come in order, so `current` is never a guess, only late. A
     grant may begin before the next one replaces it: then the newer one is still pending, which its
     number tells.
+    A policy may also want the coprocessor to be empty, or turns to begin and end at given times;
+    the coproc-sim does both on its own clock. A policy that fails is replaced by ``rr`` at once.
 Invariants (`check_invariants`):
     At most one vcoproc is on the coprocessor. Whoever waits while a pick is possible has a grant
     pending in front of him or is withheld by the policy. The policy knows exactly who wants to run.
@@ -21,15 +23,17 @@ Not handled:
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 from typing import Final, assert_never
 
 from vcoproc.errors import (
     InvariantViolation,
+    NotFound,
     PlatformFailure,
     RemoteProtocolError,
     RequestError,
 )
-from vcoproc.model.run_state import ON_COPROC, RunEvent, RunState
+from vcoproc.model.run_state import RunEvent, RunState
 from vcoproc.wire.messages import (
     EndReason,
     Faulted,
@@ -39,7 +43,8 @@ from vcoproc.wire.messages import (
     Sleep,
     Wake,
 )
-from vcoproc_scheduler.accounting import Account, Bucket, TurnEnded
+from vcoproc_scheduler.accounting import Account, Bucket
+from vcoproc_scheduler.decisions import DecisionRing
 from vcoproc_scheduler.events import (
     AddVcoproc,
     CoprocOffline,
@@ -47,20 +52,25 @@ from vcoproc_scheduler.events import (
     CoprocView,
     Effect,
     Event,
+    FellBack,
+    ParametersLost,
     RemoveVcoproc,
+    ScheduleView,
     SetAlgorithm,
+    SetVcoprocParameters,
     Tick,
-    VcoprocView,
 )
 from vcoproc_scheduler.granting import Granting
 from vcoproc_scheduler.policies.loader import Catalogue
 from vcoproc_scheduler.policy_side import PolicySide
-from vcoproc_scheduler.record import BUCKETS, CoprocClock, Record
+from vcoproc_scheduler.record import BUCKETS, CoprocClock, Record, Turn
+from vcoproc_scheduler.turns import Turns
 from vcoproc_scheduler.vcoprocs import Vcoprocs
+from vcoproc_scheduler.views import coproc_view, schedule_view
 
 STORY_EVENTS_MAX: Final = 64
-REPLACED: Final = "REPLACED"
-"""`GrantDropped.why` of a grant that another one replaced: says nothing about its vcoproc."""
+WANTS_AS_BEFORE: Final = frozenset({"REPLACED", "LATE"})
+"""`GrantDropped.why` that says nothing about the vcoproc."""
 END_REASONS: Final = frozenset(int(reason) for reason in EndReason)
 
 
@@ -75,16 +85,16 @@ class CoprocSchedulerCore:
 
     def __init__(self, coproc: str, catalogue: Catalogue, *, validate: bool = False) -> None:
         self.coproc = coproc
-        self.switch_count = 0
         self.stale_count = 0
         """Messages ignored because the coproc had not registered in its session."""
         self._validate = validate
         self._clock = CoprocClock()
-        self._policy = PolicySide(catalogue, self._clock)
         self._vcoprocs = Vcoprocs(coproc, self._clock, self.story)
-        self._granting = Granting(self._vcoprocs, self._policy)
-        self._turn_began_ns = 0
-        self._slice_ns: int | None = None  # of the present turn; None: not granted by us
+        self._policy = PolicySide(coproc, catalogue, self._clock, self._vcoprocs)
+        self._turn = Turn()
+        self._granting = Granting(self._vcoprocs, self._policy, self._clock, self._turn)
+        self._turns = Turns(self._vcoprocs, self._policy, self._granting, self._clock, self._turn)
+        self._deadline_ns: int | None = None
         self._story: deque[tuple[int, Event]] = deque(maxlen=STORY_EVENTS_MAX)
         self._effects: list[Effect] = []
 
@@ -98,13 +108,14 @@ class CoprocSchedulerCore:
             now_ns: the caller's monotonic clock.
 
         Returns:
-            What to send to the coproc, and turns that ended, in order.
+            What to send to the coproc, and what happened, in order.
 
         Raises:
             RemoteProtocolError: the coproc contradicts itself; nothing has changed. Drop it: when
                 it registers again, everything is rebuilt.
             RequestError: control asks for something impossible; nothing has changed.
-            InvariantViolation, InvalidTransition: a bug, of the core or of the policy.
+            InvariantViolation, InvalidTransition: a bug of the core. A bug of the policy raises
+                nothing: see `FellBack`.
         """
         assert now_ns >= self._clock.now_ns, "the clock went back"
         self._clock.now_ns = now_ns
@@ -112,16 +123,30 @@ class CoprocSchedulerCore:
         effects: list[Effect] = []
         self._effects = effects
         self._apply(event)
-        order = self._granting.decide()
-        if order is not None:
-            effects.append(order)
+        self._decide()
+        fallbacks = self._policy.fallback_count
+        self._deadline_ns = self._policy.next_deadline_ns(ticked=isinstance(event, Tick))
+        if self._policy.fallback_count != fallbacks:
+            self._decide()  # by another policy than before
         if self._validate:
             self.check_invariants()
         return effects
 
+    def _decide(self) -> None:
+        order = self._granting.decide()
+        self._effects += self._policy.notices
+        self._policy.notices.clear()
+        if order is not None:
+            self._effects.append(order)
+
     def next_deadline_ns(self) -> int | None:
         """When a `Tick` is due, on the clock of `now_ns`; None: not before something happens."""
-        return self._policy.next_deadline_ns() if self._vcoprocs.registered else None
+        return self._deadline_ns if self._vcoprocs.registered else None
+
+    @property
+    def unsettled(self) -> bool:
+        """An event was refused, but the policy failed with it: a `Tick` is due at once."""
+        return bool(self._policy.notices)
 
     @property
     def online(self) -> bool:
@@ -129,7 +154,26 @@ class CoprocSchedulerCore:
 
     @property
     def algorithm(self) -> SetAlgorithm | None:
-        return self._policy.algorithm
+        """What control has set; after a fallback `view` names another one."""
+        return self._policy.wanted
+
+    @property
+    def decisions(self) -> DecisionRing:
+        """The newest decisions."""
+        return self._granting.ring
+
+    @property
+    def fallback(self) -> FellBack | None:
+        """The last time that an algorithm failed."""
+        return self._policy.fallback
+
+    @property
+    def fallback_count(self) -> int:
+        return self._policy.fallback_count
+
+    @property
+    def switch_count(self) -> int:
+        return self._turns.switch_count
 
     @property
     def current(self) -> int:
@@ -143,20 +187,15 @@ class CoprocSchedulerCore:
 
     def view(self, now_ns: int) -> CoprocView:
         """Everything about the coproc. Times reach up to now as well as it is known."""
-        clock_ns = self._clock.estimate_ns(now_ns) if self._vcoprocs.registered else None
-        algorithm = self._policy.algorithm
-        return CoprocView(
-            coproc=self.coproc,
-            online=self._vcoprocs.registered,
-            current=self._vcoprocs.current,
-            switches=self.switch_count,
-            algorithm=algorithm.algorithm if algorithm else "",
-            vcoprocs=tuple(
-                VcoprocView(each.id, each.machine.state.value, each.account.view(clock_ns))
-                for each in self._vcoprocs
-                if each.added
-            ),
+        clock_ns = self._clock.estimate_ns(now_ns) if self.online else None
+        return coproc_view(self.coproc, self._vcoprocs, self._policy, self._turns, clock_ns)
+
+    def schedule(self, now_ns: int) -> ScheduleView:
+        """How the coproc is scheduled; control must have set an algorithm."""
+        view = schedule_view(
+            self.view(now_ns), self._vcoprocs, self._policy, self._granting, self._turns
         )
+        return replace(view, clock_ns=self._clock.estimate_ns(now_ns)) if self.online else view
 
     def story(self) -> list[str]:
         """The latest events, oldest first, for error reports."""
@@ -183,6 +222,8 @@ class CoprocSchedulerCore:
                 self._on_register(event)
             case AddVcoproc():
                 self._on_add(event)
+            case SetVcoprocParameters():
+                self._on_parameters(event)
             case RemoveVcoproc():
                 self._on_remove(event)
             case SetAlgorithm():
@@ -205,87 +246,9 @@ class CoprocSchedulerCore:
         self._check_current("a turn ended", report.vcoproc)
         if report.end not in END_REASONS:
             raise RemoteProtocolError(f"report with unknown end {report.end}")
-        self._clock.tell(max(report.ended_ns, report.next_began_ns))
-        left_ns = 0
-        if report.vcoproc and report.vcoproc == report.next_vcoproc:
-            self._renew(report)
-        else:
-            if report.vcoproc:
-                left_ns = self._end_turn(report)
-            self._vcoprocs.current = 0
-            if report.next_vcoproc:
-                self._begin_turn(report, left_ns)
-        self._clock.tell(left_ns)
-
-    def _end_turn(self, report: Report) -> int:
-        """Gives when it had left."""
-        record = self._vcoprocs[report.vcoproc]
-        account = record.account
-        account.move(Bucket.REFUSED, report.ended_ns)
-        account.move(Bucket.SWITCH, report.ended_ns + report.refused_ns)
-        left_ns = report.ended_ns + report.refused_ns + report.save_ns
-        if report.next_vcoproc:
-            left_ns = min(left_ns, max(report.ended_ns, report.next_began_ns))
-        if report.runnable:
-            event = RunEvent.LEFT_RUNNABLE
-        elif report.end == EndReason.FAULT and record.machine.state in ON_COPROC:
-            event = RunEvent.FAULT
-        else:
-            event = RunEvent.LEFT_IDLE
-        self._vcoprocs.move(record, event, left_ns)
-        self._close_turn(record, report, left=True)
-        self._policy.sync(record)
-        record.machine.sleep_requested = False
-        asleep = record.machine.state is RunState.SLEEPING
-        if report.end == EndReason.REMOVED and asleep and not record.added:
-            self._vcoprocs.forget(record)
-        return left_ns
-
-    def _begin_turn(self, report: Report, left_ns: int) -> None:
-        record = self._vcoprocs.known(report.next_vcoproc)
-        account = record.account
-        began_ns = report.next_began_ns
-        account.move(Bucket.SWITCH, max(left_ns, began_ns - report.mmu_ns - report.restore_ns))
-        account.switches += 1
-        self.switch_count += 1
-        self._vcoprocs.current = record.id
-        self._open_turn(record, report)
-
-    def _renew(self, report: Report) -> None:
-        """The current one has got another slice; nothing was switched."""
-        record = self._vcoprocs[report.vcoproc]
-        record.account.move(BUCKETS[record.machine.state], report.ended_ns)
-        self._close_turn(record, report, left=False)
-        self._open_turn(record, report)
-
-    def _close_turn(self, record: Record, report: Report, *, left: bool) -> None:
-        account = record.account
-        account.instructions += report.instructions
-        overtime_ns = account.end_slice(report.planned_ns)
-        self._effects.append(
-            TurnEnded(
-                vcoproc=record.id,
-                began_ns=self._turn_began_ns,
-                ended_ns=max(self._turn_began_ns, report.ended_ns),
-                planned_ns=report.planned_ns,
-                end=report.end,
-                refused_ns=report.refused_ns,
-                save_ns=report.save_ns,
-                mmu_ns=report.mmu_ns,
-                restore_ns=report.restore_ns,
-            )
-        )
-        if report.end == EndReason.YIELD:
-            self._policy.yielded(record)
-        self._policy.charge(record, overtime_ns=overtime_ns, ended=True, left=left)
-
-    def _open_turn(self, record: Record, report: Report) -> None:
-        self._vcoprocs.move(record, RunEvent.BEGIN, report.next_began_ns)
-        record.account.begin_slice()
-        self._turn_began_ns = report.next_began_ns
-        self._slice_ns = self._granting.begun(report.next_grant, record.id)
-        self._policy.sync(record)
-        self._policy.begin(record)
+        ended = self._turns.report(report)
+        if ended is not None:
+            self._effects.append(ended)
 
     def _on_wake(self, wake: Wake) -> None:
         if wake.resumed:
@@ -294,6 +257,8 @@ class CoprocSchedulerCore:
         record.account.wakes += 1
         event = RunEvent.RESUME if wake.resumed else RunEvent.WAKE
         self._clock.tell(wake.clock_ns)
+        if wake.resumed:
+            self._turn.resume(wake.clock_ns)
         self._vcoprocs.move(record, event, wake.clock_ns)
         self._policy.sync(record)
 
@@ -303,7 +268,8 @@ class CoprocSchedulerCore:
         self._clock.tell(sleep.clock_ns)
         self._vcoprocs.move(record, RunEvent.IDLE, sleep.clock_ns)
         # When it wakes where it is, it gets a new slice.
-        overtime_ns = 0 if self._slice_ns is None else record.account.end_slice(self._slice_ns)
+        slice_ns = self._turn.slice_ns
+        overtime_ns = 0 if slice_ns is None else record.account.end_slice(slice_ns)
         self._policy.charge(record, overtime_ns=overtime_ns)
         self._policy.sync(record)
 
@@ -311,7 +277,7 @@ class CoprocSchedulerCore:
         self._clock.tell(dropped.clock_ns)
         record = self._vcoprocs.get(dropped.vcoproc)
         # Also of a grant that was replaced since: that its vcoproc cannot run is true all the same.
-        if record is not None and dropped.why != REPLACED:
+        if record is not None and dropped.why not in WANTS_AS_BEFORE:
             self._vcoprocs.move(record, RunEvent.DROP, dropped.clock_ns)
             self._policy.sync(record)
         pending = self._granting.pending
@@ -339,8 +305,7 @@ class CoprocSchedulerCore:
         self._clock.restart(register.clock_ns)
         self._vcoprocs.registered = True
         self._vcoprocs.current = register.current
-        self._turn_began_ns = register.clock_ns
-        self._slice_ns = None
+        self._turn.unknown(register.clock_ns)
         for record in self._vcoprocs:
             record.account.open(Bucket.SLEEP, register.clock_ns)
         for vcoproc, (runnable, faulted) in listed.items():
@@ -410,9 +375,15 @@ class CoprocSchedulerCore:
         self._vcoprocs.leave(record)
 
     def _on_algorithm(self, event: SetAlgorithm) -> None:
-        if event != self._policy.algorithm:
-            added = [record for record in self._vcoprocs if record.added]
-            self._policy.replace(event, added, self._vcoprocs.current)
+        lost = self._policy.replace(event)
+        if lost:
+            self._effects.append(ParametersLost(lost))
+
+    def _on_parameters(self, event: SetVcoprocParameters) -> None:
+        record = self._vcoprocs.get(event.vcoproc)
+        if record is None or not record.added:
+            raise NotFound(f"vcoproc of {self.coproc}", str(event.vcoproc))
+        self._on_add(AddVcoproc(event.vcoproc, {**record.parameters, **event.parameters}))
 
     def check_invariants(self) -> None:
         """Checks everything that must always hold.

@@ -7,7 +7,7 @@ the link itself.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from vcoproc.wire.messages import (
@@ -18,6 +18,7 @@ from vcoproc.wire.messages import (
     Report,
     Revoke,
     Sleep,
+    Vacate,
     Wake,
 )
 from vcoproc_scheduler.accounting import AccountView, TurnEnded
@@ -27,18 +28,32 @@ from vcoproc_scheduler.accounting import AccountView, TurnEnded
 class SetAlgorithm:
     """Control wants this algorithm with this configuration. Repeated: nothing happens.
 
-    slice_ns: SLICE_NS_MIN to SLICE_NS_MAX. refusal_ns: 0 to SWITCH_DEADLINE_NS.
+    slice_ns: SLICE_NS_MIN to SLICE_NS_MAX. refusal_ns: 0 to SWITCH_DEADLINE_NS. keep: parameters of
+    the coproc that are not named keep their values where the algorithm has them. restart: begin
+    anew even if nothing differs, to try an algorithm again that has failed. vcoprocs: all
+    parameters that are set of vcoprocs that were added, from now on; those of the others stay.
     """
 
     algorithm: str
     slice_ns: int
     refusal_ns: int
     parameters: Mapping[str, int]
+    keep: bool = False
+    restart: bool = False
+    vcoprocs: Mapping[int, Mapping[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class AddVcoproc:
     """Control adds a vcoproc, or changes its parameters."""
+
+    vcoproc: int
+    parameters: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class SetVcoprocParameters:
+    """Control changes some parameters of a vcoproc that it has added; the others stay."""
 
     vcoproc: int
     parameters: Mapping[str, int]
@@ -68,10 +83,49 @@ class Tick:
 
 WireEvent: TypeAlias = Register | Wake | Sleep | Report | GrantDropped | Faulted
 ControlEvent: TypeAlias = (
-    SetAlgorithm | AddVcoproc | RemoveVcoproc | CoprocOnline | CoprocOffline | Tick
+    SetAlgorithm
+    | AddVcoproc
+    | SetVcoprocParameters
+    | RemoveVcoproc
+    | CoprocOnline
+    | CoprocOffline
+    | Tick
 )
 Event: TypeAlias = WireEvent | ControlEvent
-Effect: TypeAlias = Grant | Revoke | TurnEnded
+
+
+@dataclass(frozen=True, slots=True)
+class FellBack:
+    """An algorithm failed; ``rr`` is in charge now.
+
+    clock_ns: of the coproc, as well as it is known. now_ns: of our own clock.
+    """
+
+    coproc: str
+    algorithm: str
+    why: str
+    clock_ns: int
+    now_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class LostParameter:
+    """Was set, and the new algorithm cannot keep it. vcoproc: 0 for a parameter of the coproc."""
+
+    vcoproc: int
+    name: str
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class ParametersLost:
+    """What a change of the algorithm has cost; never empty."""
+
+    lost: tuple[LostParameter, ...]
+
+
+Order: TypeAlias = Grant | Revoke | Vacate
+Effect: TypeAlias = Order | TurnEnded | FellBack | ParametersLost
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +135,25 @@ class VcoprocView:
     vcoproc: int
     run_state: str
     account: AccountView
+
+
+@dataclass(frozen=True, slots=True)
+class ScheduleView:
+    """How one coproc is scheduled, for control.
+
+    algorithm: who decides; wanted: what control set, with all parameters of the coproc. vcoprocs:
+    parameters of each, all of them, those with defaults too. fallback: the last one. clock_ns: the
+    coproc's, 0 while it is offline. switch_max_ns: the longest switch so far, without refusals.
+    """
+
+    coproc: CoprocView
+    wanted: SetAlgorithm
+    parameters: Mapping[int, Mapping[str, int]]
+    fallback: FellBack | None
+    fallback_count: int
+    clock_ns: int
+    last_decision: int
+    switch_max_ns: int
 
 
 @dataclass(frozen=True, slots=True)

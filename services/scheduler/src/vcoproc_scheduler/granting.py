@@ -1,4 +1,4 @@
-"""What the coproc was granted last, and what it must be told after each event."""
+"""What the coproc was told last, and what it must be told after each event."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from vcoproc.model.run_state import ON_COPROC, RunState
-from vcoproc.wire.messages import Grant, Revoke
-from vcoproc_scheduler.policies.api import Decision
+from vcoproc.wire.messages import Grant, Revoke, Vacate
+from vcoproc_scheduler.decisions import DecisionMade, DecisionRing, Why
+from vcoproc_scheduler.events import Order
+from vcoproc_scheduler.policies.api import NOBODY, Decision
 from vcoproc_scheduler.policy_side import PolicySide
+from vcoproc_scheduler.record import CoprocClock, Record, Turn
 from vcoproc_scheduler.vcoprocs import Vcoprocs
 
 GRANT_NUMBER_MAX: Final = 0xFFFF_FFFF
@@ -16,25 +19,37 @@ GRANT_NUMBER_MAX: Final = 0xFFFF_FFFF
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """The grant that the coproc was told last and has not begun, as far as is known."""
+    """What the coproc was told last and has not begun, as far as is known.
+
+    vcoproc: 0 for an order to vacate. not_before_ns, until_ns, told_ns (when it was told, as well
+    as that is known): of the coproc's clock.
+    """
 
     grant: int
     vcoproc: int
     slice_ns: int
     now: bool
+    not_before_ns: int
+    until_ns: int
+    told_ns: int
 
 
 class Granting:
     """Asks the policy who is next, and says so when the answer is another one than before."""
 
-    def __init__(self, vcoprocs: Vcoprocs, policy: PolicySide) -> None:
+    def __init__(
+        self, vcoprocs: Vcoprocs, policy: PolicySide, clock: CoprocClock, turn: Turn
+    ) -> None:
         self.pending: Pending | None = None
         self.failed = False
         """The coproc takes no grant any more."""
         self.number = 0
         """Of the latest grant."""
+        self.ring = DecisionRing()
         self._vcoprocs = vcoprocs
         self._policy = policy
+        self._clock = clock
+        self._turn = turn
         self._withheld = False  # somebody waits, but gets no grant
 
     def reset(self) -> None:
@@ -43,69 +58,179 @@ class Granting:
         self.failed = False
         self._withheld = False
 
-    def decide(self) -> Grant | Revoke | None:
+    # --- deciding ---------------------------------------------------------------------------------
+
+    def decide(self) -> Order | None:
         """What to tell the coproc now."""
         vcoprocs, policy = self._vcoprocs, self._policy
         if not vcoprocs.registered:
             return None
-        current = vcoprocs[vcoprocs.current] if vcoprocs.current else None
+        current = vcoprocs.get(vcoprocs.current)
         state = current.machine.state if current is not None else None
         staying = current.id if current and current.awake and state in ON_COPROC else None
-        others = policy.wanting - (staying is not None)
-        decision = None
-        if others and not self.failed:  # else also no renewal: alone, it runs on without grants
-            decision = policy.pick(vcoprocs, staying)
-        self._withheld = others > 0 and (decision is None or decision.vcoproc_id is None)
-        if decision is None or decision.vcoproc_id is None:
-            return self._revoke()
-        preempt = decision.preempt and decision.vcoproc_id != vcoprocs.current
-        now = state is not RunState.RUNNING or preempt
-        pending = self.pending
-        if pending and pending.vcoproc == decision.vcoproc_id:
-            record = vcoprocs[pending.vcoproc]
-            if pending.now or state not in ON_COPROC:
-                # One that was granted for the end of a turn goes on an idle coprocessor untold.
-                vcoprocs.place(record)
-                return None
-            if not now:
-                vcoprocs.unplace(record)
-                return None
-        return self._grant(decision.vcoproc_id, decision, now)
+        decision = NOBODY
+        if policy.wanting and not self.failed:
+            decision = policy.pick(staying)
+        if decision.vcoproc_id is None:
+            return self._nobody(decision, current, waiting=policy.wanting > (staying is not None))
+        self._withheld = False
+        not_before_ns = self._clock.from_policy_ns(decision.not_before_ns)
+        now = state is not RunState.RUNNING
+        preempts = decision.preempt and decision.vcoproc_id != vcoprocs.current
+        if preempts and not now:
+            now, not_before_ns = self._preempt(not_before_ns)
+        pending = Pending(
+            self.number % GRANT_NUMBER_MAX + 1,
+            decision.vcoproc_id,
+            decision.slice_ns,
+            now,
+            not_before_ns,
+            self._clock.from_policy_ns(decision.until_ns),
+            self._clock_ns(),
+        )
+        if self._stands(pending, state):
+            return None
+        return self._grant(pending, current, preempts=preempts)
 
-    def _grant(self, vcoproc: int, decision: Decision, now: bool) -> Grant:
-        vcoprocs, algorithm = self._vcoprocs, self._policy.algorithm
-        assert algorithm is not None
+    def _clock_ns(self) -> int:
+        return self._clock.estimate_ns(self._clock.now_ns)
+
+    def _preempt(self, not_before_ns: int) -> tuple[bool, int]:
+        """Whether and when the running one can be preempted: it runs for the least time first."""
+        turn, min_run_ns = self._turn, self._policy.min_run_ns
+        earliest_ns = turn.began_ns + min_run_ns
+        if not min_run_ns or earliest_ns <= max(not_before_ns, self._clock_ns()):
+            return True, not_before_ns
+        if turn.slice_ns is not None and earliest_ns >= turn.slice_began_ns + turn.slice_ns:
+            return False, not_before_ns  # its slice is over before
+        return True, earliest_ns
+
+    def _due(self, pending: Pending) -> bool:
+        return pending.not_before_ns <= self._clock_ns()
+
+    def _stands(self, wanted: Pending, state: RunState | None) -> bool:
+        """Whether the coproc has been told this already."""
+        pending = self.pending
+        if pending is None or pending.vcoproc != wanted.vcoproc:
+            return False
+        due, vcoprocs = self._due(wanted), self._vcoprocs
+        if pending.until_ns != wanted.until_ns or self._due(pending) != due:
+            return False
+        if not due and pending.not_before_ns != wanted.not_before_ns:
+            return False
+        if not due and state in ON_COPROC and pending.now != wanted.now:
+            return False
+        if pending.now or state not in ON_COPROC:
+            # One that was granted for the end of a turn goes on an idle coprocessor untold.
+            if due:
+                vcoprocs.place(vcoprocs[pending.vcoproc])
+            else:
+                vcoprocs.unplace(vcoprocs[pending.vcoproc])
+            return True
+        if wanted.now:
+            return False
+        vcoprocs.unplace(vcoprocs[pending.vcoproc])
+        return True
+
+    def _tell(self, pending: Pending, current: Record | None) -> None:
+        vcoprocs = self._vcoprocs
         if self.pending is not None:
             vcoprocs.unplace(vcoprocs.get(self.pending.vcoproc))
-        self.number = self.number % GRANT_NUMBER_MAX + 1
-        self.pending = Pending(self.number, vcoproc, decision.slice_ns, now)
-        if now:
-            vcoprocs.leave(vcoprocs.get(vcoprocs.current))
-            vcoprocs.place(vcoprocs[vcoproc])
-        return Grant(self.number, vcoproc, decision.slice_ns, now, algorithm.refusal_ns)
+        self.pending = pending
+        self.number = pending.grant
+        if not pending.now or not self._due(pending):
+            # An earlier order to leave now is replaced.
+            vcoprocs.stay(current)
+            return
+        vcoprocs.leave(current)
+        vcoprocs.place(vcoprocs.get(pending.vcoproc))
 
-    def _revoke(self) -> Revoke | None:
-        if self.pending is None:
+    def _grant(self, pending: Pending, current: Record | None, *, preempts: bool) -> Grant:
+        wanted = self._policy.wanted
+        assert wanted is not None
+        why = Why.SLICE
+        if pending.vcoproc == self._vcoprocs.current:
+            why = Why.RENEW
+        elif preempts and current is not None and current.machine.state in ON_COPROC:
+            why = Why.PREEMPT
+        elif pending.now:
+            why = Why.IDLE
+        self._log(why, pending)
+        self._tell(pending, current)
+        return Grant(
+            pending.grant,
+            pending.vcoproc,
+            pending.slice_ns,
+            pending.now,
+            wanted.refusal_ns,
+            pending.not_before_ns,
+            pending.until_ns,
+        )
+
+    # --- nobody -----------------------------------------------------------------------------------
+
+    def _nobody(
+        self, decision: Decision, current: Record | None, *, waiting: bool
+    ) -> Revoke | Vacate | None:
+        withheld, self._withheld = self._withheld, waiting
+        if decision.vacate and current is not None:
+            return self._vacate(decision, current)
+        if self.pending is not None:
+            self._log(Why.REVOKE, None)
+            revoke = Revoke(self.pending.grant)
+            self.forget()
+            return revoke
+        if waiting and not withheld:
+            self._log(Why.WITHHELD, None)
+        return None
+
+    def _vacate(self, decision: Decision, current: Record) -> Vacate | None:
+        wanted, pending = self._policy.wanted, self.pending
+        assert wanted is not None
+        now = decision.preempt or current.machine.state is not RunState.RUNNING
+        if pending is not None and not pending.vcoproc and (pending.now or not now):
             return None
-        revoke = Revoke(self.pending.grant)
-        self.forget()
-        return revoke
+        number = self.number % GRANT_NUMBER_MAX + 1
+        told = Pending(number, 0, 0, now, 0, 0, self._clock_ns())
+        self._log(Why.VACATE, told)
+        self._tell(told, current)
+        return Vacate(number, now, wanted.refusal_ns)
 
     def forget(self) -> None:
-        """The pending grant is void."""
+        """What was pending is void."""
         assert self.pending is not None
         vcoprocs = self._vcoprocs
         vcoprocs.unplace(vcoprocs.get(self.pending.vcoproc))
         self.pending = None
         vcoprocs.stay(vcoprocs.get(vcoprocs.current))
 
-    def begun(self, grant: int, vcoproc: int) -> int | None:
-        """A turn began; gives its slice, or None if the pending grant still stands."""
+    def begun(self, grant: int, vcoproc: int) -> Pending | None:
+        """A turn began, or the coprocessor was vacated; gives what was ordered, or None if the
+        pending order still stands."""
         pending = self.pending
         if pending is None or (pending.grant, pending.vcoproc) != (grant, vcoproc):
             return None
         self.pending = None
-        return pending.slice_ns
+        return pending
+
+    # --- for others to see ------------------------------------------------------------------------
+
+    def _log(self, why: Why, pending: Pending | None) -> None:
+        ring = self.ring
+        ring.add(
+            DecisionMade(
+                number=ring.last_number + 1,
+                clock_ns=self._clock_ns(),
+                vcoproc=pending.vcoproc if pending else 0,
+                current=self._vcoprocs.current,
+                why=why,
+                planned_ns=pending.slice_ns if pending else 0,
+                not_before_ns=pending.not_before_ns if pending else 0,
+                until_ns=pending.until_ns if pending else 0,
+                grant=pending.grant if pending else 0,
+                algorithm=self._policy.name,
+            )
+        )
 
     def problems(self) -> list[str]:
         """What contradicts itself; nothing, unless there is a bug."""
@@ -123,6 +248,6 @@ class Granting:
             found.append("the count of those who want to run is wrong")
         if pending and not (self._vcoprocs.registered and policy.policy):
             found.append("a grant is pending on a coproc that is not online")
-        if pending and not self._vcoprocs[pending.vcoproc].awake:
+        if pending and pending.vcoproc and not self._vcoprocs[pending.vcoproc].awake:
             found.append(f"the grant for vcoproc {pending.vcoproc} is for one who cannot run")
         return found

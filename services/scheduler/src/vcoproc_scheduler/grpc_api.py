@@ -6,37 +6,53 @@ Handlers run on gRPC's threads; whatever touches the scheduler runs on the loop'
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Final
 
 import grpc
 
-from vcoproc.api.v1 import toolstack_pb2
 from vcoproc.internal.v1 import control_pb2, control_pb2_grpc
 from vcoproc.runtime.loop import Loop
-from vcoproc_scheduler.accounting import AccountView, TurnEnded
-from vcoproc_scheduler.events import CoprocView, SetAlgorithm
+from vcoproc_scheduler import grpc_translate as to
+from vcoproc_scheduler.events import SetAlgorithm
 from vcoproc_scheduler.service import SchedulerService
+from vcoproc_scheduler.watching import Watchers
 
+DECISIONS_IN_ONE_MESSAGE: Final = 256
 SERVICE_NAME: Final = "vcoproc.internal.v1.SchedulerControlService"
 
 
 class SchedulerControl(control_pb2_grpc.SchedulerControlServiceServicer):
     """Implements the service. Handlers raise VcoprocError to refuse."""
 
-    def __init__(self, loop: Loop, service: SchedulerService) -> None:
+    def __init__(
+        self,
+        loop: Loop,
+        service: SchedulerService,
+        watchers: Watchers,
+        fallback_watchers: Watchers,
+    ) -> None:
         self._loop = loop
         self._service = service
+        self._watchers = watchers
+        self._fallback_watchers = fallback_watchers
 
     def SetCoproc(
         self, request: control_pb2.SetCoprocRequest, context: grpc.ServicerContext
     ) -> control_pb2.SetCoprocResponse:
         event = SetAlgorithm(
-            request.algorithm, request.slice_ns, request.refusal_ns, dict(request.parameters)
+            request.algorithm,
+            request.slice_ns,
+            request.refusal_ns,
+            dict(request.parameters),
+            keep=request.keep,
+            restart=request.restart,
+            vcoprocs={each.vcoproc_id: dict(each.parameters) for each in request.vcoprocs},
         )
-        self._loop.call(
+        lost = self._loop.call(
             lambda: self._service.set_coproc(request.coproc, event, time.monotonic_ns())
         )
-        return control_pb2.SetCoprocResponse()
+        return control_pb2.SetCoprocResponse(lost=[to.lost(each) for each in lost])
 
     def AddVcoproc(
         self, request: control_pb2.AddVcoprocRequest, context: grpc.ServicerContext
@@ -63,55 +79,104 @@ class SchedulerControl(control_pb2_grpc.SchedulerControlServiceServicer):
         self, request: control_pb2.ListAccountsRequest, context: grpc.ServicerContext
     ) -> control_pb2.ListAccountsResponse:
         views = self._loop.call(lambda: self._service.views(time.monotonic_ns()))
-        return control_pb2.ListAccountsResponse(coprocs=[_coproc(view) for view in views])
+        return control_pb2.ListAccountsResponse(coprocs=[to.coproc(view) for view in views])
 
     def ListTurns(
         self, request: control_pb2.ListTurnsRequest, context: grpc.ServicerContext
     ) -> control_pb2.ListTurnsResponse:
         turns = self._loop.call(lambda: self._service.turns(request.coproc, request.after_ns))
-        return control_pb2.ListTurnsResponse(turns=[_turn(turn) for turn in turns])
+        return control_pb2.ListTurnsResponse(turns=[to.turn(turn) for turn in turns])
 
-
-def _coproc(view: CoprocView) -> control_pb2.CoprocAccount:
-    return control_pb2.CoprocAccount(
-        coproc=view.coproc,
-        online=view.online,
-        current_vcoproc_id=view.current,
-        switch_count=view.switches,
-        algorithm=view.algorithm,
-        vcoprocs=[
-            control_pb2.VcoprocAccount(
-                vcoproc_id=each.vcoproc,
-                run_state=each.run_state,
-                accounting=_accounting(each.account),
+    def SetVcoprocParameters(
+        self, request: control_pb2.SetVcoprocParametersRequest, context: grpc.ServicerContext
+    ) -> control_pb2.SetVcoprocParametersResponse:
+        given = dict(request.parameters)
+        parameters = self._loop.call(
+            lambda: self._service.set_vcoproc_parameters(
+                request.coproc, request.vcoproc_id, given, time.monotonic_ns()
             )
-            for each in view.vcoprocs
-        ],
-    )
+        )
+        return control_pb2.SetVcoprocParametersResponse(parameters=parameters)
 
+    def GetSchedule(
+        self, request: control_pb2.GetScheduleRequest, context: grpc.ServicerContext
+    ) -> control_pb2.GetScheduleResponse:
+        view = self._loop.call(lambda: self._service.schedule(request.coproc, time.monotonic_ns()))
+        return to.schedule(view)
 
-def _accounting(account: AccountView) -> toolstack_pb2.Accounting:
-    return toolstack_pb2.Accounting(
-        run_ns=account.run_ns,
-        wait_ns=account.wait_ns,
-        refused_ns=account.refused_ns,
-        overtime_ns=account.overtime_ns,
-        switch_ns=account.switch_ns,
-        switch_count=account.switches,
-        wake_count=account.wakes,
-        instruction_count=account.instructions,
-    )
+    def AnalyseSchedule(
+        self, request: control_pb2.AnalyseScheduleRequest, context: grpc.ServicerContext
+    ) -> control_pb2.AnalyseScheduleResponse:
+        question, guarantees = self._loop.call(
+            lambda: self._service.analyse(
+                request.coproc,
+                time.monotonic_ns(),
+                switch_ns=request.switch_ns,
+                refusal_ns=request.refusal_ns,
+                work_ns=request.work_ns,
+            )
+        )
+        return control_pb2.AnalyseScheduleResponse(
+            algorithm=question.algorithm,
+            switch_ns=question.switch_ns,
+            refusal_ns=question.refusal_ns,
+            work_ns=max((each.work_ns for each in guarantees), default=0),
+            vcoprocs=[to.guarantee(each) for each in guarantees],
+        )
 
+    def ListAlgorithms(
+        self, request: control_pb2.ListAlgorithmsRequest, context: grpc.ServicerContext
+    ) -> control_pb2.ListAlgorithmsResponse:
+        found = self._service.algorithms()  # never changes
+        return control_pb2.ListAlgorithmsResponse(
+            algorithms=[to.algorithm(name, policy) for name, policy in found]
+        )
 
-def _turn(turn: TurnEnded) -> control_pb2.Turn:
-    return control_pb2.Turn(
-        vcoproc_id=turn.vcoproc,
-        began_ns=turn.began_ns,
-        ended_ns=turn.ended_ns,
-        planned_ns=turn.planned_ns,
-        end=turn.end,
-        refused_ns=turn.refused_ns,
-        save_ns=turn.save_ns,
-        mmu_ns=turn.mmu_ns,
-        restore_ns=turn.restore_ns,
-    )
+    def ListDecisions(
+        self, request: control_pb2.ListDecisionsRequest, context: grpc.ServicerContext
+    ) -> control_pb2.ListDecisionsResponse:
+        decisions, last_number = self._loop.call(
+            lambda: self._service.decisions(request.coproc, request.after_number, request.count_max)
+        )
+        return control_pb2.ListDecisionsResponse(
+            decisions=[to.decision(each) for each in decisions], last_number=last_number
+        )
+
+    def WatchDecisions(
+        self, request: control_pb2.WatchDecisionsRequest, context: grpc.ServicerContext
+    ) -> Iterator[control_pb2.WatchDecisionsResponse]:
+        after = request.after_number
+
+        def read() -> control_pb2.WatchDecisionsResponse | None:
+            nonlocal after
+            decisions, last_number = self._loop.call(
+                lambda: self._service.decisions(request.coproc, after, DECISIONS_IN_ONE_MESSAGE)
+            )
+            if last_number < after:  # numbers have begun anew
+                after = 0
+                return read()
+            if not decisions:
+                return None
+            missed = decisions[0].number - after - 1 if after else 0
+            after = decisions[-1].number
+            return control_pb2.WatchDecisionsResponse(
+                decisions=[to.decision(each) for each in decisions], missed_count=missed
+            )
+
+        yield from self._watchers.follow(context, read)
+
+    def WatchFallbacks(
+        self, request: control_pb2.WatchFallbacksRequest, context: grpc.ServicerContext
+    ) -> Iterator[control_pb2.WatchFallbacksResponse]:
+        told: dict[str, int] = {}
+
+        def read() -> control_pb2.WatchFallbacksResponse | None:
+            for notice, count in self._loop.call(self._service.fallbacks):
+                if told.get(notice.coproc) != count:
+                    told[notice.coproc] = count
+                    return control_pb2.WatchFallbacksResponse(
+                        coproc=notice.coproc, fallback=to.fell_back(notice), count=count
+                    )
+            return None
+
+        yield from self._fallback_watchers.follow(context, read)

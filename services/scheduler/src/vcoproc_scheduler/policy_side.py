@@ -1,14 +1,20 @@
-"""The policy as the core sees it: whatever the interface promises to a policy is kept here."""
+"""The policy as the core sees it: whatever the interface promises to a policy is kept here.
+
+A policy that raises an error or answers nonsense is out at once: ``rr`` takes its place, is told
+what holds, and is asked instead. The vcoprocs notice nothing but another order of turns.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from typing import Any, Final
 
-from vcoproc.errors import InvariantViolation, WrongState
-from vcoproc.limits import SLICE_NS_MAX, SLICE_NS_MIN
-from vcoproc_scheduler.events import SetAlgorithm
+from vcoproc.errors import BadPlugin, NotFound, RequestError, WrongState
+from vcoproc.limits import TICKS_IN_VAIN_MAX, US
+from vcoproc_scheduler.events import FellBack, LostParameter, SetAlgorithm
 from vcoproc_scheduler.policies.api import (
-    NOBODY,
+    ENTRY_POINT_GROUP,
     Decision,
     Policy,
     PolicyConfig,
@@ -16,47 +22,234 @@ from vcoproc_scheduler.policies.api import (
     resolve_parameters,
 )
 from vcoproc_scheduler.policies.loader import Catalogue
+from vcoproc_scheduler.policies.rr import RoundRobin
+from vcoproc_scheduler.policy_guard import (
+    MIN_RUN,
+    Nonsense,
+    check_deadline,
+    check_decision,
+    check_export,
+    descriptions,
+    fits,
+    guarded,
+    own,
+)
 from vcoproc_scheduler.record import CoprocClock, Record
 from vcoproc_scheduler.vcoprocs import Vcoprocs
 
+FALLBACK: Final = "rr"
+NO_TIME_NS: Final = 1 * US
+"""A deadline that is not farther away stands for: at once."""
+
 
 class PolicySide:
-    """The policy of one coproc, or none yet; and who it knows to want the coprocessor."""
+    """The policy of one coproc, or none yet; and who it knows to want the coprocessor.
 
-    def __init__(self, catalogue: Catalogue, clock: CoprocClock) -> None:
-        self.algorithm: SetAlgorithm | None = None
+    wanted: what control has set; parameters are judged by its algorithm also after a fallback.
+    name: of the algorithm that decides. wanting: how many records are awake.
+    """
+
+    def __init__(
+        self, coproc: str, catalogue: Catalogue, clock: CoprocClock, vcoprocs: Vcoprocs
+    ) -> None:
+        self.wanted: SetAlgorithm | None = None
+        self.name = ""
         self.policy: Policy | None = None
         self.wanting = 0
-        """How many records are awake."""
+        self.min_run_ns = 0
+        self.fallback: FellBack | None = None
+        self.fallback_count = 0
+        self.notices: list[FellBack] = []
+        """Fallbacks that nobody has been told of yet."""
+        self._fallen = False
+        self._ticks_in_vain = 0
+        self._coproc = coproc
         self._catalogue = catalogue
         self._clock = clock
+        self._vcoprocs = vcoprocs
+        self._class: type[Policy] = RoundRobin
 
-    def replace(self, event: SetAlgorithm, added: Iterable[Record], current: int) -> None:
+    # --- another policy ---------------------------------------------------------------------------
+
+    def replace(self, event: SetAlgorithm) -> tuple[LostParameter, ...]:
         """Puts another policy, or the same with another configuration, in charge of all vcoprocs.
+
+        Returns:
+            Parameters that were set and are not known to this one, or out of its range.
 
         Raises:
             RequestError: it refuses the configuration, or one of the vcoprocs; nothing changed.
         """
-        policy = self._catalogue.policy_class(event.algorithm)()
-        values = resolve_parameters(policy.PARAMETERS, Scope.COPROC, event.parameters)
-        policy.init(PolicyConfig(event.slice_ns, values))
-        records = list(added)
-        for record in records:
-            values = resolve_parameters(policy.PARAMETERS, Scope.VCOPROC, record.parameters)
-            policy.admit(record.id, values)
-            policy.add(record.id, values)
-        old, self.policy, self.algorithm = self.policy, policy, event
-        if old is not None:
-            policy.import_accounting(old.export_accounting())
-            old.deinit()
+        found = self._catalogue.policy_class(event.algorithm)
+        given, lost = self._kept(found, event)
+        wanted = SetAlgorithm(event.algorithm, event.slice_ns, event.refusal_ns, given)
+        anew = self._given_vcoprocs(found, event)
+        if wanted == self.wanted and not (event.restart or anew):
+            return ()
+        values = resolve_parameters(descriptions(found), Scope.COPROC, given)
+        parameters: dict[int, dict[str, int]] = {}
+        for record in self._added():
+            kept = anew.get(record.id)
+            if kept is None:
+                kept = {
+                    name: value
+                    for name, value in record.parameters.items()
+                    if fits(found, Scope.VCOPROC, name, value)
+                }
+            parameters[record.id] = kept
+            lost += [
+                LostParameter(record.id, name, value)
+                for name, value in record.parameters.items()
+                if name not in kept
+            ]
+        try:
+            policy = guarded(found)
+            config = PolicyConfig(event.slice_ns, own(found, values))
+            self._start(policy, found, config, parameters, admit=True)
+        except Nonsense as error:
+            if isinstance(error.__cause__, RequestError):
+                raise error.__cause__ from None
+            raise BadPlugin(ENTRY_POINT_GROUP, event.algorithm, str(error)) from error
+        old = self.policy
+        self.policy, self.name, self.wanted, self._class = policy, event.algorithm, wanted, found
+        self._fallen = False
+        self.min_run_ns = values[MIN_RUN] * US
+        self._ticks_in_vain = 0
+        for record in self._added():
+            record.parameters = parameters[record.id]
+        self._end(old)
+        return tuple(lost)
+
+    def _given_vcoprocs(
+        self, found: type[Policy], event: SetAlgorithm
+    ) -> dict[int, dict[str, int]]:
+        """Parameters of vcoprocs that the event changes.
+
+        Raises:
+            NotFound: a vcoproc was not added.
+            InvalidArgument: the algorithm does not know a parameter or its value.
+        """
+        present = {record.id: record.parameters for record in self._added()}
+        for vcoproc, given in event.vcoprocs.items():
+            if vcoproc not in present:
+                raise NotFound("vcoproc", str(vcoproc))
+            resolve_parameters(found.PARAMETERS, Scope.VCOPROC, given)
+        return {n: dict(v) for n, v in event.vcoprocs.items() if dict(v) != present[n]}
+
+    def _kept(
+        self, found: type[Policy], event: SetAlgorithm
+    ) -> tuple[dict[str, int], list[LostParameter]]:
+        """Parameters of the coproc: those given, and those that stay; and those that are lost."""
+        given, lost = dict(event.parameters), []
+        for name, value in (self.wanted.parameters if self.wanted else {}).items():
+            if name in given:
+                continue
+            if not fits(found, Scope.COPROC, name, value):
+                lost.append(LostParameter(0, name, value))
+            elif event.keep:
+                given[name] = value
+        return given, lost
+
+    def _start(
+        self,
+        policy: Policy,
+        found: type[Policy],
+        config: PolicyConfig,
+        parameters: Mapping[int, Mapping[str, int]],
+        *,
+        admit: bool,
+    ) -> None:
+        """Tells a new policy all that holds.
+
+        Raises:
+            Nonsense: it raised something.
+        """
+        guarded(policy.init, config)
+        for vcoproc, given in parameters.items():
+            values = resolve_parameters(found.PARAMETERS, Scope.VCOPROC, given)
+            if admit:
+                guarded(policy.admit, vcoproc, dict(values))
+            guarded(policy.add, vcoproc, values)
+        guarded(policy.import_accounting, self._carried())
+        now_ns, current = self._clock.policy_ns(), self._vcoprocs.current
         # The one on the coprocessor first, then in the order in which they began to wait.
-        records.sort(key=lambda each: (each.id != current, each.account.since_ns, each.id))
-        for record in records:
-            self._set_awake(record, False)
-            self.sync(record)
-        for record in records:
-            if record.id == current and record.awake:
-                self.begin(record)
+        wanting = [record for record in self._vcoprocs if record.awake]
+        wanting.sort(key=lambda each: (each.id != current, each.account.since_ns, each.id))
+        for record in wanting:
+            guarded(policy.wake, record.id, now_ns)
+        if wanting and wanting[0].id == current:
+            guarded(policy.begin, current, now_ns)
+
+    def _carried(self) -> dict[int, dict[str, int]]:
+        """What is known of the use of each vcoproc: what the policy says, or else the accounts."""
+        carried: dict[int, dict[str, int]] = {}
+        if self.policy is not None:
+            try:
+                carried = guarded(check_export, guarded(self.policy.export_accounting))
+            except Nonsense:
+                carried = {}
+        for record in self._added():
+            carried.setdefault(record.id, {"run_ns": record.account.run_ns})
+        return carried
+
+    def _end(self, policy: Policy | None) -> None:
+        if policy is None:
+            return
+        with suppress(Nonsense):  # it is gone in any case
+            guarded(policy.deinit)
+
+    def _fall_back(self, why: str) -> None:
+        """The policy has failed: ``rr`` takes over all vcoprocs."""
+        assert self.wanted is not None
+        clock = self._clock
+        notice = FellBack(
+            self._coproc, self.name, why, clock.estimate_ns(clock.now_ns), clock.now_ns
+        )
+        self.fallback, self.fallback_count = notice, self.fallback_count + 1
+        self.notices.append(notice)
+        self._ticks_in_vain = 0
+        policy = RoundRobin()
+        parameters = {
+            record.id: {
+                name: value
+                for name, value in record.parameters.items()
+                if fits(RoundRobin, Scope.VCOPROC, name, value)
+            }
+            for record in self._added()
+        }
+        config = PolicyConfig(self.wanted.slice_ns, {})
+        self._start(policy, RoundRobin, config, parameters, admit=False)
+        old, self.policy, self.name = self.policy, policy, FALLBACK
+        self._fallen = True
+        self._end(old)
+
+    def _ask(self, hook: str, *arguments: Any, check: Callable[[Any], Any] | None = None) -> Any:
+        """Calls a hook of the policy; if that fails, of the one that takes its place."""
+        try:
+            answer = guarded(getattr(self.policy, hook), *arguments)
+            return answer if check is None else check(answer)
+        except Nonsense as error:
+            self._fall_back(str(error))
+        answer = getattr(self.policy, hook)(*arguments)
+        return answer if check is None else check(answer)
+
+    # --- vcoprocs ---------------------------------------------------------------------------------
+
+    def _added(self) -> Iterable[Record]:
+        return [record for record in self._vcoprocs if record.added]
+
+    def resolve(self, parameters: Mapping[str, int]) -> dict[str, int]:
+        """All parameters of a vcoproc, by the algorithm that control wants.
+
+        Raises:
+            InvalidArgument: an unknown name, or a value out of range.
+        """
+        return resolve_parameters(self._class.PARAMETERS, Scope.VCOPROC, parameters)
+
+    def resolve_coproc(self) -> dict[str, int]:
+        """All parameters of the coproc."""
+        given = self.wanted.parameters if self.wanted else {}
+        return resolve_parameters(descriptions(self._class), Scope.COPROC, given)
 
     def add(self, record: Record, parameters: dict[str, int]) -> None:
         """Adds a vcoproc, or changes the parameters of one that was added.
@@ -64,26 +257,41 @@ class PolicySide:
         Raises:
             RequestError: the policy does not take it; nothing has changed.
         """
-        policy = self.policy
-        if policy is None:
+        if self.policy is None:
             raise WrongState("the coproc", "without an algorithm", "one set before")
-        values = resolve_parameters(policy.PARAMETERS, Scope.VCOPROC, parameters)
-        policy.admit(record.id, values)
+        self.resolve(parameters)
+        self._admit(record, parameters)
+        carried: Mapping[str, int] = {}
         if record.added:  # as a newcomer, but with what it has used so far
-            carried = policy.export_accounting().get(record.id, {})
-            policy.remove(record.id)
-            self._set_awake(record, False)
-            policy.add(record.id, values)
-            policy.import_accounting({record.id: carried})
-        else:
-            policy.add(record.id, values)
+            carried = self._carried()[record.id]
+            self.remove(record)
+        self._ask("add", record.id, self._values(parameters))
         record.added = True
         record.parameters = parameters
+        if carried:
+            self._ask("import_accounting", {record.id: dict(carried)})
         self.sync(record)
+        if record.id == self._vcoprocs.current and record.awake:
+            self.begin(record)
+
+    def _values(self, parameters: Mapping[str, int]) -> dict[str, int]:
+        """Resolved for the policy in charge, which may be the fallback."""
+        found: type[Policy] = RoundRobin if self._fallen else self._class
+        known = {n: v for n, v in parameters.items() if fits(found, Scope.VCOPROC, n, v)}
+        return resolve_parameters(found.PARAMETERS, Scope.VCOPROC, known)
+
+    def _admit(self, record: Record, parameters: Mapping[str, int]) -> None:
+        assert self.policy is not None
+        try:
+            guarded(self.policy.admit, record.id, self._values(parameters))
+        except Nonsense as error:
+            if isinstance(error.__cause__, RequestError):
+                raise error.__cause__ from None
+            self._fall_back(str(error))
+            self.policy.admit(record.id, self._values(parameters))
 
     def remove(self, record: Record) -> None:
-        assert self.policy is not None
-        self.policy.remove(record.id)
+        self._ask("remove", record.id)
         self._set_awake(record, False)
         record.added = False
 
@@ -92,10 +300,7 @@ class PolicySide:
         wants = record.added and record.machine.wants()
         if wants == record.awake or self.policy is None:
             return
-        if wants:
-            self.policy.wake(record.id, self._clock.policy_ns())
-        else:
-            self.policy.sleep(record.id, self._clock.policy_ns())
+        self._ask("wake" if wants else "sleep", record.id, self._clock.policy_ns())
         self._set_awake(record, wants)
 
     def _set_awake(self, record: Record, awake: bool) -> None:
@@ -105,11 +310,11 @@ class PolicySide:
     def begin(self, record: Record) -> None:
         """A turn began."""
         if self.policy is not None and record.added:
-            self.policy.begin(record.id, self._clock.policy_ns())
+            self._ask("begin", record.id, self._clock.policy_ns())
 
     def yielded(self, record: Record) -> None:
         if self.policy is not None and record.awake:
-            self.policy.yield_(record.id, self._clock.policy_ns())
+            self._ask("yield_", record.id, self._clock.policy_ns())
 
     def charge(
         self, record: Record, *, overtime_ns: int = 0, ended: bool = False, left: bool = False
@@ -125,35 +330,35 @@ class PolicySide:
             runnable=record.machine.wants(),
             now_ns=self._clock.policy_ns(),
         )
-        self.policy.charge(usage)
+        self._ask("charge", usage)
 
-    def pick(self, vcoprocs: Vcoprocs, staying: int | None) -> Decision:
-        """The policy's decision, checked.
+    # --- decisions --------------------------------------------------------------------------------
 
-        Raises:
-            InvariantViolation: it breaks its promises.
-        """
-        policy = self.policy
-        if policy is None:
-            return NOBODY
-        decision = policy.pick(self._clock.policy_ns(), staying)
-        if decision.vcoproc_id is None:
-            return decision
-        record = vcoprocs.get(decision.vcoproc_id)
-        if record is None or not record.awake:
-            problem = f"picks vcoproc {decision.vcoproc_id}, which does not want to run"
-        elif not SLICE_NS_MIN <= decision.slice_ns <= SLICE_NS_MAX:
-            problem = f"gives a slice of {decision.slice_ns} ns"
-        else:
-            return decision
-        name = self.algorithm.algorithm if self.algorithm else ""
-        raise InvariantViolation("\n  ".join((f"algorithm {name} {problem}", *vcoprocs.story())))
+    def pick(self, staying: int | None) -> Decision:
+        """The policy's decision, checked."""
+        now_ns = self._clock.policy_ns()
+        decision: Decision = self._ask(
+            "pick", now_ns, staying, check=lambda each: check_decision(each, self._is_awake, now_ns)
+        )
+        return decision
 
-    def next_deadline_ns(self) -> int | None:
-        """When `pick` must be asked again, on our own clock."""
+    def _is_awake(self, vcoproc: int) -> bool:
+        record = self._vcoprocs.get(vcoproc)
+        return record is not None and record.awake
+
+    def next_deadline_ns(self, *, ticked: bool) -> int | None:
+        """When `pick` must be asked again, on our own clock. ticked: it was, for that reason."""
         if self.policy is None:
             return None
-        deadline_ns = self.policy.next_deadline_ns()
+        now_ns = self._clock.policy_ns()
+        deadline_ns: int | None = self._ask("next_deadline_ns", check=check_deadline)
         if deadline_ns is None:
             return None
-        return self._clock.now_ns + max(0, deadline_ns - self._clock.policy_ns())
+        if not ticked or deadline_ns > now_ns + NO_TIME_NS:
+            self._ticks_in_vain = 0
+        elif self._ticks_in_vain < TICKS_IN_VAIN_MAX:
+            self._ticks_in_vain += 1
+        else:
+            self._fall_back("wants to be asked again at once, for ever")
+            return None
+        return self._clock.now_ns + max(0, deadline_ns - now_ns)

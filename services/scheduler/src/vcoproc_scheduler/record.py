@@ -71,3 +71,39 @@ class CoprocClock:
         """The policy's clock now."""
         self._floor_ns = max(self._floor_ns, self._offset_ns + self.estimate_ns(self.now_ns))
         return self._floor_ns
+
+    def from_policy_ns(self, policy_ns: int) -> int:
+        """A time of the policy's clock on the coproc's; 0, which is no time, stays 0."""
+        return max(0, policy_ns - self._offset_ns) if policy_ns else 0
+
+
+class Turn:
+    """The turn on the coprocessor, as it was reported last. Times are of the coproc's clock.
+
+    slice_ns: None when we have not granted it. until_ns: when it ends at the latest; 0: no bound.
+    """
+
+    __slots__ = ("_granted_ns", "began_ns", "slice_began_ns", "slice_ns", "until_ns")
+
+    def __init__(self) -> None:
+        self.unknown(0)
+
+    def unknown(self, now_ns: int) -> None:
+        """It was there when the coproc registered, or there is none."""
+        self.began_ns = self.slice_began_ns = now_ns
+        self._granted_ns: int | None = None
+        self.slice_ns: int | None = None
+        self.until_ns = 0
+
+    def begin(self, now_ns: int, slice_ns: int | None, until_ns: int) -> None:
+        self.began_ns = now_ns
+        self._granted_ns = slice_ns
+        self.until_ns = until_ns
+        self.resume(now_ns)
+
+    def resume(self, now_ns: int) -> None:
+        """A new slice begins, since the one before ended with a sleep."""
+        self.slice_began_ns = now_ns
+        self.slice_ns = self._granted_ns
+        if self.slice_ns is not None and self.until_ns:
+            self.slice_ns = min(self.slice_ns, max(0, self.until_ns - now_ns))

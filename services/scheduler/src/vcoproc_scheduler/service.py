@@ -7,11 +7,19 @@ one says until the other comes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 
-from vcoproc.errors import InvalidArgument, LimitExceeded, NotFound, RemoteProtocolError, WrongState
+from vcoproc.errors import (
+    InvalidArgument,
+    LimitExceeded,
+    NotFound,
+    RemoteProtocolError,
+    RequestError,
+)
 from vcoproc.limits import (
     COPROCS_MAX,
+    MS,
     NAME_BYTES_MAX,
     SLICE_NS_DEFAULT,
     SLICE_NS_MAX,
@@ -28,20 +36,32 @@ from vcoproc.wire.messages import (
     Wake,
 )
 from vcoproc_scheduler.accounting import TurnEnded, TurnRing
+from vcoproc_scheduler.analysis import Guarantee, Member, Question, analyse
 from vcoproc_scheduler.core import CoprocSchedulerCore
+from vcoproc_scheduler.decisions import DecisionMade
 from vcoproc_scheduler.events import (
     AddVcoproc,
     CoprocOffline,
     CoprocOnline,
     CoprocView,
+    Effect,
     Event,
+    FellBack,
+    LostParameter,
+    ParametersLost,
     RemoveVcoproc,
+    ScheduleView,
     SetAlgorithm,
+    SetVcoprocParameters,
     Tick,
 )
+from vcoproc_scheduler.policies.api import Policy, Scope, resolve_parameters
 from vcoproc_scheduler.policies.loader import Catalogue
+from vcoproc_scheduler.policy_guard import fits
 
 VCOPROC_ID_MAX = 0xFFFF_FFFF
+WORK_NS_DEFAULT = 1 * MS
+"""What a vcoproc is taken to want after a wake when nobody says."""
 Send = Callable[[str, Message], None]
 """(coproc, message): to the coproc's present session."""
 
@@ -53,12 +73,24 @@ class SchedulerService:
         catalogue: the algorithms.
         send: how grants leave.
         validate: cores check their invariants after each step.
+        fell_back: called when an algorithm has failed.
+        changed: called when there are decisions or fallbacks to read.
     """
 
-    def __init__(self, catalogue: Catalogue, send: Send, *, validate: bool = False) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        send: Send,
+        *,
+        validate: bool = False,
+        fell_back: Callable[[FellBack], None] = lambda _notice: None,
+        changed: Callable[[], None] = lambda: None,
+    ) -> None:
         self._catalogue = catalogue
         self._send = send
         self._validate = validate
+        self._fell_back = fell_back
+        self._changed = changed
         self._cores: dict[str, CoprocSchedulerCore] = {}
         self._turns: dict[str, TurnRing] = {}
         self._deadlines_ns: dict[str, int] = {}
@@ -99,40 +131,39 @@ class SchedulerService:
 
     # --- control ----------------------------------------------------------------------------------
 
-    def set_coproc(self, coproc: str, event: SetAlgorithm, now_ns: int) -> None:
-        """Makes a coproc known. slice_ns and refusal_ns of 0 stand for the defaults. Idempotent.
+    def set_coproc(
+        self, coproc: str, event: SetAlgorithm, now_ns: int
+    ) -> tuple[LostParameter, ...]:
+        """Makes a coproc known, or changes how it is scheduled. Idempotent.
+
+        slice_ns and refusal_ns of 0 stand for the defaults, or with `keep` for what they are.
+
+        Returns:
+            Parameters that were set and are lost.
 
         Raises:
-            RequestError: the algorithm is not known or refuses; another one is in charge already.
+            RequestError: the algorithm is not known or refuses; nothing has changed.
         """
         self.check_coproc(coproc)
-        wanted = SetAlgorithm(
-            event.algorithm,
-            event.slice_ns or SLICE_NS_DEFAULT,
-            event.refusal_ns or SWITCH_DEADLINE_NS,
-            dict(event.parameters),
-        )
-        if not SLICE_NS_MIN <= wanted.slice_ns <= SLICE_NS_MAX:
-            raise InvalidArgument(
-                "slice_ns", f"{wanted.slice_ns} is outside of {SLICE_NS_MIN} to {SLICE_NS_MAX}"
-            )
-        if wanted.refusal_ns > SWITCH_DEADLINE_NS:
-            raise InvalidArgument(
-                "refusal_ns", f"{wanted.refusal_ns} is more than {SWITCH_DEADLINE_NS}"
-            )
-        self._catalogue.policy_class(wanted.algorithm)
         known = self._cores.get(coproc)
-        present = known.algorithm if known else None
-        if present is not None and present.algorithm != wanted.algorithm:
-            raise WrongState(
-                f"coproc {coproc}", f"scheduled by {present.algorithm}", wanted.algorithm
+        present = known.algorithm if known is not None and event.keep else None
+        slice_ns = event.slice_ns or (present.slice_ns if present else SLICE_NS_DEFAULT)
+        refusal_ns = event.refusal_ns or (present.refusal_ns if present else SWITCH_DEADLINE_NS)
+        if not SLICE_NS_MIN <= slice_ns <= SLICE_NS_MAX:
+            raise InvalidArgument(
+                "slice_ns", f"{slice_ns} is outside of {SLICE_NS_MIN} to {SLICE_NS_MAX}"
             )
-        created = known is None
+        if refusal_ns > SWITCH_DEADLINE_NS:
+            raise InvalidArgument("refusal_ns", f"{refusal_ns} is more than {SWITCH_DEADLINE_NS}")
+        self._catalogue.policy_class(event.algorithm)
+        wanted = replace(
+            event, slice_ns=slice_ns, refusal_ns=refusal_ns, parameters=dict(event.parameters)
+        )
         core = self._core(coproc)
         try:
-            self._step(core, wanted, now_ns)
+            return self._step(core, wanted, now_ns)
         except Exception:
-            if created:
+            if known is None:
                 del self._cores[coproc], self._turns[coproc]
             raise
 
@@ -148,6 +179,19 @@ class SchedulerService:
         if not 1 <= vcoproc <= VCOPROC_ID_MAX:
             raise InvalidArgument("vcoproc_id", f"{vcoproc} is outside of 1 to {VCOPROC_ID_MAX}")
         self._step(self._set_core(coproc), AddVcoproc(vcoproc, dict(parameters)), now_ns)
+
+    def set_vcoproc_parameters(
+        self, coproc: str, vcoproc: int, parameters: Mapping[str, int], now_ns: int
+    ) -> Mapping[str, int]:
+        """Changes some parameters of a vcoproc; gives all that hold now. Idempotent.
+
+        Raises:
+            NotFound: control has not set this coproc, or not added this vcoproc.
+            RequestError: the algorithm refuses; nothing has changed.
+        """
+        core = self._set_core(coproc)
+        self._step(core, SetVcoprocParameters(vcoproc, dict(parameters)), now_ns)
+        return core.schedule(now_ns).parameters[vcoproc]
 
     def remove_vcoproc(self, coproc: str, vcoproc: int, now_ns: int) -> None:
         """Forgets a vcoproc, if it is known. Idempotent."""
@@ -171,6 +215,76 @@ class SchedulerService:
         """
         self._set_core(coproc)
         return self._turns[coproc].after(after_ns)
+
+    def schedule(self, coproc: str, now_ns: int) -> ScheduleView:
+        """How a coproc is scheduled.
+
+        Raises:
+            NotFound: control has not set this coproc.
+        """
+        return self._set_core(coproc).schedule(now_ns)
+
+    def algorithms(self) -> list[tuple[str, type[Policy]]]:
+        """All that are installed, by name."""
+        return [(name, self._catalogue.policy_class(name)) for name in self._catalogue.names]
+
+    def decisions(
+        self, coproc: str, after_number: int, count_max: int = 0
+    ) -> tuple[list[DecisionMade], int]:
+        """Decisions with a higher number, oldest first, at most so many; and the newest's number.
+
+        Raises:
+            NotFound: control has not set this coproc.
+        """
+        ring = self._set_core(coproc).decisions
+        return ring.after(after_number, count_max), ring.last_number
+
+    def fallbacks(self) -> list[tuple[FellBack, int]]:
+        """The last fallback of each coproc that had one, and how many it had."""
+        return [
+            (core.fallback, core.fallback_count)
+            for _name, core in sorted(self._cores.items())
+            if core.fallback is not None
+        ]
+
+    def analyse(
+        self, coproc: str, now_ns: int, *, switch_ns: int = 0, refusal_ns: int = 0, work_ns: int = 0
+    ) -> tuple[Question, list[Guarantee]]:
+        """What every vcoproc of a coproc is sure to get, and what was reckoned with.
+
+        Args:
+            switch_ns: of each switch; 0: the longest so far.
+            refusal_ns: of each refusal; 0: the coproc's bound.
+            work_ns: that each one wants to run after a wake; 0: WORK_NS_DEFAULT.
+
+        Raises:
+            NotFound: control has not set this coproc.
+        """
+        view = self.schedule(coproc, now_ns)
+        decides = self._catalogue.policy_class(view.coproc.algorithm)
+        waits_ns = {each.vcoproc: each.account.wait_max_ns for each in view.coproc.vcoprocs}
+        members = {
+            vcoproc: Member(
+                # After a fallback it knows less than what control has set.
+                resolve_parameters(
+                    decides.PARAMETERS,
+                    Scope.VCOPROC,
+                    {n: v for n, v in values.items() if fits(decides, Scope.VCOPROC, n, v)},
+                ),
+                work_ns=work_ns or WORK_NS_DEFAULT,
+                observed_wait_ns=waits_ns[vcoproc],
+            )
+            for vcoproc, values in view.parameters.items()
+        }
+        question = Question(
+            view.coproc.algorithm,
+            view.wanted.slice_ns,
+            view.wanted.parameters,
+            members,
+            switch_ns or view.switch_max_ns,
+            refusal_ns or view.wanted.refusal_ns,
+        )
+        return question, analyse(question)
 
     # --- time -------------------------------------------------------------------------------------
 
@@ -198,15 +312,37 @@ class SchedulerService:
             raise NotFound("coproc", coproc)
         return core
 
-    def _step(self, core: CoprocSchedulerCore, event: Event, now_ns: int) -> None:
-        effects = core.step(event, now_ns)
+    def _step(
+        self, core: CoprocSchedulerCore, event: Event, now_ns: int
+    ) -> tuple[LostParameter, ...]:
+        last_number = core.decisions.last_number
+        try:
+            effects = core.step(event, now_ns)
+        except RequestError:
+            if core.unsettled:
+                self._step(core, Tick(), now_ns)
+            raise
         deadline_ns = core.next_deadline_ns()
         if deadline_ns is not None:
             self._deadlines_ns[core.coproc] = deadline_ns
         else:
             self._deadlines_ns.pop(core.coproc, None)
+        lost = self._carry_out(core.coproc, effects)
+        if core.decisions.last_number != last_number:
+            self._changed()
+        return lost
+
+    def _carry_out(self, coproc: str, effects: Iterable[Effect]) -> tuple[LostParameter, ...]:
+        lost: tuple[LostParameter, ...] = ()
         for effect in effects:
-            if isinstance(effect, TurnEnded):
-                self._turns[core.coproc].add(effect)
-            else:
-                self._send(core.coproc, effect)
+            match effect:
+                case TurnEnded():
+                    self._turns[coproc].add(effect)
+                case FellBack():
+                    self._fell_back(effect)
+                    self._changed()
+                case ParametersLost():
+                    lost = effect.lost
+                case _:
+                    self._send(coproc, effect)
+        return lost

@@ -11,7 +11,7 @@ import zmq
 
 from vcoproc.errors import PeerRejected, RemoteProtocolError
 from vcoproc.internal.v1 import control_pb2_grpc
-from vcoproc.limits import CONTROL_CREDIT
+from vcoproc.limits import CONTROL_CREDIT, DECISION_WATCHERS_MAX, FALLBACK_WATCHERS_MAX
 from vcoproc.runtime.grpc_kit import serve
 from vcoproc.runtime.link import LinkServer, Peer
 from vcoproc.runtime.logs import Log
@@ -19,11 +19,15 @@ from vcoproc.runtime.loop import Loop
 from vcoproc.runtime.process import new_epoch, notify_ready, notify_stopping
 from vcoproc.runtime.rundir import RunDir
 from vcoproc.wire.messages import Hello, Message, Role
+from vcoproc_scheduler.events import FellBack
 from vcoproc_scheduler.grpc_api import SERVICE_NAME, SchedulerControl
 from vcoproc_scheduler.policies.loader import load_catalogue
 from vcoproc_scheduler.service import SchedulerService
+from vcoproc_scheduler.watching import Watchers
 
 NAME: Final = "scheduler"
+THREADS: Final = 4 + DECISION_WATCHERS_MAX + FALLBACK_WATCHERS_MAX
+"""Of gRPC: a watcher holds one."""
 STOP_GRACE_S: Final = 0.2
 """How long calls under way may take when the process stops."""
 
@@ -44,7 +48,16 @@ class SchedulerShell:
         self._log = Log(NAME)
         run_dir.create()
         self._key = run_dir.cluster_key()
-        self.service = SchedulerService(load_catalogue(), self._send, validate=validate)
+        self._watchers = Watchers()
+        # Of their own: decisions are many, and who waits for a fallback need not wake for each.
+        self._fallback_watchers = Watchers(FALLBACK_WATCHERS_MAX)
+        self.service = SchedulerService(
+            load_catalogue(),
+            self._send,
+            validate=validate,
+            fell_back=self._on_fallback,
+            changed=self._watchers.changed,
+        )
         self._context: zmq.Context[Any] = zmq.Context()
         self._link = LinkServer(
             self._context,
@@ -62,11 +75,13 @@ class SchedulerShell:
             self._add_servicer,
             service_names=(SERVICE_NAME,),
             log=self._log,
+            threads=THREADS,
         )
 
     def _add_servicer(self, server: grpc.Server) -> None:
         control_pb2_grpc.add_SchedulerControlServiceServicer_to_server(
-            SchedulerControl(self.loop, self.service), server
+            SchedulerControl(self.loop, self.service, self._watchers, self._fallback_watchers),
+            server,
         )
 
     def run(self) -> None:
@@ -109,6 +124,15 @@ class SchedulerShell:
         self._log.warning("coproc disconnected", coproc=str(peer.key), why=why)
         self.service.closed(str(peer.key), time.monotonic_ns())
 
+    def _on_fallback(self, notice: FellBack) -> None:
+        self._log.error(
+            "algorithm failed, rr takes over",
+            coproc=notice.coproc,
+            algorithm=notice.algorithm,
+            why=notice.why,
+        )
+        self._fallback_watchers.changed()
+
     def _send(self, coproc: str, message: Message) -> None:
         peer = self._link.peer(coproc)
         if peer is not None:
@@ -116,6 +140,8 @@ class SchedulerShell:
 
     def close(self) -> None:
         """Ends calls under way and closes every socket."""
+        self._watchers.close()
+        self._fallback_watchers.close()
         stopped = self._server.stop(STOP_GRACE_S)
         self.loop.close()
         stopped.wait()

@@ -83,7 +83,11 @@ class Vcoprocs:
 
     def move(self, record: Record, event: RunEvent, clock_ns: int) -> None:
         """Changes a state at a time of the coproc's clock."""
-        record.account.move(BUCKETS[self.transit(record, event)], clock_ns)
+        bucket = BUCKETS[self.transit(record, event)]
+        # A wake during a switch is told before the switch, whose stamps are earlier: it must not
+        # close a time that goes on.
+        if bucket is not record.account.bucket:
+            record.account.move(bucket, clock_ns)
 
     def place(self, record: Record | None) -> None:
         """It is its turn now, if it waits."""

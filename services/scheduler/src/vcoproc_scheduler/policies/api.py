@@ -12,11 +12,19 @@ What the core promises:
       gives the same answer. What it answered has happened only when `begin` says so.
     * When a turn ends, the calls come in this order: `yield_` if the vcoproc gave up its slice,
       `charge`, then `sleep` if it no longer wants to run, then `begin` of the next, then `pick`.
+    * `pick` is asked as long as anybody wants to run, also when that is the current one alone.
     * `now_ns` is the coproc's clock as well as the scheduler knows it, and never goes back.
+    * A policy takes over vcoprocs from another one as newcomers: `admit` and `add` of all, then
+      `import_accounting`, then `wake` of those that want to run, the one on the coprocessor first,
+      and its `begin`. The same when parameters of a vcoproc change: `admit`, `remove`, `add`,
+      `import_accounting`, `wake`, `begin`.
 What a policy promises:
     * It is pure: no clock, thread, socket, file, log or unseeded randomness; it can be pickled.
     * `pick` names only a vcoproc that wants to run, with a slice within SLICE_NS_MIN and
-      SLICE_NS_MAX of `vcoproc.limits`. Breaking this ends the scheduler with a report.
+      SLICE_NS_MAX of `vcoproc.limits`, and a turn that can begin before it ends.
+    * A deadline that has passed is not asked for again and again.
+    A policy that breaks a promise, or raises anything but RequestError from `init` and `admit`, is
+    replaced by ``rr`` at once, and control is told; the vcoprocs keep running.
 """
 
 from __future__ import annotations
@@ -79,11 +87,22 @@ class Decision:
     gets one more slice, in front of those who wait.
     slice_ns: how long; meaningless with None.
     preempt: take the coprocessor from the current one now, do not wait for the end of its slice.
+    vacate: with None only: the coprocessor shall stay empty, the current one leaves it at the end
+    of its slice (or now, with preempt; an idle one at once) although nobody comes. For caps.
+    not_before_ns: the switch to it does not begin before that time of the policy's clock; 0: no
+    such bound. Until then the current one runs on, even beyond its slice, if it has no bound.
+    until_ns: the turn ends at that time of the policy's clock at the latest, however late it began:
+    then it leaves, running or idle, though nobody comes, and a gap of a table needs nothing else;
+    0: no such bound. Both are absolute, so that a table of times cannot drift, and the coproc keeps
+    them by itself. With both, and preempt, a decision can be made as early as one likes.
     """
 
     vcoproc_id: int | None
     slice_ns: int = 0
     preempt: bool = False
+    vacate: bool = False
+    not_before_ns: int = 0
+    until_ns: int = 0
 
 
 NOBODY: Final = Decision(None)

@@ -18,8 +18,15 @@ from vcoproc_scheduler.policies.api import (
     Parameter,
     Policy,
 )
+from vcoproc_scheduler.policy_guard import CORE_PARAMETERS
 
 BUILT_IN: Final[Mapping[str, str]] = {
+    "arinc653": "vcoproc_scheduler.policies.arinc653:Arinc653",
+    "credit": "vcoproc_scheduler.policies.credit:Credit",
+    "edf": "vcoproc_scheduler.policies.edf:Edf",
+    "fixed": "vcoproc_scheduler.policies.fixed:Fixed",
+    "null": "vcoproc_scheduler.policies.null:Null",
+    "priority": "vcoproc_scheduler.policies.priority:Priority",
     "rr": "vcoproc_scheduler.policies.rr:RoundRobin",
 }
 METHODS: Final = tuple(
@@ -111,6 +118,9 @@ def check_policy(name: str, found: Any) -> None:
     parameters = getattr(found, "PARAMETERS", ())
     if not all(isinstance(each, Parameter) for each in parameters):
         raise BadPlugin(ENTRY_POINT_GROUP, name, "PARAMETERS holds something else than Parameter")
+    core = [each.name for each in CORE_PARAMETERS]
+    if taken := [each.name for each in parameters if each.name in core]:
+        raise BadPlugin(ENTRY_POINT_GROUP, name, f"PARAMETERS has the core's own {taken[0]}")
     names = [each.name for each in parameters]
     if len(set(names)) != len(names):
         raise BadPlugin(ENTRY_POINT_GROUP, name, "PARAMETERS has the same name twice")

@@ -1,0 +1,1 @@
+"""A scheduling algorithm from outside of the tree."""

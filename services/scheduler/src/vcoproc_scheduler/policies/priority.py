@@ -1,0 +1,219 @@
+"""``priority``: strict priorities, and an ageing bound so that nobody starves.
+
+Theory:
+    Whoever has the highest priority runs; those with the same take turns, a slice each. A wake of a
+    higher priority preempts; the preempted one keeps its place and the rest of its slice. Whoever
+    has waited for `max_wait_us` has aged: the one that has waited longest gets one slice ahead of
+    all priorities, and keeps it to its end. At most every other turn is an aged one while somebody
+    who has not aged has a higher priority, so ageing never takes more than half of the coprocessor.
+    Source: fixed-priority scheduling with round robin as POSIX's SCHED_RR, ageing as in textbooks.
+Parameters: priority of a vcoproc (a greater number is more important; nothing wraps around at the
+    ends); max_wait_us of the coproc. See PARAMETERS.
+Cost: O(1) for each call: 256 queues, a bit for each that is not empty.
+Limits: of n that want to run, one waits for at most max_wait_us + 2 n slices + the switches and
+    refusals meanwhile. While somebody has aged, a wake of a higher priority may wait for two
+    slices. Equal shares are kept only within a priority, and not among the aged.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from vcoproc.limits import MS, SLICE_NS_MIN, US, S
+from vcoproc_scheduler.policies.api import (
+    NOBODY,
+    Decision,
+    Parameter,
+    Policy,
+    PolicyConfig,
+    Scope,
+    Usage,
+)
+from vcoproc_scheduler.policies.parts import Resident, used_ns
+
+PRIORITY_MAX: Final = 255
+PARAMETERS: Final = (
+    Parameter(
+        name="priority",
+        scope=Scope.VCOPROC,
+        unit="",
+        minimum=0,
+        maximum=PRIORITY_MAX,
+        default=128,
+        doc="A greater number is more important.",
+    ),
+    Parameter(
+        name="max_wait_us",
+        scope=Scope.COPROC,
+        unit="us",
+        minimum=1 * MS // US,
+        maximum=60 * S // US,
+        default=500 * MS // US,
+        doc="Whoever has waited so long gets a slice, whatever its priority is.",
+    ),
+)
+
+
+class Unit:
+    """One vcoproc. left_ns: of its slice."""
+
+    __slots__ = ("awake", "left_ns", "priority", "run_ns")
+
+    def __init__(self, priority: int, slice_ns: int) -> None:
+        self.priority = priority
+        self.left_ns = slice_ns
+        self.awake = False
+        self.run_ns = 0
+
+
+class Priority(Policy):
+    """The most important one, or the one that has waited too long."""
+
+    API_VERSION = 1
+    PARAMETERS = PARAMETERS
+
+    def __init__(self) -> None:
+        self._slice_ns = 0
+        self._wait_ns_max = 0
+        self._units: dict[int, Unit] = {}
+        self._queues: list[OrderedDict[int, None]] = [
+            OrderedDict() for _ in range(PRIORITY_MAX + 1)
+        ]
+        self._occupied = 0  # bit p: queue p has somebody
+        self._waiting: OrderedDict[int, int] = OrderedDict()  # since when; the longest first
+        self._resident = Resident()
+        self._aged_turn = False  # the present turn is an aged one
+        self._asked_ns = 0  # when `pick` was asked last
+
+    def init(self, config: PolicyConfig) -> None:
+        self._slice_ns = config.slice_ns
+        self._wait_ns_max = config.parameters["max_wait_us"] * US
+
+    def add(self, vcoproc_id: int, parameters: Mapping[str, int]) -> None:
+        self._units[vcoproc_id] = Unit(parameters["priority"], self._slice_ns)
+
+    def remove(self, vcoproc_id: int) -> None:
+        self._leave_queue(vcoproc_id)
+        del self._units[vcoproc_id]
+
+    def wake(self, vcoproc_id: int, now_ns: int) -> None:
+        unit = self._units[vcoproc_id]
+        unit.awake = True
+        unit.left_ns = self._slice_ns
+        self._queues[unit.priority][vcoproc_id] = None
+        self._occupied |= 1 << unit.priority
+        if not self._resident.wake(vcoproc_id, now_ns, self._slice_ns):
+            self._waiting[vcoproc_id] = now_ns
+
+    def sleep(self, vcoproc_id: int, now_ns: int) -> None:
+        self._units[vcoproc_id].awake = False
+        self._leave_queue(vcoproc_id)
+        self._resident.sleep(vcoproc_id)
+
+    def yield_(self, vcoproc_id: int, now_ns: int) -> None:
+        self._units[vcoproc_id].left_ns = 0
+
+    def begin(self, vcoproc_id: int, now_ns: int) -> None:
+        before = self._resident.id
+        if before is not None and before != vcoproc_id:
+            # It left without a charge: the coproc was away meanwhile.
+            unit = self._units.get(before)
+            if unit is not None and unit.awake:
+                self._waiting.setdefault(before, now_ns)
+        since_ns = self._waiting.pop(vcoproc_id, now_ns)
+        self._aged_turn = not self._aged_turn and self._is_aged(since_ns, now_ns)
+        unit = self._units[vcoproc_id]
+        self._resident.begin(vcoproc_id, now_ns, self._slice_of(unit))
+
+    def charge(self, usage: Usage) -> None:
+        unit = self._units[usage.vcoproc_id]
+        unit.run_ns += usage.run_ns
+        unit.left_ns -= used_ns(usage)
+        self._resident.charge(usage)
+        if not usage.ended or not unit.awake:
+            return
+        if usage.left:
+            self._waiting[usage.vcoproc_id] = usage.now_ns
+        if unit.left_ns < SLICE_NS_MIN:
+            unit.left_ns = self._slice_ns
+            self._queues[unit.priority].move_to_end(usage.vcoproc_id)
+        else:
+            # Its time is not over: it goes on where it was interrupted.
+            self._queues[unit.priority].move_to_end(usage.vcoproc_id, last=False)
+
+    def pick(self, now_ns: int, current: int | None) -> Decision:
+        self._asked_ns = now_ns
+        vcoproc_id = self._highest(current)
+        mine = self._units.get(current) if current is not None else None
+        if vcoproc_id is None:
+            return NOBODY
+        unit = self._units[vcoproc_id]
+        aged_id = None if self._aged_turn else self._aged(now_ns, current)
+        if aged_id is not None:
+            aged = self._units[aged_id]
+            preempt = mine is not None and aged.priority > mine.priority
+            return Decision(aged_id, self._slice_of(aged), preempt=preempt)
+        if mine is None or unit.priority == mine.priority:
+            return Decision(vcoproc_id, self._slice_of(unit))
+        if unit.priority > mine.priority:
+            return Decision(vcoproc_id, self._slice_of(unit), preempt=not self._aged_turn)
+        return Decision(current, self._slice_ns)
+
+    def next_deadline_ns(self) -> int | None:
+        for vcoproc_id, since_ns in self._first_two():
+            if vcoproc_id != self._resident.id:
+                aged_ns = since_ns + self._wait_ns_max
+                # Once it has aged, it comes up at the end of the present slice.
+                return aged_ns if aged_ns > self._asked_ns else None
+        return None
+
+    def export_accounting(self) -> Mapping[int, Mapping[str, int]]:
+        return {vcoproc_id: {"run_ns": unit.run_ns} for vcoproc_id, unit in self._units.items()}
+
+    def import_accounting(self, carried: Mapping[int, Mapping[str, int]]) -> None:
+        for vcoproc_id, values in carried.items():
+            unit = self._units.get(vcoproc_id)
+            if unit is not None:
+                unit.run_ns = values.get("run_ns", 0)
+
+    # --- queues -----------------------------------------------------------------------------------
+
+    def _leave_queue(self, vcoproc_id: int) -> None:
+        priority = self._units[vcoproc_id].priority
+        queue = self._queues[priority]
+        queue.pop(vcoproc_id, None)
+        if not queue:
+            self._occupied &= ~(1 << priority)
+        self._waiting.pop(vcoproc_id, None)
+
+    def _slice_of(self, unit: Unit) -> int:
+        return max(SLICE_NS_MIN, unit.left_ns)
+
+    def _highest(self, but: int | None) -> int | None:
+        """The first of the highest priority, not counting one."""
+        occupied = self._occupied
+        while occupied:  # twice at most: only one queue can be empty without `but`
+            priority = occupied.bit_length() - 1
+            for vcoproc_id in self._queues[priority]:  # the second at the latest
+                if vcoproc_id != but:
+                    return vcoproc_id
+            occupied &= ~(1 << priority)
+        return None
+
+    def _aged(self, now_ns: int, but: int | None) -> int | None:
+        """Who has waited longest, if that is too long."""
+        for vcoproc_id, since_ns in self._first_two():
+            if vcoproc_id != but:
+                return vcoproc_id if self._is_aged(since_ns, now_ns) else None
+        return None
+
+    def _is_aged(self, since_ns: int, now_ns: int) -> bool:
+        return now_ns - since_ns >= self._wait_ns_max
+
+    def _first_two(self) -> Iterator[tuple[int, int]]:
+        for count, item in enumerate(self._waiting.items()):
+            if count == 2:
+                return
+            yield item
