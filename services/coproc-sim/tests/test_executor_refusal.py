@@ -11,6 +11,7 @@ from vcoproc.limits import (
     MS,
     REFUSALS_MAX,
     SWITCH_DEADLINE_NS,
+    SWITCH_IN_NS_MIN,
     SWITCH_RETRY_NS_MAX,
     SWITCH_RETRY_NS_MIN,
     US,
@@ -344,18 +345,24 @@ def test_hardware_that_refuses_the_next_one_is_reported_empty(rig: CoreRig) -> N
     ]
 
 
-def test_hardware_that_stays_refusing_drops_the_grant_and_not_the_wake(rig: CoreRig) -> None:
+@pytest.mark.parametrize(
+    ("refusal_ns", "bound_ns"),
+    [(0, SWITCH_IN_NS_MIN), (5 * MS, 5 * MS), (1 << 60, SWITCH_DEADLINE_NS)],
+)
+def test_hardware_that_stays_refusing_drops_the_grant_and_not_the_wake(
+    rig: CoreRig, refusal_ns: int, bound_ns: int
+) -> None:
     rig.platform.enter_rule = always(Busy(10 * MS))
-    number = rig.grant(2, now=True, refusal_ns=0)
+    number = rig.grant(2, now=True, refusal_ns=refusal_ns)
     rig.clear()
     began_ns = rig.clock.now_ns
-    rig.run(SWITCH_DEADLINE_NS - 1 * MS)
+    rig.run(bound_ns - 10 * US)
     assert rig.to_scheduler == []
     rig.run(20 * MS)
     dropped, wake = rig.to_scheduler
     assert isinstance(dropped, GrantDropped)
     assert (dropped.grant, dropped.vcoproc, dropped.why) == (number, 2, "SWITCH_TIMEOUT")
-    assert dropped.clock_ns - began_ns < SWITCH_DEADLINE_NS + 10 * MS
+    assert dropped.clock_ns - began_ns <= bound_ns + rig.platform.costs.mmu_ns
     assert wake == Wake(2, dropped.clock_ns, False)
     assert rig.executor.phase is Phase.EMPTY
     rig.platform.enter_rule = always(Done())

@@ -33,13 +33,15 @@ from vcoproc.wire.messages import (
     Wake,
     Write,
 )
-from vcoproc_sim.platforms.api import Busy, Done, Failed
+from vcoproc_sim.platforms.api import Busy, Done, Failed, SwitchResult
 from vcoproc_sim.switching import Phase
 from vcoproc_sim.testing.core_rig import CoreRig
 from vcoproc_sim.testing.fake_platform import Costs, Then, job
 
 COSTS = Costs()
 IDS = st.integers(1, 3)
+LATE_NS = 20_000 * COSTS.instruction_ns + 3 * (COSTS.save_ns + COSTS.mmu_ns + COSTS.restore_ns)
+"""A burst, and switches that a test asked for without letting time pass."""
 SHORT = st.integers(0, 2_000)
 """Units of a job: up to 128,000 instructions, six bursts."""
 
@@ -58,17 +60,31 @@ class Driver:
 class Model(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
-        self.rig = CoreRig(costs=COSTS, contexts_max=4)
+        self.rig = CoreRig(costs=COSTS, contexts_max=4, drain_after_ns=150 * US)
+        self.rig.platform.force_save = self._force_save  # type: ignore[attr-defined]
+        self.force_save_count = 0
         self.current = 0
         self.believed: set[int] = set()
         self.lines: set[tuple[int, int]] = set()
         self.edges = 0
         self.pending: tuple[int, int] | None = None
+        """Number of the last order that has not begun, and its vcoproc; 0: to vacate."""
+        self.times: dict[int, tuple[int, int]] = {}
+        """Of each grant: not before, until."""
+        self.until_ns = 0
         self.drivers: dict[int, Driver] = {}
         self.begun: set[int] = set()
         self.gone: list[Driver] = []
         self.tag = 0
         self.seen = [0, 0, 0]
+
+    def _force_save(self, vcoproc_id: int) -> SwitchResult:
+        """Every other time it can be done."""
+        self.force_save_count += 1
+        if self.force_save_count % 2:
+            return Busy(1)
+        self.rig.platform.leave_script.appendleft(Done())
+        return self.rig.platform.switch_from(vcoproc_id)
 
     # --- what happens -----------------------------------------------------------------------------
 
@@ -147,6 +163,28 @@ class Model(RuleBasedStateMachine):
             vcoproc_id = max(self.believed - {self.current}, default=4)
         self.pending = (self.rig._grant_number + 1, vcoproc_id)
         self.rig.grant(vcoproc_id, slice_us * US, now=now, refusal_ns=refusal_us * US)
+
+    @rule(
+        vcoproc_id=IDS,
+        now=st.booleans(),
+        wait_us=st.sampled_from([0, 0, 150, 900]),
+        length_us=st.sampled_from([0, 1, 300, 2000]),
+    )
+    def grant_with_times(self, vcoproc_id: int, now: bool, wait_us: int, length_us: int) -> None:
+        """length_us: from its beginning to until_ns; 0: no bound."""
+        number, now_ns = self.rig._grant_number + 1, self.rig.clock.now_ns
+        begin_ns = now_ns + wait_us * US
+        times = (begin_ns if wait_us else 0, begin_ns + length_us * US if length_us else 0)
+        self.pending, self.times[number] = (number, vcoproc_id), times
+        self.rig.grant(
+            vcoproc_id, 1000 * US, now=now, refusal_ns=300 * US,
+            not_before_ns=times[0], until_ns=times[1],
+        )  # fmt: skip
+
+    @rule(now=st.booleans(), refusal_us=st.sampled_from([0, 300, 5000]))
+    def vacate(self, now: bool, refusal_us: int) -> None:
+        self.pending = (self.rig._grant_number + 1, 0)
+        self.rig.vacate(now=now, refusal_ns=refusal_us * US)
 
     @rule(vcoproc_id=IDS, length=SHORT, then=st.sampled_from(Then), now=st.booleans())
     def ring_and_grant(self, vcoproc_id: int, length: int, then: Then, now: bool) -> None:
@@ -239,7 +277,12 @@ class Model(RuleBasedStateMachine):
             case GrantDropped():
                 assert self.pending == (message.grant, message.vcoproc)
                 self.pending = None
-                if message.vcoproc != self.current:
+                not_before_ns, until_ns = self.times.get(message.grant, (0, 0))
+                if message.vcoproc == 0:
+                    assert (message.why, self.current) == ("EMPTY", 0)
+                elif message.why == "LATE":
+                    assert until_ns and max(message.clock_ns, not_before_ns) >= until_ns
+                elif message.vcoproc != self.current:
                     self.believed.discard(message.vcoproc)
             case Report():
                 self._report(message)
@@ -251,10 +294,22 @@ class Model(RuleBasedStateMachine):
             if report.runnable:
                 self.believed.add(report.vcoproc)
         self.current = report.next_vcoproc
+        self.until_ns = 0
+        if self.pending is not None and self.pending[1] == 0 and not report.next_vcoproc:
+            assert report.next_grant == self.pending[0], "the order is not carried out"
+            self.pending = None
+        elif not report.next_vcoproc:
+            assert report.next_grant == 0
         if report.next_vcoproc:
             assert self.pending == (report.next_grant, report.next_vcoproc), "it was not granted"
             assert report.next_grant not in self.begun
             self.begun.add(report.next_grant)
+            not_before_ns, self.until_ns = self.times.get(report.next_grant, (0, 0))
+            # The one before may have been told to leave earlier, because it had to.
+            entered_ns = report.next_began_ns - report.mmu_ns - report.restore_ns
+            assert entered_ns >= not_before_ns, "it was entered too early"
+            if self.until_ns:
+                assert report.ended_ns < self.until_ns, "it was too late for it"
             self.believed.add(report.next_vcoproc)
             self.pending = None
             if report.vcoproc != report.next_vcoproc:
@@ -294,8 +349,11 @@ class Model(RuleBasedStateMachine):
                 assert ((vcoproc_id, number) in self.lines) == high, "the router is wrong"
         assert self.edges == rig.platform.pulse_count - len(rig.platform._edges)
         assert not rig.platform._edges
-        if rig.executor.phase is Phase.EMPTY:
-            assert self.pending is None
+        if rig.executor.phase is Phase.EMPTY and self.pending is not None:
+            not_before_ns = self.times.get(self.pending[0], (0, 0))[0]
+            assert rig.clock.now_ns <= not_before_ns + LATE_NS, "its time has come"
+        if self.until_ns and rig.executor.phase is not Phase.LEAVING:
+            assert rig.clock.now_ns <= self.until_ns + LATE_NS, "its time is over"
 
     @invariant()
     def answers_keep_their_order(self) -> None:
@@ -377,7 +435,7 @@ TestExecutorAgainstModel = Model.TestCase
 def _random_event(model: Model, random: Random) -> None:
     """One event, those that make things happen more often than those that end them."""
     vcoproc_id = random.randint(1, 3)
-    match random.choices(range(13), (20, 20, 12, 8, 8, 6, 5, 4, 4, 3, 2, 1, 2))[0]:
+    match random.choices(range(15), (20, 20, 12, 8, 8, 6, 5, 4, 4, 3, 2, 1, 2, 9, 3))[0]:
         case 0:
             then = random.choice(list(Then) + [Then.NOTHING] * 4)
             model.ring(vcoproc_id, random.randrange(2000), then, random.random() < 0.5)
@@ -416,6 +474,12 @@ def _random_event(model: Model, random: Random) -> None:
             model.reset(vcoproc_id, 1)
         case 12:
             model.scheduler_is_back()
+        case 13:
+            now = random.random() < 0.5
+            wait_us = random.choice([0, 0, 150, 900])
+            model.grant_with_times(vcoproc_id, now, wait_us, random.choice([0, 1, 300, 2000]))
+        case 14:
+            model.vacate(random.random() < 0.5, random.choice([0, 300, 5000]))
 
 
 @pytest.mark.parametrize("seed", range(30))

@@ -44,7 +44,12 @@ def _run(options: argparse.Namespace) -> None:
         return
     platform = create_platform(
         lease.compatible,
-        PlatformConfig(lease.coproc, lease.private_memory_bytes, lease.clock_hz),
+        PlatformConfig(
+            lease.coproc,
+            lease.private_memory_bytes,
+            lease.clock_hz,
+            dict(lease.platform_parameters),
+        ),
     )
     shell = CoprocShell(
         lease,

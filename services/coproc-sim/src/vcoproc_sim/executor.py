@@ -24,7 +24,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from vcoproc.errors import AlreadyExists, LimitExceeded, NotFound, PlatformFailure
-from vcoproc.wire.messages import EndReason, Grant, LineSync, Message, Register
+from vcoproc.wire.messages import EndReason, Grant, LineSync, Message, Register, Vacate
 from vcoproc_sim.frontend import FrontEnd
 from vcoproc_sim.invariants import check_switcher
 from vcoproc_sim.platforms.api import ContextSpec, Fault, Platform, StopReason
@@ -33,7 +33,12 @@ from vcoproc_sim.switching import Phase, Turn
 from vcoproc_sim.vcoprocs import FaultSeen, Outbox, Vcoproc
 
 BURST_INSTRUCTIONS: Final = 20_000
-"""Instructions between two looks at the sockets: 100 to 200 us, and exact slices in its steps."""
+"""Instructions between two looks at the sockets: 100 to 200 us, and exact slices in its steps.
+
+Times of grants are kept with the same precision: while firmware runs, a turn begins or ends at the
+end of the burst in which its time comes; on idle or empty hardware at once.
+"""
+_JOB_ENDS: Final = (StopReason.IDLE, StopReason.YIELD, StopReason.FAULT)
 
 
 class Executor:
@@ -44,6 +49,8 @@ class Executor:
         outbox: shared with the front end.
         clock: the coproc's clock in nanoseconds, the only one it knows: time also passes inside of
             a step, and each phase of a switch is timed.
+        drain_after_ns: how long one that refuses to leave is only asked; then it drains, see
+            `vcoproc_sim.switcher`. None: it never does.
     """
 
     def __init__(
@@ -53,6 +60,7 @@ class Executor:
         frontend: FrontEnd,
         outbox: Outbox,
         clock: Callable[[], int],
+        drain_after_ns: int | None = None,
     ) -> None:
         self.coproc = coproc
         self._platform = platform
@@ -60,6 +68,7 @@ class Executor:
         self._outbox = outbox
         self._clock = clock
         self._switcher = Switcher(coproc, platform, frontend, outbox, clock, self._forget)
+        self._switcher.drain_after_ns = drain_after_ns
         self._done: dict[int, list[Callable[[bool], None]]] = {}
 
     @property
@@ -128,12 +137,14 @@ class Executor:
         self._done.setdefault(vcoproc_id, []).append(done)
         vcoproc.removing = True
         leaving = switcher.leaving
-        if leaving is not None and leaving.turn.vcoproc is vcoproc:
+        refuses = leaving is not None and leaving.turn.vcoproc is vcoproc
+        if leaving is not None and refuses:
             leaving.end = EndReason.REMOVED
             leaving.deadline_ns = min(leaving.deadline_ns, self._clock() + deadline_ns)
-            return
-        if switcher.next is not None and switcher.next.vcoproc == vcoproc_id:
+        if isinstance(switcher.next, Grant) and switcher.next.vcoproc == vcoproc_id:
             switcher.drop_next("REMOVED")
+        if refuses:
+            return
         if switcher.on_hardware(vcoproc):
             switcher.leave(EndReason.REMOVED, deadline_ns)
         else:
@@ -176,25 +187,39 @@ class Executor:
         )
         answered()
         switcher.poke(vcoproc)
+        if self._frontend.yielded:
+            self._frontend.yielded = False
+            if switcher.turn is not None and not switcher.turn.idle:
+                self._yield(switcher.turn)
 
     def grant(self, grant: Grant) -> None:
-        """Takes a grant; it replaces one that has not begun."""
+        """Takes a grant; it replaces an order that has not begun."""
         switcher = self._switcher
         switcher.next = grant
+        due = self._clock() >= grant.not_before_ns
         vcoproc = self.vcoprocs.get(grant.vcoproc)
         if switcher.failure:
             switcher.drop_next("PLATFORM_FAILURE")
         elif vcoproc is None or vcoproc.removing:
             switcher.drop_next("NOT_FOUND")
-        elif not switcher.runnable(vcoproc):
+        elif due and not switcher.runnable(vcoproc):
             switcher.drop_next("NOT_RUNNABLE")
         else:
-            if switcher.leaving is not None and switcher.leaving.turn.vcoproc is vcoproc:
+            if not due:
+                switcher.nobody_next()
+            elif switcher.leaving is not None and switcher.leaving.turn.vcoproc is vcoproc:
                 switcher.stay()
             switcher.consider()
 
+    def vacate(self, order: Vacate) -> None:
+        """Takes the order that the current one shall leave for nobody; it replaces a grant."""
+        switcher = self._switcher
+        switcher.next = order
+        switcher.entering = None
+        switcher.consider()
+
     def revoke(self, number: int) -> None:
-        """Takes a grant back if it has not begun; a switch that was under way for it is undone."""
+        """Takes an order back if it has not begun; a switch that was under way for it is undone."""
         switcher = self._switcher
         if switcher.next is not None and switcher.next.grant == number:
             switcher.next = None
@@ -280,6 +305,8 @@ class Executor:
             self._faulted(turn, result.fault, now_ns)
         elif result.reason is StopReason.YIELD:
             self._yield(turn)
+        if result.reason in _JOB_ENDS:
+            switcher.job_ended()
         switcher.consider()
 
     def _idle(self, turn: Turn, wake_after_ns: int | None, now_ns: int) -> None:
@@ -299,9 +326,11 @@ class Executor:
 
     def _yield(self, turn: Turn) -> None:
         switcher = self._switcher
-        granted = switcher.next
+        order = switcher.coming(self._clock())
+        if not isinstance(order, Grant) or switcher.leaving is not None:
+            return
         # If it is granted the next slice itself, there is nobody to yield to.
-        if granted is not None and switcher.leaving is None and granted.vcoproc != turn.vcoproc.id:
+        if order.vcoproc != turn.vcoproc.id:
             switcher.switch(EndReason.YIELD)
 
     def check_invariants(self) -> None:

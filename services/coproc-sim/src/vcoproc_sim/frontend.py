@@ -71,6 +71,8 @@ class FrontEnd:
             else:
                 self._mapped_place.append(None)
         self._registers: tuple[Register, ...] = info.registers
+        self.yielded = False
+        """A driver has said that this is a good moment to switch; whoever asks clears it."""
 
     def request(
         self,
@@ -208,6 +210,8 @@ class FrontEnd:
             if not is_write:
                 return self._platform.read(index)
             self._platform.write(index, value)
+            if register.yields:
+                self.yielded = True
             return WRITTEN
         return self._switched_out(vcoproc, register, index, is_write, value)
 

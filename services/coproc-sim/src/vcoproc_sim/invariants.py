@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from vcoproc.errors import InvariantViolation
 from vcoproc.limits import HOLD_QUEUE_MAX, REPLAY_QUEUE_MAX
-from vcoproc.wire.messages import EndReason
+from vcoproc.wire.messages import Grant
 from vcoproc_sim.switcher import Switcher
 from vcoproc_sim.vcoprocs import Vcoproc
 
@@ -15,17 +15,23 @@ def check_switcher(switcher: Switcher) -> None:
     _must(switcher.entering is None or turn is None, "the hardware is entered while it is empty")
     _must(leaving is None or leaving.turn is turn, "who leaves is on the hardware")
     _must(
-        leaving is None or granted is not None or leaving.end is EndReason.REMOVED,
-        "who is told to leave has somebody to make room for, or is destroyed",
+        leaving is None
+        or switcher.coming(switcher.now_ns) is not None
+        or switcher.must_go(leaving, switcher.now_ns),
+        "who is told to leave has somebody to make room for, or must go",
     )
     _must(
-        granted is None or turn is not None or switcher.entering is not None,
-        "a grant does not wait in front of empty hardware",
+        granted is None
+        or turn is not None
+        or switcher.entering is not None
+        or (isinstance(granted, Grant) and 0 < (switcher.due_ns or 0) <= granted.not_before_ns),
+        "a grant whose time has come does not wait in front of empty hardware",
     )
     _must(
-        switcher.entering is None or granted is not None, "somebody is entered for whom it is tried"
+        switcher.entering is None or isinstance(granted, Grant),
+        "somebody is entered for whom it is tried",
     )
-    if granted is not None:
+    if isinstance(granted, Grant):
         _must(granted.vcoproc in switcher.vcoprocs, "the granted one exists")
         _must(not switcher.vcoprocs[granted.vcoproc].removing, "the granted one is not destroyed")
     if switcher.failure:

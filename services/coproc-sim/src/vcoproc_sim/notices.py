@@ -6,7 +6,16 @@ The only place that makes messages for the scheduler, and the only one that chan
 
 from __future__ import annotations
 
-from vcoproc.wire.messages import EndReason, Faulted, Grant, GrantDropped, Report, Sleep, Wake
+from vcoproc.wire.messages import (
+    EndReason,
+    Faulted,
+    Grant,
+    GrantDropped,
+    Report,
+    Sleep,
+    Vacate,
+    Wake,
+)
 from vcoproc_sim.switching import Entered, Left
 from vcoproc_sim.vcoprocs import FaultSeen, Outbox, Vcoproc, detail
 
@@ -39,6 +48,10 @@ class Notices:
         message = Faulted(vcoproc.id, fault.code, fault.address, detail(fault.why), now_ns)
         self._outbox.to_scheduler.append(message)
 
+    def nobody_to_vacate(self, order: Vacate, now_ns: int) -> None:
+        """An order to vacate came to nothing: nobody is on the hardware."""
+        self._outbox.to_scheduler.append(GrantDropped(order.grant, 0, "EMPTY", now_ns))
+
     def dropped(self, grant: Grant, vcoproc: Vcoproc | None, why: str, now_ns: int) -> None:
         """A grant came to nothing. vcoproc: whose, if the scheduler takes it for asleep now."""
         self._outbox.to_scheduler.append(GrantDropped(grant.grant, grant.vcoproc, why, now_ns))
@@ -46,7 +59,13 @@ class Notices:
             vcoproc.told_runnable = False
 
     def report(
-        self, left: Left | None, entered: Entered | None, *, runnable: bool, at_ns: int
+        self,
+        left: Left | None,
+        entered: Entered | None,
+        *,
+        runnable: bool,
+        at_ns: int,
+        vacate: int = 0,
     ) -> None:
         """The hardware has changed hands, or a slice has followed another.
 
@@ -54,6 +73,7 @@ class Notices:
             left: None: it was empty. entered: None: it is empty.
             runnable: whether the one that left still wants to run.
             at_ns: when a switch onto empty hardware began.
+            vacate: number of the `Vacate` that is carried out with it.
         """
         old = left.turn if left is not None else None
         new = entered.turn if entered is not None else None
@@ -65,7 +85,7 @@ class Notices:
             Report(
                 grant=old.grant if old is not None else 0,
                 vcoproc=old.vcoproc.id if old is not None else 0,
-                next_grant=new.grant if new is not None else 0,
+                next_grant=new.grant if new is not None else vacate,
                 next_vcoproc=new.vcoproc.id if new is not None else 0,
                 end=left.end if left is not None else EndReason.IDLE,
                 runnable=runnable,

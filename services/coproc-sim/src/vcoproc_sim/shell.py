@@ -20,7 +20,7 @@ from vcoproc.runtime.link import LinkClient, LinkDown, LinkServer, LinkUp, Peer,
 from vcoproc.runtime.logs import Log
 from vcoproc.runtime.loop import Loop
 from vcoproc.runtime.rundir import RunDir
-from vcoproc.wire.messages import Grant, Hello, LineEdge, Message, Resample, Revoke, Role
+from vcoproc.wire.messages import Grant, Hello, LineEdge, Message, Resample, Revoke, Role, Vacate
 from vcoproc_sim.executor import Executor
 from vcoproc_sim.frontend import FrontEnd
 from vcoproc_sim.memory import Mapping, map_file
@@ -58,7 +58,12 @@ class CoprocShell:
         self._outbox = Outbox()
         self._frontend = FrontEnd(platform, self._outbox)
         self._executor = Executor(
-            lease.coproc, platform, self._frontend, self._outbox, time.monotonic_ns
+            lease.coproc,
+            platform,
+            self._frontend,
+            self._outbox,
+            time.monotonic_ns,
+            lease.refusal_drain_ns,
         )
         self._credentials: dict[int, bytes] = {}
         self._mappings: dict[int, list[Mapping]] = {}
@@ -169,6 +174,8 @@ class CoprocShell:
         match event.message:
             case Grant() as grant:
                 self._executor.grant(grant)
+            case Vacate() as order:
+                self._executor.vacate(order)
             case Revoke(number):
                 self._executor.revoke(number)
             case other:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-from vcoproc.wire.messages import EndReason
+from vcoproc.wire.messages import EndReason, Grant
 from vcoproc_sim.vcoprocs import Vcoproc
 
 
@@ -27,7 +27,9 @@ class Turn:
     """One stay on the hardware.
 
     slice_began_ns: since when it runs, if it does; each time that it wakes, a new slice begins.
-    ran_ns: time not idle, up to the last stop.
+    ran_ns: time not idle, up to the last stop. slice_ns: cut short by until_ns, which is a time of
+    the clock, 0 for none; granted_ns: not cut. refusal_ns: how long it may refuse to leave, if it
+    leaves for nobody.
     """
 
     grant: int
@@ -37,6 +39,27 @@ class Turn:
     ran_ns: int = 0
     idle: bool = False
     instructions: int = 0
+    granted_ns: int = 0
+    until_ns: int = 0
+    refusal_ns: int = 0
+
+    @classmethod
+    def begin(cls, grant: Grant, vcoproc: Vcoproc, now_ns: int) -> Turn:
+        """What was granted, from now on."""
+        turn = cls(grant.grant, vcoproc, grant.slice_ns, now_ns)
+        turn.granted_ns = grant.slice_ns
+        turn.until_ns = grant.until_ns
+        turn.refusal_ns = grant.refusal_ns
+        turn._cut(now_ns)
+        return turn
+
+    def is_over(self, now_ns: int) -> bool:
+        """Whether it has to leave though nobody comes."""
+        return self.until_ns != 0 and now_ns >= self.until_ns
+
+    def _cut(self, now_ns: int) -> None:
+        if self.until_ns:
+            self.slice_ns = min(self.granted_ns, max(0, self.until_ns - now_ns))
 
     def stop(self, now_ns: int) -> None:
         """It does not run any more, for now or for good."""
@@ -48,6 +71,7 @@ class Turn:
         """It was idle and runs again, with a new slice: the one before ended with the sleep."""
         self.idle = False
         self.slice_began_ns = now_ns
+        self._cut(now_ns)
 
 
 @dataclass(slots=True, eq=False)
@@ -55,6 +79,7 @@ class Leaving:
     """A turn that was told to leave and refuses.
 
     since_ns: when it was told. deadline_ns: when it is forced. retry_at_ns: when it is asked again.
+    drain_at_ns: when it is told to finish what it does and begin nothing, if that comes first.
     """
 
     turn: Turn
@@ -63,10 +88,15 @@ class Leaving:
     deadline_ns: int
     retry_at_ns: int = 0
     refusals: int = 0
+    drain_at_ns: int | None = None
+    draining: bool = False
 
     @property
     def due_ns(self) -> int:
-        return min(self.retry_at_ns, self.deadline_ns)
+        due_ns = min(self.retry_at_ns, self.deadline_ns)
+        if self.draining or self.drain_at_ns is None:
+            return due_ns
+        return min(due_ns, self.drain_at_ns)
 
 
 @dataclass(slots=True, eq=False)

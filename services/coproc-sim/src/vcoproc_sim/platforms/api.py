@@ -15,8 +15,8 @@ hardware from it.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Final, Protocol, TypeAlias
 
@@ -67,6 +67,7 @@ class Register:
     offset: bytes from the start of its range. width_bytes: 1, 2 or 4. reset: value after reset.
     wakes: a write makes a sleeping vcoproc want the coprocessor. reset_bits: when one of them goes
     from 1 to 0 the context is reset; while it is switched out, that voids the writes queued before.
+    yields: a write on the hardware says that this is a good moment to switch.
     """
 
     name: str
@@ -78,6 +79,7 @@ class Register:
     width_bytes: int = 4
     wakes: bool = False
     reset_bits: int = 0
+    yields: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,12 +146,16 @@ class PlatformConfig:
     """What the device tree says of one coproc.
 
     private_bytes: on-chip memory that belongs to the context, a multiple of the page size.
-    clock_hz: clock of the core; one instruction counts as one cycle.
+    clock_hz: clock of the core; one instruction counts as one cycle. parameters: properties of the
+    node that only this platform knows, as text (numbers in decimal, with spaces between).
+    clock: the coproc's clock in nanoseconds; None: the host's.
     """
 
     name: str
     private_bytes: int
     clock_hz: int
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    clock: Callable[[], int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,6 +333,26 @@ class Platform(Protocol):
 
     def close(self) -> None:
         """Releases the engine."""
+
+
+class Draining(Protocol):
+    """What a platform that refuses to be left may offer besides `Platform`; each is optional.
+
+    Such a context climbs a ladder: it is asked again, it drains, its save is forced, it is reset
+    (`Platform.force_off`).
+    """
+
+    def drain(self, vcoproc_id: int) -> None:
+        """Tells a refusing context to finish what it does and begin nothing new.
+
+        Undone by `cancel_switch`. From now on it is also asked when it idles or yields.
+        """
+
+    def force_save(self, vcoproc_id: int) -> SwitchResult:
+        """As `switch_from`, whatever the context does; what it does may be lost, the rest is not.
+
+        With anything else than Done it is reset.
+        """
 
 
 PlatformFactory: TypeAlias = Callable[[PlatformConfig], Platform]

@@ -49,6 +49,8 @@ from vcoproc_sim.platforms.cortex_m4_core import Core
 from vcoproc_sim.platforms.cortex_m4_info import (
     CONTROL_RUN,
     DOORBELL_MASK,
+    LINE_EVENT,
+    NOTIFY_BACK,
     STATUS_FAULTED,
     STATUS_IDLE,
     STATUS_RUNNING,
@@ -86,6 +88,7 @@ class CortexM4:
         self._status = index["STATUS"]
         self._cycles = index["CYCLES"]
         self._fault_status = index["FAULT_STATUS"]
+        self._notify, self._back_count = index["NOTIFY"], index["BACK_COUNT"]
         self._private_bytes = size_bytes
         self._contexts: dict[int, Context] = {}
         self._current: Context | None = None
@@ -121,6 +124,8 @@ class CortexM4:
             index["IRQ_STATUS"]: self._clearer(index["IRQ_STATUS"]),
             index["IRQ_ENABLE"]: self._setter(index["IRQ_ENABLE"]),
             self._fault_status: self._clearer(self._fault_status),
+            index["YIELD"]: lambda _context, _value: None,  # for whoever shares the core
+            self._notify: self._write_notify,
         }
 
     def _translate(self, address: int, access: AccessKind) -> Translation:
@@ -206,6 +211,9 @@ class CortexM4:
         self._ram_view[:] = context.private
         self._engine.restore(context.registers)
         self._current = self._core.context = context
+        if context.live[self._notify] & NOTIFY_BACK:
+            context.live[self._back_count] = context.live[self._back_count] + 1 & _WORD_MASK
+            self._core.edges.append(LINE_EVENT)
         return Done()
 
     def cancel_switch(self, vcoproc_id: int) -> None:
@@ -247,6 +255,9 @@ class CortexM4:
     def _write_vector_base(self, context: Context, value: int) -> None:
         context.live[self._vector_base] = value & VECTOR_BASE_MASK
 
+    def _write_notify(self, context: Context, value: int) -> None:
+        context.live[self._notify] = value & NOTIFY_BACK
+
     @staticmethod
     def _run_changed(context: Context, old: int, new: int, vector_base: int) -> None:
         if new & ~old & CONTROL_RUN:
@@ -277,6 +288,8 @@ class CortexM4:
             self._store_status(context)
         elif index == self._vector_base:
             shadow[index] &= VECTOR_BASE_MASK
+        elif index == self._notify:
+            shadow[index] &= NOTIFY_BACK
 
     def is_faulted(self, vcoproc_id: int) -> bool:
         return self._find(vcoproc_id).fault is not None

@@ -22,8 +22,8 @@ COMPATIBLE: Final = "vcoproc,cortex-m4"
 
 ID: Final = 0x344D_4356
 """The bytes "VCM4"."""
-VERSION: Final = 0x0001_0000
-"""major.minor, 16 bits each."""
+VERSION: Final = 0x0001_0001
+"""major.minor, 16 bits each. 1.1 appended YIELD, NOTIFY and BACK_COUNT."""
 
 # --- what the driver sees: range `ctrl` -----------------------------------------------------------
 CONTROL_RUN: Final = 1 << 0
@@ -32,6 +32,7 @@ VECTOR_BASE_MASK: Final = 0xFFFF_FF80
 STATUS_RUNNING: Final = 1 << 0
 STATUS_IDLE: Final = 1 << 1
 STATUS_FAULTED: Final = 1 << 2
+NOTIFY_BACK: Final = 1 << 0
 EXTERNAL_INTERRUPT_COUNT: Final = 16
 DOORBELL_MASK: Final = (1 << EXTERNAL_INTERRUPT_COUNT) - 1
 
@@ -113,6 +114,7 @@ def make_info(private_bytes: int) -> PlatformInfo:
         Register("FAULT_ADDRESS", 0x044, ro, shadow, "Address that faulted."),
         Register("CYCLES", 0x050, ro, WhenOut.HOLD, "Instructions run, low 32 bits."),
         Register("DIAG_PC", 0x054, ro, WhenOut.DENY, "Program counter of the core now."),
+        *_hooks(),
     )
     return PlatformInfo(
         compatible=COMPATIBLE,
@@ -126,4 +128,32 @@ def make_info(private_bytes: int) -> PlatformInfo:
             Line("fault", Trigger.LEVEL, status="FAULT_STATUS"),
         ),
         features=Features(contexts_max=VCOPROCS_PER_COPROC_MAX),
+    )
+
+
+def _hooks() -> tuple[Register, ...]:
+    """For drivers that know that they share; added with version 1.1."""
+    return (
+        Register(
+            "YIELD",
+            0x060,
+            Access.WO,
+            WhenOut.SHADOW,
+            "Any value: now is a good moment to switch, if others wait.",
+            yields=True,
+        ),
+        Register(
+            "NOTIFY",
+            0x064,
+            Access.RW,
+            WhenOut.SHADOW,
+            "Bit 0: at each switch-in BACK_COUNT rises and line event pulses.",
+        ),
+        Register(
+            "BACK_COUNT",
+            0x068,
+            Access.RO,
+            WhenOut.SHADOW,
+            "Switch-ins while NOTIFY bit 0 was set.",
+        ),
     )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeVar
 
 from vcoproc.limits import MS, SWITCH_DEADLINE_NS
-from vcoproc.wire.messages import Grant, Message, Post, Read, Reply, TrapError, Write
+from vcoproc.wire.messages import Grant, Message, Post, Read, Reply, TrapError, Vacate, Write
 from vcoproc_sim.executor import Executor
 from vcoproc_sim.frontend import FrontEnd
+from vcoproc_sim.platforms.api import Platform
 from vcoproc_sim.testing.fake_platform import (
     CTRL,
     Costs,
@@ -25,15 +27,27 @@ M = TypeVar("M", bound=Message)
 class CoreRig:
     """to_scheduler, to_router, replies, faults: everything said so far, in order.
 
+    wrap: makes of the fake platform the one that is driven.
+
     Effects are moved there after every call, and the invariants are checked.
     """
 
-    def __init__(self, *, costs: Costs | None = None, contexts_max: int = 8) -> None:
+    def __init__(
+        self,
+        *,
+        costs: Costs | None = None,
+        contexts_max: int = 8,
+        drain_after_ns: int | None = None,
+        wrap: Callable[[FakePlatform, StepClock], Platform] | None = None,
+    ) -> None:
         self.clock = StepClock(1_000_000)
         self.platform = FakePlatform(self.clock, costs=costs, contexts_max=contexts_max)
         self.outbox = Outbox()
-        self.frontend = FrontEnd(self.platform, self.outbox)
-        self.executor = Executor("dsp0", self.platform, self.frontend, self.outbox, self.clock)
+        hardware = self.platform if wrap is None else wrap(self.platform, self.clock)
+        self.frontend = FrontEnd(hardware, self.outbox)
+        self.executor = Executor(
+            "dsp0", hardware, self.frontend, self.outbox, self.clock, drain_after_ns
+        )
         self.to_scheduler: list[Message] = []
         self.to_router: list[Message] = []
         self.replies: list[tuple[object, Message]] = []
@@ -121,10 +135,22 @@ class CoreRig:
         *,
         now: bool = False,
         refusal_ns: int = SWITCH_DEADLINE_NS,
+        not_before_ns: int = 0,
+        until_ns: int = 0,
     ) -> int:
         """Gives its number."""
         self._grant_number += 1
-        self.executor.grant(Grant(self._grant_number, vcoproc_id, slice_ns, now, refusal_ns))
+        number = self._grant_number
+        self.executor.grant(
+            Grant(number, vcoproc_id, slice_ns, now, refusal_ns, not_before_ns, until_ns)
+        )
+        self.collect()
+        return number
+
+    def vacate(self, *, now: bool = False, refusal_ns: int = SWITCH_DEADLINE_NS) -> int:
+        """Gives its number."""
+        self._grant_number += 1
+        self.executor.vacate(Vacate(self._grant_number, now, refusal_ns))
         self.collect()
         return self._grant_number
 

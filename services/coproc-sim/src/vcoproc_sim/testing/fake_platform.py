@@ -171,6 +171,7 @@ def make_info(contexts_max: int = 8) -> PlatformInfo:
         Register("FAULT_STATUS", 0x18, Access.W1C, shadow, "Code of the fault."),
         Register("CYCLES", 0x1C, Access.RO, WhenOut.HOLD, "Instructions of this context."),
         Register("PC", 0x20, Access.RO, WhenOut.DENY, "Operations left."),
+        Register("YIELD", 0x28, Access.WO, shadow, "A good moment to switch.", yields=True),
         Register("BYTE", 0x24, Access.RW, shadow, "One byte wide.", width_bytes=1),
     )
     return PlatformInfo(
