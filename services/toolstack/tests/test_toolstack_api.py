@@ -446,7 +446,7 @@ def test_watchers_are_bounded_and_give_their_places_back(
         server.gateway._watchers.acquire()
     first = server.api.WatchEvents(api.WatchEventsRequest(), timeout=TIMEOUT_S)
     first.initial_metadata()
-    with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_EXCEEDED", "open event streams"):
+    with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_EXCEEDED", "open streams"):
         next(iter(server.api.WatchEvents(api.WatchEventsRequest(), timeout=TIMEOUT_S)))
     first.cancel()
     assert server.gateway._watchers.acquire(timeout=TIMEOUT_S)

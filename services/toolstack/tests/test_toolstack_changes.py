@@ -363,7 +363,7 @@ def test_a_store_that_fails_at_the_end_is_repaired_once_it_works(
 
 def test_a_vcoproc_is_added_beside_the_others(rig: Rig) -> None:
     rig.create()
-    rig.changes.create_vcoproc("fir", "coproc=dsp0,name=late,prio=3", NO_REQUEST, seal_vcoproc)
+    rig.changes.create_vcoproc("fir", "coproc=dsp0,name=late,weight=3", NO_REQUEST, seal_vcoproc)
     vcoprocs = {vcoproc.name: vcoproc for vcoproc in rig.domains()[0].vcoprocs}
     assert set(vcoprocs) == {"audio", "video", "late"}
     spans = sorted(
@@ -374,7 +374,7 @@ def test_a_vcoproc_is_added_beside_the_others(rig: Rig) -> None:
     assert all(end <= base for (_, end), (base, _) in pairwise(spans))
     irqs = [line.irq for vcoproc in vcoprocs.values() for line in vcoproc.lines]
     assert len(set(irqs)) == len(irqs) == 9
-    assert vcoprocs["late"].params == (("prio", 3),)
+    assert vcoprocs["late"].params == (("weight", 3),)
     assert ("domains/fir/vcoprocs/late", "CREATED") in rig.events()
 
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from toolstack_rig import CORTEX_M4, TWO_VCOPROCS
+from toolstack_rig import CORTEX_M4, PLATFORM, TWO_VCOPROCS
 from toolstack_server import TIMEOUT_S, Server, lease_request, refused
 
 from vcoproc.api.v1 import toolstack_pb2 as api
+from vcoproc.config import parse_system
 from vcoproc.internal.v1 import control_pb2 as pb
+from vcoproc_toolstack.leases import Leases, Offer
 from vcoproc_toolstack.records import CoprocState
+from vcoproc_toolstack.translate import lease_message
 
+EXAMPLES = Path(__file__).parents[3] / "examples"
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 
 
@@ -42,6 +48,7 @@ def test_a_lease_says_everything_that_a_coproc_sim_needs(server: Server) -> None
         schedule_endpoint="ipc://schedule",
         irq_endpoint="ipc://irq-coproc",
         credential=b"cluster key",
+        refusal_drain_ns=10_000_000,
     )
     held = server.rig.leases.get("dsp1")
     assert held is not None
@@ -217,3 +224,22 @@ def test_a_wrong_report_is_refused(
     with refused(code, reason):
         server.lease.ReportFault(report, timeout=TIMEOUT_S)
     assert server.rig.events() == before
+
+
+def test_a_platform_that_wraps_another_has_its_registers_and_gets_its_parameters() -> None:
+    tree = (EXAMPLES / "refuse.dts").read_text().replace("vcoproc,cortex-m4", "acme,npu")
+    leases = Leases(parse_system(tree, "refuse.dts"))
+    own = replace(PLATFORM, compatible="vcoproc,refuse", registers=())
+    inside = replace(PLATFORM, compatible="acme,npu")
+    platforms = {"vcoproc,refuse": own, "acme,npu": inside}
+    held = leases.take(Offer("", "unix:/run/sim.grpc", "ipc:///run/sim.sock", "sim", platforms))
+    assert held.platform == replace(inside, compatible="vcoproc,refuse")
+    message = lease_message(held, schedule_endpoint="s", irq_endpoint="i", credential=b"")
+    assert (message.compatible, message.refusal_drain_ns) == ("vcoproc,refuse", 2_000_000)
+    assert dict(message.platform_parameters) == {
+        "vcoproc,wraps": "acme,npu",
+        "vcoproc,refusal": "heavy-tail",
+        "vcoproc,refusal-us": "50 30000",
+        "vcoproc,refusal-percent": "25",
+        "vcoproc,refusal-seed": "1",
+    }

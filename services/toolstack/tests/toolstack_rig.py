@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
+from toolstack_scheduling import FakeScheduling
+
 from vcoproc.config import SystemConfig, parse_system
 from vcoproc.errors import InvalidArgument, PeerLost, VcoprocError
 from vcoproc.runtime.logs import Log
@@ -29,6 +31,8 @@ from vcoproc_toolstack.records import (
     VcoprocStatus,
 )
 from vcoproc_toolstack.repair import Marks, Repairer
+from vcoproc_toolstack.schedule_changes import ScheduleChanges
+from vcoproc_toolstack.schedule_queries import ScheduleQueries
 from vcoproc_toolstack.steps import (
     IRQ_ROUTER,
     SCHEDULER,
@@ -111,6 +115,15 @@ class FakeServices:
     attached: dict[str, dict[int, AttachVcoproc]] = field(default_factory=dict)
     states: dict[int, VcoprocState] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        self.scheduling = FakeScheduling(self.scheduled, self._answers)
+
+    def forget_schedules(self) -> None:
+        """The scheduler dies and another one takes its place."""
+        self.scheduled.clear()
+        self.scheduling.settings.clear()
+        self.scheduling.failed.clear()
+
     def perform(self, step: Step) -> None:
         self._answers(service_of(step))
         self.before(step)
@@ -134,15 +147,15 @@ class FakeServices:
                 )
             case RemoveDomain(domid=domid):
                 self.domids.pop(domid, None)
-            case SetCoproc(coproc=coproc):
-                self.scheduled.setdefault(coproc.name, {})
+            case SetCoproc():
+                self.scheduling.set_coproc(step)
             case MapLines(vcoproc=vcoproc):
                 assert vcoproc.domid in self.domids
                 self.lines[vcoproc.vcoproc_id] = vcoproc.domid
             case UnmapLines(vcoproc_id=vcoproc_id):
                 self.lines.pop(vcoproc_id, None)
             case AddVcoproc(vcoproc=vcoproc):
-                self.scheduled[vcoproc.coproc][vcoproc.vcoproc_id] = vcoproc.params
+                self.scheduling.add(vcoproc.coproc, vcoproc.vcoproc_id, vcoproc.params)
             case RemoveVcoproc(coproc=coproc_name, vcoproc_id=vcoproc_id):
                 self.scheduled.get(coproc_name, {}).pop(vcoproc_id, None)
             case AttachVcoproc(vcoproc=vcoproc):
@@ -230,6 +243,15 @@ class Rig:
             secret=lambda: next(self.secrets).to_bytes(32, "big"),
             lease_wait_ns=0,
         )
+        self.marked: list[str] = []
+        self.schedule_changes = ScheduleChanges(
+            self.changes,
+            self.store,
+            self.leases,
+            (self.services, self.services.scheduling),
+            mark=self.marked.append,
+        )
+        self.schedules = ScheduleQueries(self.store, self.leases, self.services.scheduling)
         self.repairer = Repairer(self.store, self.leases, self.services, self.changes, self.log)
         self.queries = Queries(
             self.store,

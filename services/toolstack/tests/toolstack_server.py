@@ -32,7 +32,8 @@ class Server:
         self.run_dir = RunDir(path)
         self.run_dir.create()
         self.rig = Rig(path, lease=False)
-        self.gateway = Gateway(self.rig.changes, self.rig.queries)
+        rig = self.rig
+        self.gateway = Gateway(rig.changes, rig.queries, rig.schedule_changes, rig.schedules)
         self.leases = LeaseGateway(
             self.rig.store,
             self.rig.leases,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Final
 
 from vcoproc import limits
-from vcoproc.config import parse_domain
+from vcoproc.config import CoprocConfig, parse_domain
 from vcoproc.errors import (
     AlreadyExists,
     LimitExceeded,
@@ -33,6 +33,7 @@ from vcoproc_toolstack.placing import (
 from vcoproc_toolstack.ports import Services
 from vcoproc_toolstack.reconcile import unfinished
 from vcoproc_toolstack.records import DomainRecord, EventKind, Life, VcoprocRecord
+from vcoproc_toolstack.schedules import with_settings
 from vcoproc_toolstack.steps import (
     STORE,
     Outcome,
@@ -44,7 +45,7 @@ from vcoproc_toolstack.steps import (
     service_of,
     vcoproc_steps,
 )
-from vcoproc_toolstack.store import Change, Store
+from vcoproc_toolstack.store import Change, Store, View
 
 CREDENTIAL_BYTES: Final = 32
 
@@ -99,7 +100,7 @@ class Changes:
             yield
 
     @contextmanager
-    def _turn(self, coprocs: Iterable[str] = ()) -> Iterator[None]:
+    def turn(self, coprocs: Iterable[str] = ()) -> Iterator[None]:
         """One change alone. coprocs: references; those that restart just now are waited for."""
         if not self._waiting.acquire(blocking=False):
             raise LimitExceeded("changes at the same time", limits.CHANGES_WAITING_MAX)
@@ -123,8 +124,8 @@ class Changes:
             VcoprocError: it is refused, or a service does not answer; nothing is left of it.
         """
         config = parse_domain(text, file_name)
-        with self._turn(each.coproc for each in config.vcoprocs):
-            if (answer := self._answered(request)) is not None:
+        with self.turn(each.coproc for each in config.vcoprocs):
+            if (answer := self.answered(request)) is not None:
                 return answer
             with self._store.change() as change:
                 if existing := change.domain(config.name):
@@ -143,7 +144,8 @@ class Changes:
                     vcoprocs=tuple(self._record(change, each, domid, config.name) for each in new),
                 )
                 change.add_domain(domain)
-            saga = Saga(domain_steps(domain, self._leases.coprocs))
+                coprocs = self._coprocs(change)
+            saga = Saga(domain_steps(domain, coprocs))
             self.run(saga)
             with self._conclusion() as change:
                 if saga.state is SagaState.COMMITTED:
@@ -152,7 +154,7 @@ class Changes:
                     # As everybody will see it from now on.
                     made = change.domain(domain.name)
                     assert made is not None
-                    return self._keep(change, request, seal(made))
+                    return self.keep(change, request, seal(made))
                 change.delete_domain(domid)
         assert saga.error is not None
         raise saga.error
@@ -163,8 +165,8 @@ class Changes:
         Raises:
             NotFound: there is no such domain.
         """
-        with self._turn(self._coprocs_of(name)):
-            if (answer := self._answered(request)) is not None:
+        with self.turn(self._coprocs_of(name)):
+            if (answer := self.answered(request)) is not None:
                 return answer
             with self._store.change() as change:
                 domain = change.domain(name)
@@ -175,7 +177,7 @@ class Changes:
             with self._conclusion() as change:
                 change.delete_domain(domain.domid)
                 change.add_event(domain.resource, EventKind.DESTROYED, "destroyed")
-                return self._keep(change, request, b"")
+                return self.keep(change, request, b"")
 
     def create_vcoproc(
         self,
@@ -185,8 +187,8 @@ class Changes:
         seal: Callable[[VcoprocRecord], bytes],
     ) -> bytes:
         """Attaches one more vcoproc to a domain, or changes nothing. As `create_domain`."""
-        with self._turn([parse_spec(spec).coproc]):
-            if (answer := self._answered(request)) is not None:
+        with self.turn([parse_spec(spec).coproc]):
+            if (answer := self.answered(request)) is not None:
                 return answer
             with self._store.change() as change:
                 domain = _need_alive(change, domain_name)
@@ -194,7 +196,8 @@ class Changes:
                 self._check_room(change, [new])
                 vcoproc = self._record(change, new, domain.domid, domain.name)
                 change.add_vcoproc(vcoproc)
-            saga = Saga(vcoproc_steps(domain, vcoproc, self._leases.coprocs))
+                coprocs = self._coprocs(change)
+            saga = Saga(vcoproc_steps(domain, vcoproc, coprocs))
             self.run(saga)
             with self._conclusion() as change:
                 if saga.state is SagaState.COMMITTED:
@@ -203,15 +206,15 @@ class Changes:
                         vcoproc.resource, EventKind.CREATED, f"attached to coproc {vcoproc.coproc}"
                     )
                     made = replace(vcoproc, life=Life.ALIVE)
-                    return self._keep(change, request, seal(made))
+                    return self.keep(change, request, seal(made))
                 change.delete_vcoproc(vcoproc.vcoproc_id)
         assert saga.error is not None
         raise saga.error
 
     def destroy_vcoproc(self, domain_name: str, name: str, request: Request) -> bytes:
         """Detaches a vcoproc. As `destroy_domain`."""
-        with self._turn(self._coprocs_of(domain_name)):
-            if (answer := self._answered(request)) is not None:
+        with self.turn(self._coprocs_of(domain_name)):
+            if (answer := self.answered(request)) is not None:
                 return answer
             with self._store.change() as change:
                 domain = _need_alive(change, domain_name)
@@ -224,7 +227,7 @@ class Changes:
             with self._conclusion() as change:
                 change.delete_vcoproc(vcoproc.vcoproc_id)
                 change.add_event(vcoproc.resource, EventKind.DESTROYED, "detached")
-                return self._keep(change, request, b"")
+                return self.keep(change, request, b"")
 
     def finish_unfinished(self) -> None:
         """Undoes what an earlier toolstack left half done. To be called inside `exclusive`."""
@@ -279,6 +282,10 @@ class Changes:
             names = [coproc.name for coproc in coprocs if not coproc.is_template]
             self._leases.wait_online(names, self._lease_wait_ns)
 
+    def _coprocs(self, view: View) -> dict[str, CoprocConfig]:
+        """All coprocs of the tree, as they are to be scheduled now."""
+        return with_settings(self._leases.coprocs, view.settings())
+
     def _coprocs_of(self, domain_name: str) -> list[str]:
         """Coprocs of the tree that a domain has vcoprocs on."""
         with self._store.read() as view:
@@ -286,13 +293,15 @@ class Changes:
         found = {vcoproc.coproc for vcoproc in domain.vcoprocs} if domain else set()
         return sorted(found & self._leases.coprocs.keys())
 
-    def _answered(self, request: Request) -> bytes | None:
+    def answered(self, request: Request) -> bytes | None:
+        """The answer that a repeated request got the first time; None for a new one."""
         if not request.request_id:
             return None
         with self._store.read() as view:
             return view.answer(request.request_id, request.fingerprint)
 
-    def _keep(self, change: Change, request: Request, answer: bytes) -> bytes:
+    def keep(self, change: Change, request: Request, answer: bytes) -> bytes:
+        """Keeps an answer for a repetition of the request, and gives it."""
         if request.request_id:
             change.add_answer(request.request_id, request.fingerprint, answer)
         return answer

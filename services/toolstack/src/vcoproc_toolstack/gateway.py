@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import grpc
@@ -11,11 +12,16 @@ import grpc
 from vcoproc import limits
 from vcoproc.api.v1 import toolstack_pb2 as api
 from vcoproc.api.v1 import toolstack_pb2_grpc as rpc
-from vcoproc.errors import InvalidArgument, InvalidConfig, LimitExceeded
+from vcoproc.errors import InvalidArgument, InvalidConfig, LimitExceeded, PeerLost
 from vcoproc_toolstack import translate
+from vcoproc_toolstack import translate_schedule as schedule
 from vcoproc_toolstack.changes import Changes
+from vcoproc_toolstack.ports import Stream
 from vcoproc_toolstack.queries import Queries
 from vcoproc_toolstack.records import DomainRecord, VcoprocRecord, VcoprocState, VcoprocStatus
+from vcoproc_toolstack.schedule_changes import ScheduleChanges, Scheduled
+from vcoproc_toolstack.schedule_queries import ScheduleQueries
+from vcoproc_toolstack.schedules import Decision
 
 THREADS = limits.WATCHERS_MAX + limits.CHANGES_WAITING_MAX + 16
 """A watcher and a change hold one each; the rest is for reads, which never wait for those."""
@@ -24,15 +30,29 @@ THREADS = limits.WATCHERS_MAX + limits.CHANGES_WAITING_MAX + 16
 class Gateway(rpc.ToolstackServiceServicer):
     """Implements ToolstackService."""
 
-    def __init__(self, changes: Changes, queries: Queries) -> None:
+    def __init__(
+        self,
+        changes: Changes,
+        queries: Queries,
+        schedule_changes: ScheduleChanges,
+        schedules: ScheduleQueries,
+    ) -> None:
         self._changes = changes
         self._queries = queries
+        self._schedule_changes = schedule_changes
+        self._schedules = schedules
+        self._streams: set[Stream[tuple[Decision, int]]] = set()
+        self._streams_lock = threading.Lock()
         self._watchers = threading.BoundedSemaphore(limits.WATCHERS_MAX)
         self._stopping = False
 
     def stop(self) -> None:
-        """Ends the open event streams."""
-        self._stopping = True
+        """Ends the open streams."""
+        with self._streams_lock:
+            self._stopping = True
+            streams = list(self._streams)
+        for stream in streams:
+            stream.cancel()
         self._queries.wake()
 
     def CreateDomain(
@@ -156,9 +176,7 @@ class Gateway(rpc.ToolstackServiceServicer):
     def WatchEvents(
         self, request: api.WatchEventsRequest, context: grpc.ServicerContext
     ) -> Iterator[api.Event]:
-        if not self._watchers.acquire(blocking=False):
-            raise LimitExceeded("open event streams", limits.WATCHERS_MAX)
-        try:
+        with self._watching():
             ended = threading.Event()
 
             def end() -> None:
@@ -176,6 +194,93 @@ class Gateway(rpc.ToolstackServiceServicer):
                 ):
                     revision = event.revision
                     yield translate.event_message(event)
+
+    def ListAlgorithms(
+        self, _request: api.ListAlgorithmsRequest, _context: grpc.ServicerContext
+    ) -> api.ListAlgorithmsResponse:
+        return api.ListAlgorithmsResponse(
+            algorithms=[schedule.algorithm_message(a) for a in self._schedules.algorithms()]
+        )
+
+    def GetSchedule(
+        self, request: api.GetScheduleRequest, _context: grpc.ServicerContext
+    ) -> api.Schedule:
+        [name] = translate.parse_name("coproc", request.coproc, "coprocs")
+        return schedule.schedule_message(self._schedules.schedule(name))
+
+    def SetSchedule(
+        self, request: api.SetScheduleRequest, _context: grpc.ServicerContext
+    ) -> api.SetScheduleResponse:
+        [name] = translate.parse_name("coproc", request.coproc, "coprocs")
+        answer = self._schedule_changes.set_schedule(
+            name, schedule.read_wish(request), translate.read_request(request), _seal_schedule
+        )
+        return api.SetScheduleResponse.FromString(answer)
+
+    def SetVcoprocParameters(
+        self, request: api.SetVcoprocParametersRequest, _context: grpc.ServicerContext
+    ) -> api.Vcoproc:
+        domain, name = translate.parse_name("name", request.name, "domains", "vcoprocs")
+        answer = self._schedule_changes.set_parameters(
+            domain,
+            name,
+            schedule.read_parameters("parameters", request.parameters),
+            translate.read_request(request),
+            lambda vcoproc: translate.vcoproc_message(
+                vcoproc, self._queries.statuses([vcoproc])
+            ).SerializeToString(),
+        )
+        return api.Vcoproc.FromString(answer)
+
+    def WatchDecisions(
+        self, request: api.WatchDecisionsRequest, context: grpc.ServicerContext
+    ) -> Iterator[api.Decision]:
+        [name] = translate.parse_name("coproc", request.coproc, "coprocs")
+        name_of = self._schedules.names()
+        if not request.follow:
+            for decision in self._schedules.decisions(name, request.after_number):
+                yield schedule.decision_message(decision, 0, name_of)
+            return
+        with self._watching():
+            stream = self._schedules.follow(name, request.after_number)
+            if not context.add_callback(stream.cancel):
+                stream.cancel()
+                return
+            with self._streams_lock:
+                self._streams.add(stream)
+            try:
+                # As of WatchEvents.
+                context.send_initial_metadata(())
+                if self._stopping:
+                    return
+                for decision, missed_count in stream:
+                    yield schedule.decision_message(decision, missed_count, name_of)
+            except PeerLost:
+                if context.is_active() and not self._stopping:
+                    raise
+            finally:
+                stream.cancel()
+                with self._streams_lock:
+                    self._streams.discard(stream)
+
+    def AnalyseSchedule(
+        self, request: api.AnalyseScheduleRequest, _context: grpc.ServicerContext
+    ) -> api.ScheduleAnalysis:
+        [name] = translate.parse_name("coproc", request.coproc, "coprocs")
+        analysis = self._schedules.analyse(name, schedule.read_assumptions(request))
+        return schedule.analysis_message(name, analysis, self._schedules.names())
+
+    @contextmanager
+    def _watching(self) -> Iterator[None]:
+        """A place among those who watch.
+
+        Raises:
+            LimitExceeded: there is none.
+        """
+        if not self._watchers.acquire(blocking=False):
+            raise LimitExceeded("open streams", limits.WATCHERS_MAX)
+        try:
+            yield
         finally:
             self._watchers.release()
 
@@ -191,3 +296,8 @@ def _seal_domain(domain: DomainRecord) -> bytes:
 
 def _seal_vcoproc(vcoproc: VcoprocRecord) -> bytes:
     return translate.vcoproc_message(vcoproc, {vcoproc.vcoproc_id: _NEW}).SerializeToString()
+
+
+def _seal_schedule(scheduled: Scheduled, lost: tuple[str, ...]) -> bytes:
+    message = schedule.schedule_message(scheduled)
+    return api.SetScheduleResponse(schedule=message, lost_parameters=lost).SerializeToString()

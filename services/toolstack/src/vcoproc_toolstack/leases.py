@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from vcoproc import limits
@@ -74,7 +74,10 @@ class Leases:
         """
         with self._lock:
             coproc = self._named(offer) if offer.wanted else self._any(offer)
-            if why := mismatch(coproc, offer.platforms[coproc.compatible]):
+            own = offer.platforms[coproc.compatible]
+            described = offer.platforms.get(coproc.described_by, own)
+            platform = replace(described, compatible=coproc.compatible)
+            if why := mismatch(coproc, platform):
                 raise InvalidArgument("platforms", why)
             self._serial += 1
             lease = Lease(
@@ -83,7 +86,7 @@ class Leases:
                 control_target=offer.control_target.replace(PLACEHOLDER, coproc.name),
                 trap_endpoint=offer.trap_endpoint.replace(PLACEHOLDER, coproc.name),
                 holder=offer.holder,
-                platform=offer.platforms[coproc.compatible],
+                platform=platform,
             )
             self._leases[coproc.name] = lease
             self._seen.add(coproc.name)

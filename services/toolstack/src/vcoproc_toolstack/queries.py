@@ -98,7 +98,7 @@ class Queries:
         """Raises: NotFound."""
         with self._store.read() as view:
             domain = _need_domain(view, name)
-        return domain, self._statuses(domain.vcoprocs)
+        return domain, self.statuses(domain.vcoprocs)
 
     def domains(self, after: str, limit: int) -> tuple[list[DomainRecord], Statuses, int]:
         """Sorted by name; the last is the revision that the list is of."""
@@ -106,7 +106,7 @@ class Queries:
             domains = view.domains(after=after, limit=limit)
             revision = view.revision()
         vcoprocs = [vcoproc for domain in domains for vcoproc in domain.vcoprocs]
-        return domains, self._statuses(vcoprocs), revision
+        return domains, self.statuses(vcoprocs), revision
 
     def vcoproc(self, domain_name: str, name: str) -> tuple[VcoprocRecord, Statuses]:
         """Raises: NotFound."""
@@ -115,7 +115,7 @@ class Queries:
         found = [v for v in (domain.vcoprocs if domain else ()) if v.name == name]
         if not found:
             raise NotFound("vcoproc", f"{domain_name}/{name}")
-        return found[0], self._statuses(found)
+        return found[0], self.statuses(found)
 
     def vcoprocs(
         self, domain_name: str, after: tuple[str, str], limit: int
@@ -126,7 +126,7 @@ class Queries:
                 _need_domain(view, domain_name)
             vcoprocs = view.vcoprocs(domain=domain_name, after=after, limit=limit)
             revision = view.revision()
-        return vcoprocs, self._statuses(vcoprocs), revision
+        return vcoprocs, self.statuses(vcoprocs), revision
 
     def coproc(self, name: str) -> CoprocStatus:
         """Raises: NotFound."""
@@ -167,7 +167,7 @@ class Queries:
             openings = tuple(self._opening(view, vcoproc) for vcoproc in alive)
         return DomainOpening(
             domain=domain,
-            statuses=self._statuses(domain.vcoprocs),
+            statuses=self.statuses(domain.vcoprocs),
             memory=self._span(limits.GUEST_RAM_BASE_IPA, domain.memory_bytes, domain.memory_file),
             irq_endpoint=self._irq_endpoint,
             vcoprocs=openings,
@@ -210,7 +210,7 @@ class Queries:
         except VcoprocError:
             return None
 
-    def _statuses(self, vcoprocs: Sequence[VcoprocRecord]) -> Statuses:
+    def statuses(self, vcoprocs: Sequence[VcoprocRecord]) -> Statuses:
         """How these vcoprocs are: by the scheduler, else by their coprocs, else LOST."""
         found: dict[int, VcoprocStatus] = {}
         if not vcoprocs:
@@ -247,7 +247,10 @@ class Queries:
         statuses = []
         with self._store.read() as view:
             counts = view.counts()
-            for config in configs:
+            settings = view.settings()
+            for given in configs:
+                setting = settings.get(given.name)
+                config = setting.applied(given) if setting else given
                 account = accounts.get(config.name)
                 current = view.vcoproc(account.current) if account and account.current else None
                 statuses.append(

@@ -59,7 +59,8 @@ def scheduler_repair(
 ) -> list[Step]:
     """What the scheduler lacks or has too much.
 
-    coprocs: of the tree, by name; a vcoproc of another one waits for a tree that has it again.
+    coprocs: of the tree, by name, as they are to be scheduled now; a vcoproc of another one waits
+    for a tree that has it again.
     online: names of those that are leased now.
     """
     pairs = [(d, v) for d, v in wanted(domains) if v.coproc in coprocs]
@@ -72,9 +73,28 @@ def scheduler_repair(
             for vcoproc_id, _ in account.vcoprocs
             if vcoproc_id not in ids
         ),
-        *(SetCoproc(coprocs[name]) for name in names),
+        *(SetCoproc(coprocs[name], _set_parameters(name, accounts, pairs)) for name in names),
         *(AddVcoproc(vcoproc) for _, vcoproc in pairs),
     ]
+
+
+def _set_parameters(
+    coproc: str,
+    accounts: Sequence[CoprocAccount],
+    pairs: Sequence[tuple[DomainRecord, VcoprocRecord]],
+) -> tuple[tuple[int, tuple[tuple[str, int], ...]], ...]:
+    """Parameters of the vcoprocs that the scheduler has on a coproc.
+
+    They go with the algorithm: one by one they could fit neither the old nor the new one.
+    """
+    held = {
+        number for account in accounts if account.coproc == coproc for number, _ in account.vcoprocs
+    }
+    return tuple(
+        (vcoproc.vcoproc_id, vcoproc.params)
+        for _, vcoproc in pairs
+        if vcoproc.coproc == coproc and vcoproc.vcoproc_id in held
+    )
 
 
 def router_repair(domains: Sequence[DomainRecord], view: RouterView) -> list[Step]:

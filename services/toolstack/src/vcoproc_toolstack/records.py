@@ -27,6 +27,7 @@ class EventKind(enum.Enum):
     FAULTED = "FAULTED"
     ONLINE = "ONLINE"
     OFFLINE = "OFFLINE"
+    FELL_BACK = "FELL_BACK"
 
 
 class VcoprocState(enum.Enum):

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from typing import Final
 
 from vcoproc import limits
+from vcoproc.config import CoprocConfig
 from vcoproc.errors import PeerError, VcoprocError
 from vcoproc.runtime.logs import Log
 from vcoproc_toolstack.changes import Changes
@@ -15,18 +17,24 @@ from vcoproc_toolstack.memory import MemoryDir
 from vcoproc_toolstack.ports import Services
 from vcoproc_toolstack.reconcile import coproc_repair, router_repair, scheduler_repair
 from vcoproc_toolstack.records import DomainRecord, EventKind
+from vcoproc_toolstack.schedules import with_settings
 from vcoproc_toolstack.steps import (
     IRQ_ROUTER,
     MEMORY,
     SCHEDULER,
     STORE,
+    AddVcoproc,
     MakeMemory,
+    SetCoproc,
     Step,
     domain_steps,
 )
 from vcoproc_toolstack.store import Store
 
 _COPROC: Final = "coproc/"
+FALLBACK: Final = "rr"
+"""Schedules a coproc whose own algorithm the scheduler no longer takes, a plug-in that was removed
+perhaps, so that those who run on it go on. It needs no parameters."""
 
 
 class Marks:
@@ -126,8 +134,7 @@ class Repairer:
             self._steps(service)
             with self._changes.exclusive():
                 steps = self._steps(service)
-                for step in steps:
-                    self._perform(step)
+                self._perform_all(steps)
         except PeerError as error:
             self._log.debug("repair waits", of=service, why=str(error))
             return False
@@ -146,7 +153,22 @@ class Repairer:
             return False
         return True
 
-    def _perform(self, step: Step) -> None:
+    def _perform_all(self, steps: list[Step]) -> None:
+        plain: set[str] = set()
+        for step in steps:
+            if isinstance(step, AddVcoproc) and step.vcoproc.coproc in plain:
+                step = AddVcoproc(replace(step.vcoproc, params=()))
+            why = self._perform(step)
+            if why is None or not isinstance(step, SetCoproc):
+                continue
+            coproc = step.coproc.name
+            users = [s for s in steps if isinstance(s, AddVcoproc) and s.vcoproc.coproc == coproc]
+            if users and self._perform(_plain(step)) is None:
+                plain.add(coproc)
+                self._note_refusal(step.coproc, why)
+
+    def _perform(self, step: Step) -> VcoprocError | None:
+        """Does a step; gives the error when it is refused. Raises: PeerError."""
         try:
             self._services.perform(step)
         except PeerError:
@@ -154,6 +176,13 @@ class Repairer:
         except VcoprocError as error:
             # The others must not wait for one that is refused, and asking again would not help.
             self._log.error("repair step refused", step=type(step).__name__, why=str(error))
+            return error
+        return None
+
+    def _note_refusal(self, coproc: CoprocConfig, why: VcoprocError) -> None:
+        words = f"algorithm {coproc.scheduler} is refused, {FALLBACK} has taken over: {why}"
+        with self._store.change() as change:
+            change.add_event(f"coprocs/{coproc.name}", EventKind.FELL_BACK, words)
 
     def _domains(self) -> list[DomainRecord]:
         with self._store.read() as view:
@@ -163,7 +192,8 @@ class Repairer:
         domains = self._domains()
         if service == SCHEDULER:
             accounts = self._services.accounts(limits.CALL_TIMEOUT_NS)
-            coprocs = self._leases.coprocs
+            with self._store.read() as view:
+                coprocs = with_settings(self._leases.coprocs, view.settings())
             return scheduler_repair(domains, coprocs, self._leases.online(), accounts)
         if service == IRQ_ROUTER:
             return router_repair(domains, self._services.router())
@@ -172,5 +202,10 @@ class Repairer:
         name = service.removeprefix(_COPROC)
         if self._leases.get(name) is None:
             return []  # its next lease marks it again
-        view = self._services.coproc(name, limits.CALL_TIMEOUT_NS)
-        return coproc_repair(domains, name, view)
+        held = self._services.coproc(name, limits.CALL_TIMEOUT_NS)
+        return coproc_repair(domains, name, held)
+
+
+def _plain(step: SetCoproc) -> SetCoproc:
+    coproc = replace(step.coproc, scheduler=FALLBACK, scheduler_params=())
+    return SetCoproc(coproc, tuple((number, ()) for number, _ in step.vcoprocs))

@@ -18,6 +18,7 @@ from vcoproc_toolstack.records import (
     VcoprocRange,
     VcoprocRecord,
 )
+from vcoproc_toolstack.schedules import Setting
 
 
 def to_domain(row: RowMapping, vcoprocs: list[VcoprocRecord]) -> DomainRecord:
@@ -46,6 +47,11 @@ def to_vcoproc(row: RowMapping) -> VcoprocRecord:
         ranges=tuple(VcoprocRange(**place) for place in json.loads(row["ranges"])),
         lines=tuple(VcoprocLine(**line) for line in json.loads(row["lines"])),
     )
+
+
+def to_setting(row: RowMapping) -> Setting:
+    params = tuple((name, value) for name, value in json.loads(row["params"]))
+    return Setting(row["algorithm"], row["slice_ns"], params)
 
 
 def to_platform(compatible: str, text: str) -> PlatformRecord:

@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, Final
+from typing import Final
 
 import grpc
 
 from vcoproc import limits
 from vcoproc.api.v1 import toolstack_pb2 as api
-from vcoproc.errors import PeerError, PeerLost, PeerTimeout
 from vcoproc.internal.v1 import control_pb2 as pb
 from vcoproc.internal.v1 import control_pb2_grpc as rpc
 from vcoproc.runtime import grpc_kit
 from vcoproc.runtime.rundir import RunDir
+from vcoproc_toolstack.calls import Caller
 from vcoproc_toolstack.leases import Leases
 from vcoproc_toolstack.memory import MemoryDir
 from vcoproc_toolstack.records import (
-    Accounting,
     CoprocAccount,
     CoprocView,
     RouterView,
     VcoprocRecord,
     VcoprocState,
-    VcoprocStatus,
 )
+from vcoproc_toolstack.scheduler_client import GrpcScheduling, vcoproc_status
 from vcoproc_toolstack.steps import (
     IRQ_ROUTER,
     SCHEDULER,
@@ -42,61 +41,7 @@ from vcoproc_toolstack.steps import (
     UnmapLines,
 )
 
-_RUN_STATES: Final = {
-    "SLEEPING": VcoprocState.SLEEPING,
-    "WAITING": VcoprocState.WAITING,
-    # On its way: it does not run yet, and it still holds the hardware.
-    "SWITCHING_IN": VcoprocState.WAITING,
-    "RUNNING": VcoprocState.RUNNING,
-    "SWITCHING_OUT": VcoprocState.RUNNING,
-    "FAULTED": VcoprocState.FAULTED,
-}
 _DETACH_US: Final = limits.SWITCH_DEADLINE_NS // limits.US
-
-
-class Caller:
-    """Makes calls that can all be given up at once, so that a stop need not wait for anybody."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._open: set[Any] = set()
-        self._closed = False
-
-    def call(self, who: str, method: Any, request: Any, timeout_ns: int) -> Any:
-        """One call, waiting for a service that is just starting.
-
-        Raises:
-            PeerTimeout, PeerLost: it does not answer; or `close` was called.
-            RequestError: it refuses.
-        """
-        with self._lock:
-            if self._closed:
-                raise PeerLost(who)
-            future = method.future(request, timeout=timeout_ns / limits.S, wait_for_ready=True)
-            self._open.add(future)
-        try:
-            return future.result()
-        except grpc.FutureCancelledError:
-            raise PeerLost(who) from None
-        except grpc.RpcError as error:
-            refused = grpc_kit.to_error(error)
-            if not isinstance(refused, PeerError):
-                raise refused from None
-            assert isinstance(error, grpc.Call)
-            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise PeerTimeout(who, timeout_ns) from None
-            raise PeerLost(who) from None
-        finally:
-            with self._lock:
-                self._open.discard(future)
-
-    def close(self) -> None:
-        """Gives up all open calls; later ones fail at once."""
-        with self._lock:
-            self._closed = True
-            calls = list(self._open)
-        for call in calls:
-            call.cancel()
 
 
 class GrpcServices:
@@ -112,6 +57,7 @@ class GrpcServices:
         self.scheduler_channel = grpc_kit.channel(run_dir.grpc(SCHEDULER))
         self.router_channel = grpc_kit.channel(run_dir.grpc(IRQ_ROUTER))
         self._scheduler = rpc.SchedulerControlServiceStub(self.scheduler_channel)
+        self.scheduling = GrpcScheduling(self._caller, self._scheduler)
         self._router = rpc.IrqControlServiceStub(self.router_channel)
 
     def cancel(self) -> None:
@@ -156,25 +102,26 @@ class GrpcServices:
 
     def _tell_scheduler(self, step: SetCoproc | AddVcoproc | RemoveVcoproc) -> None:
         match step:
-            case SetCoproc(coproc=coproc):
-                known = pb.SetCoprocRequest(
-                    coproc=coproc.name,
-                    algorithm=coproc.scheduler,
-                    slice_ns=coproc.slice_ns,
-                    refusal_ns=coproc.refusal_deadline_ns,
-                    parameters=dict(coproc.scheduler_params),
-                )
-                self._call(SCHEDULER, self._scheduler.SetCoproc, known, limits.CALL_TIMEOUT_NS)
+            case SetCoproc():
+                self.scheduling.set_coproc(step)
             case AddVcoproc(vcoproc=vcoproc):
                 add = pb.AddVcoprocRequest(
                     coproc=vcoproc.coproc,
                     vcoproc_id=vcoproc.vcoproc_id,
                     parameters=dict(vcoproc.params),
                 )
-                self._call(SCHEDULER, self._scheduler.AddVcoproc, add, limits.CALL_TIMEOUT_NS)
+                self._add_vcoproc(vcoproc, add)
             case RemoveVcoproc(coproc=name, vcoproc_id=vcoproc_id):
                 remove = pb.RemoveVcoprocRequest(coproc=name, vcoproc_id=vcoproc_id)
                 self._call(SCHEDULER, self._scheduler.RemoveVcoproc, remove, limits.CALL_TIMEOUT_NS)
+
+    def _add_vcoproc(self, vcoproc: VcoprocRecord, request: pb.AddVcoprocRequest) -> None:
+        try:
+            self._call(SCHEDULER, self._scheduler.AddVcoproc, request, limits.CALL_TIMEOUT_NS)
+        except grpc_kit.RemoteRefusal as error:
+            # The scheduler knows numbers; a domain may have several vcoprocs.
+            words = f"vcoproc {vcoproc.name}: {error}"
+            raise grpc_kit.RemoteRefusal(error.reason, words, error.metadata) from error
 
     def _tell_coproc(self, step: AttachVcoproc | DetachVcoproc) -> None:
         if isinstance(step, AttachVcoproc):
@@ -228,7 +175,7 @@ class GrpcServices:
                 coproc.coproc,
                 coproc.current_vcoproc_id,
                 coproc.switch_count,
-                tuple((each.vcoproc_id, _status(each)) for each in coproc.vcoprocs),
+                tuple((each.vcoproc_id, vcoproc_status(each)) for each in coproc.vcoprocs),
             )
             for coproc in answer.coprocs
         )
@@ -264,23 +211,6 @@ def _map_lines(vcoproc: VcoprocRecord) -> pb.MapLinesRequest:
         lines=[
             pb.MappedLine(line=line.index, irq=line.irq, level=line.level) for line in vcoproc.lines
         ],
-    )
-
-
-def _status(account: pb.VcoprocAccount) -> VcoprocStatus:
-    figures = account.accounting
-    return VcoprocStatus(
-        _RUN_STATES.get(account.run_state, VcoprocState.UNKNOWN),
-        Accounting(
-            run_ns=figures.run_ns,
-            wait_ns=figures.wait_ns,
-            refused_ns=figures.refused_ns,
-            overtime_ns=figures.overtime_ns,
-            switch_ns=figures.switch_ns,
-            switch_count=figures.switch_count,
-            wake_count=figures.wake_count,
-            instruction_count=figures.instruction_count,
-        ),
     )
 
 

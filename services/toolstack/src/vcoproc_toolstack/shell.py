@@ -23,12 +23,15 @@ from vcoproc.runtime.process import notify_ready, notify_stopping
 from vcoproc.runtime.rundir import RunDir
 from vcoproc_toolstack import gateway, lease
 from vcoproc_toolstack.changes import Changes
+from vcoproc_toolstack.fallbacks import FallbackWatch
 from vcoproc_toolstack.health import HealthWatch
 from vcoproc_toolstack.leases import Leases
 from vcoproc_toolstack.memory import MemoryDir
 from vcoproc_toolstack.queries import Queries
 from vcoproc_toolstack.records import EventKind
 from vcoproc_toolstack.repair import Marks, Repairer
+from vcoproc_toolstack.schedule_changes import ScheduleChanges
+from vcoproc_toolstack.schedule_queries import ScheduleQueries
 from vcoproc_toolstack.services import GrpcServices
 from vcoproc_toolstack.steps import IRQ_ROUTER, SCHEDULER
 from vcoproc_toolstack.store import Store
@@ -69,6 +72,14 @@ class Shell:
             trap_endpoint=lambda coproc: run_dir.ipc(f"trap-{coproc}"),
             irq_endpoint=run_dir.ipc("irq-domain"),
         )
+        self._schedule_changes = ScheduleChanges(
+            self._changes,
+            self._store,
+            self._leases,
+            (self._services, self._services.scheduling),
+            mark=self._marks.mark,
+        )
+        self._schedules = ScheduleQueries(self._store, self._leases, self._services.scheduling)
         self._repairer = Repairer(self._store, self._leases, self._services, self._changes, log)
 
     def start(self) -> None:
@@ -89,6 +100,9 @@ class Shell:
             )
             watch.start()
             self._exit.callback(watch.stop)
+        fallbacks = FallbackWatch(self._store, self._services.scheduling, self._log)
+        fallbacks.start()
+        self._exit.callback(fallbacks.stop)
         self._exit.callback(self._services.cancel)
 
     def _repair(self) -> None:
@@ -127,7 +141,9 @@ class Shell:
         )
 
     def _serve_api(self) -> None:
-        servicer = gateway.Gateway(self._changes, self._queries)
+        servicer = gateway.Gateway(
+            self._changes, self._queries, self._schedule_changes, self._schedules
+        )
         self._serve(
             "toolstack",
             lambda server: api_rpc.add_ToolstackServiceServicer_to_server(servicer, server),

@@ -29,7 +29,8 @@ from vcoproc_toolstack.records import (
     PlatformRecord,
     VcoprocRecord,
 )
-from vcoproc_toolstack.rows import to_domain, to_platform, to_vcoproc
+from vcoproc_toolstack.rows import to_domain, to_platform, to_setting, to_vcoproc
+from vcoproc_toolstack.schedules import Parameters, Setting
 from vcoproc_toolstack.tables import (
     DOMAINS,
     EVENTS,
@@ -37,12 +38,15 @@ from vcoproc_toolstack.tables import (
     METADATA,
     PLATFORMS,
     REQUESTS,
+    SCHEDULES,
     SCHEMA_VERSION,
     VCOPROCS,
 )
 
-_MIGRATIONS: Final[Mapping[int, Callable[[Connection], None]]] = {}
-"""From version n to n + 1, by n."""
+_MIGRATIONS: Final[Mapping[int, Callable[[Connection], None]]] = {
+    1: lambda _connection: None,  # a table more, which is made before
+}
+"""From version n to n + 1, by n. Tables that lack are made before the first one."""
 _VCOPROC_ID_MAX: Final = 2**32 - 1
 _EVENTS_READ_MAX: Final = 256
 
@@ -103,6 +107,20 @@ class View:
         """Vcoprocs of each coproc that has any."""
         query = sa.select(VCOPROCS.c.coproc, sa.func.count()).group_by(VCOPROCS.c.coproc)
         return {row[0]: row[1] for row in self._connection.execute(query)}
+
+    def vcoprocs_on(self, coproc: str) -> list[VcoprocRecord]:
+        """Vcoprocs of one coproc, sorted by domain and name."""
+        return self._vcoprocs(VCOPROCS.c.coproc == coproc)
+
+    def settings(self) -> dict[str, Setting]:
+        """How coprocs are scheduled that were set at run time, by name."""
+        rows = self._connection.execute(sa.select(SCHEDULES)).mappings()
+        return {row["coproc"]: to_setting(row) for row in rows}
+
+    def fallback_ns(self, coproc: str) -> int:
+        """When the last fallback of a coproc was that an event tells of; 0 for none."""
+        query = sa.select(META.c.value).where(META.c.key == f"fallback/{coproc}")
+        return int(self._connection.execute(query).scalar() or 0)
 
     def memory_bytes(self) -> int:
         """Memory of all domains together."""
@@ -235,6 +253,30 @@ class Change(View):
         self._connection.execute(
             VCOPROCS.update().where(VCOPROCS.c.vcoproc_id == vcoproc_id).values(life=life.value)
         )
+
+    def set_vcoproc_params(self, vcoproc_id: int, params: Parameters) -> None:
+        self._connection.execute(
+            VCOPROCS.update()
+            .where(VCOPROCS.c.vcoproc_id == vcoproc_id)
+            .values(params=json.dumps(params))
+        )
+
+    def put_setting(self, coproc: str, setting: Setting | None) -> None:
+        """Keeps how a coproc is scheduled; None: as the tree says."""
+        self._connection.execute(SCHEDULES.delete().where(SCHEDULES.c.coproc == coproc))
+        if setting is not None:
+            self._connection.execute(
+                SCHEDULES.insert().values(
+                    coproc=coproc,
+                    algorithm=setting.algorithm,
+                    slice_ns=setting.slice_ns,
+                    params=json.dumps(setting.parameters),
+                )
+            )
+
+    def put_fallback_ns(self, coproc: str, time_ns: int) -> None:
+        """See `fallback_ns`."""
+        self._put(f"fallback/{coproc}", time_ns)
 
     def delete_domain(self, domid: int) -> None:
         for table in (VCOPROCS, DOMAINS):

@@ -16,7 +16,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 """Rises with every change below; a step for each old version goes into `store._MIGRATIONS`."""
 
 METADATA: Final = MetaData()
@@ -57,6 +57,15 @@ VCOPROCS: Final = Table(
     Column("ranges", Text, nullable=False),
     Column("lines", Text, nullable=False),
     UniqueConstraint("domid", "name"),
+)
+SCHEDULES: Final = Table(
+    # Since version 2: how coprocs are scheduled that were set at run time.
+    "schedules",
+    METADATA,
+    Column("coproc", Text, primary_key=True),
+    Column("algorithm", Text, nullable=False),
+    Column("slice_ns", BigInteger, nullable=False),
+    Column("params", Text, nullable=False),  # JSON
 )
 EVENTS: Final = Table(
     "events",

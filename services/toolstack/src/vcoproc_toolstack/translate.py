@@ -172,7 +172,7 @@ def vcoproc_message(vcoproc: VcoprocRecord, statuses: Statuses) -> api.Vcoproc:
         name=vcoproc.resource,
         vcoproc_id=vcoproc.vcoproc_id,
         coproc=f"coprocs/{vcoproc.coproc}",
-        state=_vcoproc_state(status.state),
+        state=vcoproc_state(status.state),
         ranges=[
             api.RegisterRange(
                 name=place.name,
@@ -195,7 +195,8 @@ def vcoproc_message(vcoproc: VcoprocRecord, statuses: Statuses) -> api.Vcoproc:
     return message
 
 
-def _vcoproc_state(state: VcoprocState) -> api.Vcoproc.State.ValueType:
+def vcoproc_state(state: VcoprocState) -> api.Vcoproc.State.ValueType:
+    """A state as the public API names it."""
     if state is VcoprocState.UNKNOWN:
         return api.Vcoproc.STATE_UNSPECIFIED
     return api.Vcoproc.State.Value(f"STATE_{state.value}")
@@ -355,6 +356,8 @@ def lease_message(
         compatible=lease.coproc.compatible,
         private_memory_bytes=lease.coproc.private_bytes,
         clock_hz=lease.coproc.clock_hz,
+        platform_parameters={name: str(value) for name, value in lease.coproc.platform_params},
+        refusal_drain_ns=lease.coproc.refusal_drain_ns,
         schedule_endpoint=schedule_endpoint,
         irq_endpoint=irq_endpoint,
         credential=credential,

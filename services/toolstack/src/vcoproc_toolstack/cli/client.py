@@ -28,6 +28,7 @@ _NEXT: Final = {
     "INVALID_ARGUMENT": "see `--help`",
     "INVALID_CONFIG": "correct the file; docs/configuration.md describes it",
     "LIMIT_EXCEEDED": "destroy something first, or raise the limit in the system's device tree",
+    "NOT_ADMITTED": "ask for less, or give others less first; `vcoproc sched show COPROC`",
     "NOT_FOUND": "`vcoproc domain list` and `vcoproc coproc list` show what there is",
     "PEER_LOST": _AGAIN,
     "PEER_TIMEOUT": _AGAIN,
@@ -114,9 +115,13 @@ class Client:
 
     def watch(self, request: Any) -> Iterator[Any]:
         """Events as they come. Raises: VcoprocError."""
+        return self.stream("WatchEvents", request)
+
+    def stream(self, method: str, request: Any) -> Iterator[Any]:
+        """Answers of a stream as they come. Raises: VcoprocError."""
         import grpc
 
-        stream = self._stub.WatchEvents(request)
+        stream = getattr(self._stub, method)(request)
         try:
             yield from stream
         except grpc.RpcError as error:
