@@ -14,6 +14,7 @@ from bench.effort import FULL, QUICK, Effort
 from bench.interrupts import interrupts
 from bench.processes import idle, starts
 from bench.rig import rig
+from bench.scheduling import scheduling
 from bench.sharing import sharing
 from bench.switches import switches
 from bench.table import Row, to_json, to_text
@@ -21,7 +22,7 @@ from bench.traps import batched, mapped, posted, traps
 from vcoproc.limits import S
 
 IN_ONE_CLUSTER: Final = ("trap", "post", "batch", "mapped", "irq", "idle")
-SECTIONS: Final = (*IN_ONE_CLUSTER, "switch", "sharing", "start")
+SECTIONS: Final = (*IN_ONE_CLUSTER, "switch", "sharing", "sched", "start")
 
 
 def measure(sections: list[str], effort: Effort) -> Iterator[list[Row]]:
@@ -45,6 +46,8 @@ def measure(sections: list[str], effort: Effort) -> Iterator[list[Row]]:
         yield switches(effort)
     if "sharing" in sections:
         yield sharing(effort)
+    if "sched" in sections:
+        yield scheduling(effort)
     if "start" in sections:
         yield starts(effort)
 

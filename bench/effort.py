@@ -1,4 +1,4 @@
-"""How much is measured: everything in three minutes at most, or a quick look in forty seconds."""
+"""How much is measured: everything in about four minutes, or a quick look in forty seconds."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ class Effort:
 
     rounds, samples: of the exchanges, and how many in each round. switch_ns: how long switches are
     collected. work_ns, work_rounds: one measurement of total work, and how often. shares: (domains,
-    slice in us). starts: of the cluster. idle_ns: how long idle processes are watched.
+    slice in us). starts: of the cluster. idle_ns: how long idle processes are watched. share_ns:
+    how long shares are compared with weights. swap_ns: how long algorithms are swapped.
     """
 
     rounds: int
@@ -25,6 +26,8 @@ class Effort:
     shares: tuple[tuple[int, int], ...]
     starts: int
     idle_ns: int
+    share_ns: int
+    swap_ns: int
 
 
 FULL: Final = Effort(
@@ -40,6 +43,8 @@ FULL: Final = Effort(
     ),
     starts=5,
     idle_ns=10 * S,
+    share_ns=10 * S,
+    swap_ns=60 * S,
 )
 QUICK: Final = Effort(
     rounds=5,
@@ -50,4 +55,6 @@ QUICK: Final = Effort(
     shares=((3, 5000), (4, 1000)),
     starts=2,
     idle_ns=2 * S,
+    share_ns=3 * S,
+    swap_ns=5 * S,
 )

@@ -29,7 +29,7 @@ _TREE: Final = """/dts-v1/;
 	chosen {{
 		vcoproc,shared-coprocs {{
 			compatible = "vcoproc,shared-coprocs";
-			dsp0 {{ coproc = <&dsp0>; scheduler = "rr"; slice-us = <{slice_us}>; }};
+			dsp0 {{ coproc = <&dsp0>; scheduler = "{algorithm}"; slice-us = <{slice_us}>; }};
 		}};
 	}};
 	dsp0: dsp@f0000000 {{
@@ -54,10 +54,14 @@ def scratch() -> Iterator[Path]:
         yield Path(folder)
 
 
-def write_tree(folder: Path, *, slice_us: int = 5000, private_bytes: int = 64 * KIB) -> Path:
+def write_tree(
+    folder: Path, *, slice_us: int = 5000, private_bytes: int = 64 * KIB, algorithm: str = "rr"
+) -> Path:
     """A system with the one coproc; gives the file's path."""
     path = folder / "bench.dts"
-    path.write_text(_TREE.format(slice_us=slice_us, private_bytes=private_bytes))
+    path.write_text(
+        _TREE.format(slice_us=slice_us, private_bytes=private_bytes, algorithm=algorithm)
+    )
     return path
 
 
@@ -97,9 +101,10 @@ class Rig:
         self._scheduler = control_pb2_grpc.SchedulerControlServiceStub(to_scheduler)
         self._coproc = control_pb2_grpc.CoprocSimServiceStub(to_coproc)
 
-    def guest(self, name: str, firmware: str) -> Guest:
-        """Creates a domain for a firmware; does not start it."""
-        config = f'name = "{name}"\nmemory = 1\nvcoproc = ["coproc={COPROC},name=v"]\n'
+    def guest(self, name: str, firmware: str, parameters: str = "") -> Guest:
+        """Creates a domain for a firmware; does not start it. parameters: as ",weight=512"."""
+        spec = f"coproc={COPROC},name=v{parameters}"
+        config = f'name = "{name}"\nmemory = 1\nvcoproc = ["{spec}"]\n'
         request = toolstack_pb2.CreateDomainRequest(config=config, file_name=f"{name}.cfg")
         self._toolstack.CreateDomain(request, wait_for_ready=True, timeout=CALL_S)
         domain = self._stack.enter_context(Domain(name, self.cluster.run_dir))
@@ -107,6 +112,19 @@ class Rig:
         remoteproc = Remoteproc(domain, vcoproc)
         remoteproc.load(FIRMWARE / firmware / f"{firmware}.elf")
         return Guest(domain, vcoproc, remoteproc)
+
+    def set_algorithm(self, algorithm: str) -> None:
+        """Puts another scheduling algorithm in charge, whatever runs."""
+        request = toolstack_pb2.SetScheduleRequest(coproc=f"coprocs/{COPROC}", algorithm=algorithm)
+        self._toolstack.SetSchedule(request, wait_for_ready=True, timeout=CALL_S)
+
+    def run_ns(self) -> dict[str, int]:
+        """Time on the coprocessor of each domain's vcoproc, by the domain's name."""
+        request = toolstack_pb2.GetScheduleRequest(coproc=f"coprocs/{COPROC}")
+        schedule = self._toolstack.GetSchedule(request, wait_for_ready=True, timeout=CALL_S)
+        return {
+            each.vcoproc.split("/")[1]: int(each.accounting.run_ns) for each in schedule.vcoprocs
+        }
 
     def instructions(self) -> int:
         """What all vcoprocs have executed since they were created."""
@@ -127,10 +145,14 @@ class Rig:
 
 
 @contextmanager
-def rig(*, slice_us: int = 5000, private_bytes: int = 64 * KIB) -> Iterator[Rig]:
+def rig(
+    *, slice_us: int = 5000, private_bytes: int = 64 * KIB, algorithm: str = "rr"
+) -> Iterator[Rig]:
     """A cluster of its own, in a folder of its own."""
     with ExitStack() as stack:
         folder = stack.enter_context(scratch())
-        tree = write_tree(folder, slice_us=slice_us, private_bytes=private_bytes)
+        tree = write_tree(
+            folder, slice_us=slice_us, private_bytes=private_bytes, algorithm=algorithm
+        )
         cluster = stack.enter_context(Cluster(tree, folder / "run"))
         yield Rig(cluster, folder, stack)
