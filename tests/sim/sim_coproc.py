@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from vcoproc.limits import US
 from vcoproc.testing.network import SimLink
-from vcoproc.wire.messages import Grant, LineEdge, Message, Resample, Revoke
+from vcoproc.wire.messages import Grant, LineEdge, Message, Resample, Revoke, Vacate
 from vcoproc_sim.executor import Executor
 from vcoproc_sim.frontend import FrontEnd
 from vcoproc_sim.platforms.api import ContextSpec, Platform
@@ -93,6 +93,8 @@ class CoprocNode:
                     self.executor.grant(message)
                 case Revoke():
                     self.executor.revoke(message.grant)
+                case Vacate():
+                    self.executor.vacate(message)
                 case _:
                     raise AssertionError(f"the scheduler says {message}")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from vcoproc.limits import SWITCH_DEADLINE_NS, US
+from vcoproc.limits import US
 from vcoproc.testing.clock import Timer
 from vcoproc.testing.network import SimLink
 from vcoproc.wire.messages import Eoi, LineEdge, LineEnable, LineLevel, LineSync, Message
@@ -24,7 +24,13 @@ from vcoproc_irq_router.events import (
 from vcoproc_irq_router.events import Event as RouterEvent
 from vcoproc_scheduler.accounting import TurnEnded
 from vcoproc_scheduler.core import CoprocSchedulerCore
-from vcoproc_scheduler.events import CoprocOffline, CoprocOnline, SetAlgorithm, Tick
+from vcoproc_scheduler.events import (
+    CoprocOffline,
+    CoprocOnline,
+    FellBack,
+    SetAlgorithm,
+    Tick,
+)
 from vcoproc_scheduler.events import Event as SchedulerEvent
 from vcoproc_scheduler.policies.loader import load_catalogue
 
@@ -37,14 +43,13 @@ CATALOGUE = load_catalogue(())
 class SchedulerNode:
     """The scheduler of one coproc."""
 
-    def __init__(
-        self, world: World, coproc: str, slice_ns: int, refusal_ns: int = SWITCH_DEADLINE_NS
-    ) -> None:
+    def __init__(self, world: World, coproc: str, algorithm: SetAlgorithm) -> None:
         self.world = world
         self.coproc = coproc
         self.link: SimLink | None = None
         self.turns: list[TurnEnded] = []
-        self._algorithm = SetAlgorithm("rr", slice_ns, refusal_ns, {})
+        self.fallbacks: list[FellBack] = []
+        self._algorithm = algorithm
         self._timer: Timer | None = None
         self.core = self._new_core()
 
@@ -62,7 +67,9 @@ class SchedulerNode:
         for effect in self.core.step(event, self.world.now_ns):
             if isinstance(effect, TurnEnded):
                 self.turns.append(effect)
-            elif self.link is not None:
+            elif isinstance(effect, FellBack):
+                self.fallbacks.append(effect)
+            elif isinstance(effect, Message) and self.link is not None:
                 self.world.note(f"scheduler -> {self.coproc} {effect}")
                 self.link.to_client(effect)
         self._arm()

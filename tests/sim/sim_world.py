@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from random import Random
 
 from sim_coproc import CoprocNode
@@ -15,7 +15,7 @@ from vcoproc.limits import MS, US
 from vcoproc.testing.clock import VirtualClock
 from vcoproc.testing.network import PERFECT, End, Faults, SimLink, SimNetwork
 from vcoproc_irq_router.events import AddDomain, MapLines, MappedLine, UnmapLines
-from vcoproc_scheduler.events import AddVcoproc, RemoveVcoproc
+from vcoproc_scheduler.events import AddVcoproc, RemoveVcoproc, SetAlgorithm
 from vcoproc_sim.platforms.api import ContextSpec, Platform, Trigger
 from vcoproc_sim.testing.fake_platform import (
     Costs,
@@ -79,6 +79,8 @@ class World:
         *,
         slice_ns: int = 1 * MS,
         refusal_ns: int = 20 * MS,
+        algorithm: str = "rr",
+        parameters: Mapping[str, int] | None = None,
         make_platform: Callable[[StepClock], Platform] | None = None,
     ) -> CoprocNode:
         if make_platform is None:
@@ -88,7 +90,8 @@ class World:
                 return FakePlatform(clock, costs=costs)
 
         node = self.coprocs[name] = CoprocNode(self, name, make_platform)
-        scheduler = self.schedulers[name] = SchedulerNode(self, name, slice_ns, refusal_ns)
+        chosen = SetAlgorithm(algorithm, slice_ns, refusal_ns, dict(parameters or {}))
+        scheduler = self.schedulers[name] = SchedulerNode(self, name, chosen)
         node.schedule = scheduler.link = self.network.connect(
             f"schedule-{name}",
             End(node.schedule_message, node.schedule_is_up, node.schedule_is_down),
@@ -128,6 +131,7 @@ class World:
         *,
         spec: Callable[[int], ContextSpec] | None = None,
         make_driver: Callable[..., Driver] = Driver,
+        parameters: Mapping[str, int] | None = None,
     ) -> Driver:
         """Attaches a vcoproc everywhere, and starts its driver."""
         self._last_vcoproc += 1
@@ -144,7 +148,7 @@ class World:
         # In an order that differs: any of them may hear of it first.
         steps = [
             lambda: self.router.step(MapLines(domid, vcoproc_id, coproc, lines)),
-            lambda: self.schedulers[coproc].step(AddVcoproc(vcoproc_id, {})),
+            lambda: self.schedulers[coproc].step(AddVcoproc(vcoproc_id, dict(parameters or {}))),
             lambda: self._connect_driver(driver, node),
         ]
         self.random.shuffle(steps)
