@@ -131,8 +131,6 @@ CONTROL_CREDIT: Final = 1024
 LINES_PER_VCOPROC_MAX: Final = 32
 IRQ_CREDIT: Final = 256
 """Unacknowledged interrupts to one domain; more stay pending in the router, none is lost."""
-EDGES_PENDING_MAX: Final = 1
-"""A second edge while one is pending merges with it, as in a GIC; merges are counted."""
 UNMAPPED_VCOPROCS_MAX: Final = 64
 """Vcoprocs of one coproc whose interrupts came before the toolstack said whose they are; then the
 oldest is forgotten and counted."""
@@ -193,7 +191,6 @@ assert PRIVATE_MEMORY_BYTES_DEFAULT <= PRIVATE_MEMORY_BYTES_MAX
 assert VCOPROCS_PER_COPROC_MAX <= VCOPROCS_KNOWN_MAX
 assert MIN_RUN_NS_MAX < SLICE_NS_MAX
 assert CLOCK_HZ_MIN <= CLOCK_HZ_DEFAULT <= CLOCK_HZ_MAX
-assert EDGES_PENDING_MAX == 1
 assert RESTART_DELAY_NS_MIN <= RESTART_DELAY_NS_MAX <= RESTART_FORGIVEN_NS
 assert REPAIR_DELAY_NS_MIN <= REPAIR_DELAY_NS_MAX
 assert SWITCH_DEADLINE_NS < CALL_TIMEOUT_NS

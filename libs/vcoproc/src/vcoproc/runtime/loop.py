@@ -61,9 +61,6 @@ class Loop:
         """From now on `wait` returns when this socket or descriptor can be read."""
         self._poller.register(source, zmq.POLLIN)
 
-    def unwatch(self, source: zmq.Socket[Any] | int) -> None:
-        self._poller.unregister(source)
-
     def wait(self, deadline_ns: int | None) -> set[Any]:
         """Sleeps until something happens; gives the sockets and descriptors that can be read.
 

@@ -18,9 +18,7 @@ import enum
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Final, Protocol, TypeAlias
-
-PLATFORM_API_VERSION: Final = 1
+from typing import Protocol, TypeAlias
 
 
 class Access(enum.Enum):

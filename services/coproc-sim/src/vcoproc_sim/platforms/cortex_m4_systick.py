@@ -25,10 +25,6 @@ class SysTick:
         self.count_flag = False
 
     @property
-    def is_counting(self) -> bool:
-        return bool(self.csr & _ENABLE)
-
-    @property
     def raises_exception(self) -> bool:
         """Whether an expiry will come that pends the exception."""
         return self.csr & (_ENABLE | _TICKINT) == _ENABLE | _TICKINT and bool(
