@@ -41,6 +41,20 @@ def test_a_killed_service_comes_back_and_finds_its_place(fragile: Running, servi
     assert ring(late) == 1
 
 
+def test_an_old_end_of_interrupt_does_not_end_a_new_injection(fragile: Running) -> None:
+    """After a restart of the irq-router the driver's last EOI used to be said once more."""
+    quick = fragile.create("quick", "dsp0")
+    start_firmware(quick, "hello")
+    counted = 0
+    for _ in range(4):
+        rung = [ring(quick, timeout_ns=20_000_000_000) for _ in range(3)]
+        assert rung == [counted + 1, counted + 2, counted + 3]
+        counted += 3
+        kill(fragile, "irq-router")
+    assert ring(quick, timeout_ns=20_000_000_000) == counted + 1
+    assert quick.wait_irq(100_000_000) is None
+
+
 def test_a_killed_coproc_sim_takes_only_its_own_down(fragile: Running) -> None:
     hit = fragile.create("hit", "dsp0")
     far = fragile.create("far", "dsp1")

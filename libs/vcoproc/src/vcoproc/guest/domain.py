@@ -83,6 +83,9 @@ class Domain:
             for line in vcoproc.lines
         }
         self._pending: deque[Interrupt] = deque()
+        self._active: set[int] = set()
+        """Interrupt numbers that this session has injected and that have not ended."""
+        self._masked: set[int] = set()
         self._last_error: VcoprocError | None = None
         self._link = LinkClient(
             zmq.Context.instance(),
@@ -92,7 +95,6 @@ class Domain:
             name=name,
             epoch=epoch,
             window=IRQ_CREDIT,
-            keep_unacked=True,
         )
 
     # --- memory -----------------------------------------------------------------------------------
@@ -157,11 +159,19 @@ class Domain:
         return self._pending.popleft()
 
     def eoi(self, interrupt: Interrupt | int) -> None:
-        """Ends an interrupt. A level line that is still high interrupts again."""
-        self._say(Eoi(interrupt if isinstance(interrupt, int) else interrupt.irq))
+        """Ends an interrupt. A level line that is still high interrupts again.
+
+        One that was taken before the connection to the irq-router was lost needs no end.
+        """
+        irq = interrupt if isinstance(interrupt, int) else interrupt.irq
+        if irq in self._active:
+            self._active.discard(irq)
+            # Not `_say`, which waits for the next session: there it would end another injection.
+            self._link.send(Eoi(irq))
 
     def enable_irq(self, irq: int, enabled: bool = True) -> None:
         """Unmasks or masks an interrupt number; what comes while masked stays pending."""
+        (self._masked.discard if enabled else self._masked.add)(irq)
         self._say(LineEnable(irq, enabled))
 
     def _say(self, message: Message) -> None:
@@ -180,14 +190,17 @@ class Domain:
         for event in self._link.receive(1, -(-wait_ns // MS)):
             if isinstance(event, LinkUp):
                 self._last_error = None
-                # The router injects again whatever it did not hear the end of.
-                for message in event.unacked:
-                    self._link.send(message)
+                # The router injects again whatever it did not hear the end of. An old EOI said
+                # now would end the new injection before the driver has seen it.
+                for irq in self._masked:
+                    self._link.send(LineEnable(irq, False))
             elif isinstance(event, LinkDown):
                 self._last_error = event.error
                 self._pending.clear()
+                self._active.clear()
             elif isinstance(event.message, Inject):
                 inject = event.message
+                self._active.add(inject.irq)
                 vcoproc, line = self._line_of.get(inject.irq, ("", ""))
                 self._pending.append(
                     Interrupt(inject.irq, vcoproc, line, inject.level, inject.raised_ns)
