@@ -186,6 +186,50 @@ class RevisionGone(RequestError):
         self.oldest = oldest
 
 
+class WatcherTooSlow(RequestError):
+    """A watcher did not read what it asked for; it may resume."""
+
+    reason = "WATCHER_TOO_SLOW"
+
+    def __init__(self, revision: int) -> None:
+        super().__init__(f"events were not read in time; resume the watch from {revision}")
+        self.revision = revision
+
+
+class Unauthenticated(RequestError):
+    """Nobody knows who calls."""
+
+    reason = "UNAUTHENTICATED"
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"the caller is not known: {why}")
+        self.why = why
+
+
+class PermissionDenied(RequestError):
+    """The caller's role does not allow this."""
+
+    reason = "PERMISSION_DENIED"
+
+    def __init__(self, caller: str, role: str, method: str, needed: str) -> None:
+        super().__init__(f"{caller} is {role}; {method} needs {needed}")
+        self.caller = caller
+        self.role = role
+        self.method = method
+        self.needed = needed
+
+
+class StoreUnavailable(RequestError):
+    """Nothing can be kept just now, so nothing is changed. What runs, runs on."""
+
+    reason = "STORE_UNAVAILABLE"
+
+    def __init__(self, store: str, why: str) -> None:
+        super().__init__(f"store {store} cannot be used: {why}")
+        self.store = store
+        self.why = why
+
+
 class InvalidArgument(RequestError):
     reason = "INVALID_ARGUMENT"
 
@@ -199,6 +243,16 @@ class NotAdmitted(InvalidArgument):
     """Good in itself, but an algorithm cannot guarantee it beside what it has promised."""
 
     reason = "NOT_ADMITTED"
+
+
+class BadSnapshot(RequestError):
+    """Bytes that are no snapshot of ours, or damaged, or of something else."""
+
+    reason = "BAD_SNAPSHOT"
+
+    def __init__(self, why: str) -> None:
+        super().__init__(f"snapshot: {why}")
+        self.why = why
 
 
 class BadPlugin(RequestError):

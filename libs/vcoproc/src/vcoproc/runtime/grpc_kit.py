@@ -34,6 +34,10 @@ _CODES: Final[dict[str, grpc.StatusCode]] = {
     errors.NotAdmitted.reason: grpc.StatusCode.FAILED_PRECONDITION,
     errors.LimitExceeded.reason: grpc.StatusCode.RESOURCE_EXHAUSTED,
     errors.RevisionGone.reason: grpc.StatusCode.OUT_OF_RANGE,
+    errors.WatcherTooSlow.reason: grpc.StatusCode.ABORTED,
+    errors.Unauthenticated.reason: grpc.StatusCode.UNAUTHENTICATED,
+    errors.PermissionDenied.reason: grpc.StatusCode.PERMISSION_DENIED,
+    errors.StoreUnavailable.reason: grpc.StatusCode.UNAVAILABLE,
     errors.SwitchTimeout.reason: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 

@@ -4,13 +4,23 @@ isort:skip_file
 The public control plane of a vcoproc cluster. Never on the trap or interrupt path.
 
 Errors carry a google.rpc.ErrorInfo with domain "vcoproc" and a stable reason (UPPER_SNAKE):
-  INVALID_ARGUMENT    INVALID_ARGUMENT, INVALID_CONFIG, BAD_FIRMWARE
+  INVALID_ARGUMENT    INVALID_ARGUMENT, INVALID_CONFIG, BAD_FIRMWARE, BAD_SNAPSHOT
   NOT_FOUND           NOT_FOUND
   ALREADY_EXISTS      ALREADY_EXISTS
   FAILED_PRECONDITION WRONG_STATE, NOT_ADMITTED
   RESOURCE_EXHAUSTED  LIMIT_EXCEEDED
   UNAVAILABLE         PEER_LOST, PEER_TIMEOUT, PEER_REJECTED: a service does not answer; retry
+                      STORE_UNAVAILABLE: nothing can be kept just now, so nothing is changed; retry
   OUT_OF_RANGE        REVISION_GONE: the watch must start again from a list
+  ABORTED             WATCHER_TOO_SLOW: the watch must be resumed from the revision it has
+  UNAUTHENTICATED     UNAUTHENTICATED: no client certificate that this cluster knows
+  PERMISSION_DENIED   PERMISSION_DENIED: the caller's role does not allow this call
+
+A request_id has 1..63 printable bytes and makes a change idempotent: the same request again gets the
+first one's answer and changes nothing. Empty: not idempotent. It stays known for 10000 changes.
+
+A filter is a list of terms with spaces between, all of which must hold: FIELD=VALUE or FIELD!=VALUE,
+where "*" in a value stands for any text. Each list says which fields it knows. At most 1024 bytes.
 """
 
 from collections import abc as _abc
@@ -45,6 +55,14 @@ class Domain(_message.Message):
         STATE_CREATING: Domain._State.ValueType  # 1
         STATE_RUNNING: Domain._State.ValueType  # 2
         STATE_DESTROYING: Domain._State.ValueType  # 3
+        STATE_STOPPED: Domain._State.ValueType  # 4
+        """It has neither memory nor contexts: it was shut down, or never started."""
+        STATE_PAUSED: Domain._State.ValueType  # 5
+        """None of its vcoprocs runs, and its interrupts wait."""
+        STATE_CRASHED: Domain._State.ValueType  # 6
+        """As PAUSED, until it is started anew or destroyed."""
+        STATE_SHUTTING_DOWN: Domain._State.ValueType  # 7
+        """Its vcoprocs finish what they do."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper):
         """Output only; changed by the verbs of the service."""
@@ -53,6 +71,14 @@ class Domain(_message.Message):
     STATE_CREATING: Domain.State.ValueType  # 1
     STATE_RUNNING: Domain.State.ValueType  # 2
     STATE_DESTROYING: Domain.State.ValueType  # 3
+    STATE_STOPPED: Domain.State.ValueType  # 4
+    """It has neither memory nor contexts: it was shut down, or never started."""
+    STATE_PAUSED: Domain.State.ValueType  # 5
+    """None of its vcoprocs runs, and its interrupts wait."""
+    STATE_CRASHED: Domain.State.ValueType  # 6
+    """As PAUSED, until it is started anew or destroyed."""
+    STATE_SHUTTING_DOWN: Domain.State.ValueType  # 7
+    """Its vcoprocs finish what they do."""
 
     NAME_FIELD_NUMBER: _builtins.int
     DOMID_FIELD_NUMBER: _builtins.int
@@ -60,6 +86,11 @@ class Domain(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     VCOPROCS_FIELD_NUMBER: _builtins.int
     UNKNOWN_KEYS_FIELD_NUMBER: _builtins.int
+    STATE_REASON_FIELD_NUMBER: _builtins.int
+    CREATE_TIME_NS_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    ON_POWEROFF_FIELD_NUMBER: _builtins.int
+    ON_CRASH_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Format: domains/{domain}. The domain's name of its configuration, 1..63 bytes."""
     domid: _builtins.int
@@ -68,6 +99,15 @@ class Domain(_message.Message):
     """Bytes of memory, a multiple of 4096."""
     state: Global___Domain.State.ValueType
     """Output only."""
+    state_reason: _builtins.str
+    """Output only. Why it is in this state, for people; empty when there is nothing to say."""
+    create_time_ns: _builtins.int
+    """Output only. Unix time in nanoseconds."""
+    revision: _builtins.int
+    """Output only. Revision of the event that changed it last."""
+    on_poweroff: _builtins.str
+    """What follows when it is shut down, and when it crashes: "destroy", "restart" or "preserve"."""
+    on_crash: _builtins.str
     @_builtins.property
     def vcoprocs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Vcoproc]:
         """Output only."""
@@ -85,10 +125,15 @@ class Domain(_message.Message):
         state: Global___Domain.State.ValueType = ...,
         vcoprocs: _abc.Iterable[Global___Vcoproc] | None = ...,
         unknown_keys: _abc.Iterable[_builtins.str] | None = ...,
+        state_reason: _builtins.str = ...,
+        create_time_ns: _builtins.int = ...,
+        revision: _builtins.int = ...,
+        on_poweroff: _builtins.str = ...,
+        on_crash: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["domid", b"domid", "memory_bytes", b"memory_bytes", "name", b"name", "state", b"state", "unknown_keys", b"unknown_keys", "vcoprocs", b"vcoprocs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["create_time_ns", b"create_time_ns", "domid", b"domid", "memory_bytes", b"memory_bytes", "name", b"name", "on_crash", b"on_crash", "on_poweroff", b"on_poweroff", "revision", b"revision", "state", b"state", "state_reason", b"state_reason", "unknown_keys", b"unknown_keys", "vcoprocs", b"vcoprocs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -133,6 +178,15 @@ class Coproc(_message.Message):
     CLOCK_HZ_FIELD_NUMBER: _builtins.int
     CURRENT_VCOPROC_FIELD_NUMBER: _builtins.int
     SWITCH_COUNT_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_MAX_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    REFUSAL_US_FIELD_NUMBER: _builtins.int
+    REFUSAL_DRAIN_US_FIELD_NUMBER: _builtins.int
+    STATE_REASON_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    ADDED_FIELD_NUMBER: _builtins.int
+    ALIASES_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Format: coprocs/{coproc}."""
     path: _builtins.str
@@ -155,6 +209,25 @@ class Coproc(_message.Message):
     """Which vcoproc is on the hardware: its resource name, or empty."""
     switch_count: _builtins.int
     """Context switches since the scheduler started."""
+    draining: _builtins.bool
+    """It takes no new vcoprocs."""
+    memory_bytes_max: _builtins.int
+    """Most memory that the domains on it may have together, in bytes; 0: as much as there is."""
+    memory_bytes: _builtins.int
+    """Memory of the domains on it now."""
+    refusal_us: _builtins.int
+    """Longest time that a vcoproc may refuse to leave, in microseconds, and how long it is only asked."""
+    refusal_drain_us: _builtins.int
+    state_reason: _builtins.str
+    """Output only. Why it is in this state, for people; empty when there is nothing to say."""
+    revision: _builtins.int
+    """Output only. Revision of the event that changed it last."""
+    added: _builtins.bool
+    """Added at run time; false: it is in the system's device tree."""
+    @_builtins.property
+    def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names that it has in /aliases of its tree."""
+
     def __init__(
         self,
         *,
@@ -170,10 +243,19 @@ class Coproc(_message.Message):
         clock_hz: _builtins.int = ...,
         current_vcoproc: _builtins.str = ...,
         switch_count: _builtins.int = ...,
+        draining: _builtins.bool = ...,
+        memory_bytes_max: _builtins.int = ...,
+        memory_bytes: _builtins.int = ...,
+        refusal_us: _builtins.int = ...,
+        refusal_drain_us: _builtins.int = ...,
+        state_reason: _builtins.str = ...,
+        revision: _builtins.int = ...,
+        added: _builtins.bool = ...,
+        aliases: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_hz", b"clock_hz", "compatible", b"compatible", "current_vcoproc", b"current_vcoproc", "name", b"name", "path", b"path", "private_memory_bytes", b"private_memory_bytes", "scheduler", b"scheduler", "slice_us", b"slice_us", "state", b"state", "switch_count", b"switch_count", "vcoproc_count", b"vcoproc_count", "vcoproc_count_max", b"vcoproc_count_max"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added", b"added", "aliases", b"aliases", "clock_hz", b"clock_hz", "compatible", b"compatible", "current_vcoproc", b"current_vcoproc", "draining", b"draining", "memory_bytes", b"memory_bytes", "memory_bytes_max", b"memory_bytes_max", "name", b"name", "path", b"path", "private_memory_bytes", b"private_memory_bytes", "refusal_drain_us", b"refusal_drain_us", "refusal_us", b"refusal_us", "revision", b"revision", "scheduler", b"scheduler", "slice_us", b"slice_us", "state", b"state", "state_reason", b"state_reason", "switch_count", b"switch_count", "vcoproc_count", b"vcoproc_count", "vcoproc_count_max", b"vcoproc_count_max"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -198,6 +280,10 @@ class Vcoproc(_message.Message):
         STATE_FAULTED: Vcoproc._State.ValueType  # 4
         STATE_LOST: Vcoproc._State.ValueType  # 5
         """Its coproc does not answer."""
+        STATE_PAUSED: Vcoproc._State.ValueType  # 6
+        """Its domain is PAUSED or CRASHED."""
+        STATE_STOPPED: Vcoproc._State.ValueType  # 7
+        """Its domain is STOPPED: it has no context."""
 
     class State(_State, metaclass=_StateEnumTypeWrapper): ...
     STATE_UNSPECIFIED: Vcoproc.State.ValueType  # 0
@@ -207,6 +293,10 @@ class Vcoproc(_message.Message):
     STATE_FAULTED: Vcoproc.State.ValueType  # 4
     STATE_LOST: Vcoproc.State.ValueType  # 5
     """Its coproc does not answer."""
+    STATE_PAUSED: Vcoproc.State.ValueType  # 6
+    """Its domain is PAUSED or CRASHED."""
+    STATE_STOPPED: Vcoproc.State.ValueType  # 7
+    """Its domain is STOPPED: it has no context."""
 
     @_typing.final
     class ParametersEntry(_message.Message):
@@ -236,6 +326,8 @@ class Vcoproc(_message.Message):
     LINES_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
     ACCOUNTING_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    COMPATIBLE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Format: domains/{domain}/vcoprocs/{vcoproc}."""
     vcoproc_id: _builtins.int
@@ -244,6 +336,10 @@ class Vcoproc(_message.Message):
     """Format: coprocs/{coproc}."""
     state: Global___Vcoproc.State.ValueType
     """Output only."""
+    revision: _builtins.int
+    """Output only. Revision of the event that changed it last."""
+    compatible: _builtins.str
+    """Coprocessor type, for example "vcoproc,cortex-m4"."""
     @_builtins.property
     def ranges(self) -> _containers.RepeatedCompositeFieldContainer[Global___RegisterRange]: ...
     @_builtins.property
@@ -267,10 +363,12 @@ class Vcoproc(_message.Message):
         lines: _abc.Iterable[Global___InterruptLine] | None = ...,
         parameters: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         accounting: Global___Accounting | None = ...,
+        revision: _builtins.int = ...,
+        compatible: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["accounting", b"accounting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounting", b"accounting", "coproc", b"coproc", "lines", b"lines", "name", b"name", "parameters", b"parameters", "ranges", b"ranges", "state", b"state", "vcoproc_id", b"vcoproc_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounting", b"accounting", "compatible", b"compatible", "coproc", b"coproc", "lines", b"lines", "name", b"name", "parameters", b"parameters", "ranges", b"ranges", "revision", b"revision", "state", b"state", "vcoproc_id", b"vcoproc_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -383,26 +481,230 @@ class CreateDomainRequest(_message.Message):
     CONFIG_FIELD_NUMBER: _builtins.int
     FILE_NAME_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    STOPPED_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     config: _builtins.str
     """Text of the domain's file, xl.cfg format. At most 1 MiB."""
     file_name: _builtins.str
     """Name of that file, for error messages."""
     request_id: _builtins.str
     """1..63 bytes; a repeated request gets the first one's answer. Empty: not idempotent."""
+    stopped: _builtins.bool
+    """Leave it STOPPED; StartDomain starts it."""
+    validate_only: _builtins.bool
+    """Change nothing: the answer is the domain as it would be, without numbers."""
     def __init__(
         self,
         *,
         config: _builtins.str = ...,
         file_name: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        stopped: _builtins.bool = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "file_name", b"file_name", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "file_name", b"file_name", "request_id", b"request_id", "stopped", b"stopped", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateDomainRequest: _TypeAlias = CreateDomainRequest  # noqa: Y015
+
+@_typing.final
+class StartDomainRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Format: domains/{domain}."""
+    request_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartDomainRequest: _TypeAlias = StartDomainRequest  # noqa: Y015
+
+@_typing.final
+class PauseDomainRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Format: domains/{domain}."""
+    request_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseDomainRequest: _TypeAlias = PauseDomainRequest  # noqa: Y015
+
+@_typing.final
+class ResumeDomainRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Format: domains/{domain}."""
+    request_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeDomainRequest: _TypeAlias = ResumeDomainRequest  # noqa: Y015
+
+@_typing.final
+class ShutDownDomainRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    TIMEOUT_US_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Format: domains/{domain}."""
+    request_id: _builtins.str
+    timeout_us: _builtins.int
+    """How long its vcoprocs may go on until they sleep, in microseconds, 0..60000000; then they are taken
+    off all the same. 0: at once.
+    """
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        timeout_us: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id", "timeout_us", b"timeout_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ShutDownDomainRequest: _TypeAlias = ShutDownDomainRequest  # noqa: Y015
+
+@_typing.final
+class CrashDomainRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Format: domains/{domain}."""
+    request_id: _builtins.str
+    why: _builtins.str
+    """What happened, for people. At most 1024 bytes."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        why: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CrashDomainRequest: _TypeAlias = CrashDomainRequest  # noqa: Y015
+
+@_typing.final
+class RenameDomainRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    NEW_NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Format: domains/{domain}."""
+    request_id: _builtins.str
+    new_name: _builtins.str
+    """Without "domains/". 1..63 bytes."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        new_name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "new_name", b"new_name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RenameDomainRequest: _TypeAlias = RenameDomainRequest  # noqa: Y015
+
+@_typing.final
+class GetDomainDeviceTreeRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Format: domains/{domain}."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDomainDeviceTreeRequest: _TypeAlias = GetDomainDeviceTreeRequest  # noqa: Y015
+
+@_typing.final
+class GetDomainDeviceTreeResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    BLOB_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    """Device-tree source, version 1."""
+    blob: _builtins.bytes
+    """The same as a flattened device tree, version 17."""
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        blob: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blob", b"blob", "source", b"source"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetDomainDeviceTreeResponse: _TypeAlias = GetDomainDeviceTreeResponse  # noqa: Y015
 
 @_typing.final
 class DestroyDomainRequest(_message.Message):
@@ -411,6 +713,7 @@ class DestroyDomainRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """Format: domains/{domain}."""
     request_id: _builtins.str
     def __init__(
         self,
@@ -466,19 +769,23 @@ class ListDomainsRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """1..1000; 0 means 1000."""
     page_token: _builtins.str
     """next_page_token of the page before."""
+    filter: _builtins.str
+    """Fields: state, name, domid, coproc."""
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        filter: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -705,17 +1012,21 @@ class ListCoprocsRequest(_message.Message):
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     page_token: _builtins.str
+    filter: _builtins.str
+    """Fields: state, name, compatible, scheduler, draining."""
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        filter: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -748,31 +1059,338 @@ class ListCoprocsResponse(_message.Message):
 Global___ListCoprocsResponse: _TypeAlias = ListCoprocsResponse  # noqa: Y015
 
 @_typing.final
+class AddCoprocsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TREE_FIELD_NUMBER: _builtins.int
+    FILE_NAME_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    tree: _builtins.bytes
+    """Text of a system tree, or a compiled one. At most 1 MiB. What it shares is added."""
+    file_name: _builtins.str
+    """Name of that file, for error messages."""
+    request_id: _builtins.str
+    validate_only: _builtins.bool
+    """Change nothing: the answer is what would be added."""
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Identifiers of those to add; empty: all that the tree shares."""
+
+    def __init__(
+        self,
+        *,
+        tree: _builtins.bytes = ...,
+        file_name: _builtins.str = ...,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+        request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file_name", b"file_name", "names", b"names", "request_id", b"request_id", "tree", b"tree", "validate_only", b"validate_only"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddCoprocsRequest: _TypeAlias = AddCoprocsRequest  # noqa: Y015
+
+@_typing.final
+class AddCoprocsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COPROCS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def coprocs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Coproc]: ...
+    def __init__(
+        self,
+        *,
+        coprocs: _abc.Iterable[Global___Coproc] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coprocs", b"coprocs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AddCoprocsResponse: _TypeAlias = AddCoprocsResponse  # noqa: Y015
+
+@_typing.final
+class DrainCoprocRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    MOVE_VCOPROCS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Format: coprocs/{coproc}."""
+    request_id: _builtins.str
+    move_vcoprocs: _builtins.bool
+    """Also move its vcoprocs to other coprocs of the type that have room."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        move_vcoprocs: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["move_vcoprocs", b"move_vcoprocs", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DrainCoprocRequest: _TypeAlias = DrainCoprocRequest  # noqa: Y015
+
+@_typing.final
+class UndrainCoprocRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Format: coprocs/{coproc}."""
+    request_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UndrainCoprocRequest: _TypeAlias = UndrainCoprocRequest  # noqa: Y015
+
+@_typing.final
+class RemoveCoprocRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    DESTROY_VCOPROCS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Format: coprocs/{coproc}."""
+    request_id: _builtins.str
+    destroy_vcoprocs: _builtins.bool
+    """Destroy the vcoprocs that it has."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        destroy_vcoprocs: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["destroy_vcoprocs", b"destroy_vcoprocs", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveCoprocRequest: _TypeAlias = RemoveCoprocRequest  # noqa: Y015
+
+@_typing.final
+class RemoveCoprocResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveCoprocResponse: _TypeAlias = RemoveCoprocResponse  # noqa: Y015
+
+@_typing.final
+class ReplaceCoprocRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    REPLACEMENT_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Format: coprocs/{coproc}."""
+    request_id: _builtins.str
+    replacement: _builtins.str
+    """Format: coprocs/{coproc}. Who takes its place."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        replacement: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "replacement", b"replacement", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReplaceCoprocRequest: _TypeAlias = ReplaceCoprocRequest  # noqa: Y015
+
+@_typing.final
+class ListCoprocTypesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCoprocTypesRequest: _TypeAlias = ListCoprocTypesRequest  # noqa: Y015
+
+@_typing.final
+class ListCoprocTypesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def types(self) -> _containers.RepeatedCompositeFieldContainer[Global___CoprocType]: ...
+    def __init__(
+        self,
+        *,
+        types: _abc.Iterable[Global___CoprocType] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["types", b"types"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCoprocTypesResponse: _TypeAlias = ListCoprocTypesResponse  # noqa: Y015
+
+@_typing.final
+class CoprocType(_message.Message):
+    """A coprocessor type and what it can still take."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COMPATIBLE_FIELD_NUMBER: _builtins.int
+    COPROC_COUNT_FIELD_NUMBER: _builtins.int
+    AVAILABLE_COUNT_FIELD_NUMBER: _builtins.int
+    VCOPROC_COUNT_FIELD_NUMBER: _builtins.int
+    FREE_COUNT_FIELD_NUMBER: _builtins.int
+    ROOMS_FIELD_NUMBER: _builtins.int
+    compatible: _builtins.str
+    """For example "vcoproc,cortex-m4"."""
+    coproc_count: _builtins.int
+    """Coprocs of it in the system; those that are online and not draining."""
+    available_count: _builtins.int
+    vcoproc_count: _builtins.int
+    """Vcoprocs on all of them, and how many more the available ones take."""
+    free_count: _builtins.int
+    @_builtins.property
+    def rooms(self) -> _containers.RepeatedCompositeFieldContainer[Global___CoprocRoom]:
+        """Who has room, most room first."""
+
+    def __init__(
+        self,
+        *,
+        compatible: _builtins.str = ...,
+        coproc_count: _builtins.int = ...,
+        available_count: _builtins.int = ...,
+        vcoproc_count: _builtins.int = ...,
+        free_count: _builtins.int = ...,
+        rooms: _abc.Iterable[Global___CoprocRoom] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["available_count", b"available_count", "compatible", b"compatible", "coproc_count", b"coproc_count", "free_count", b"free_count", "rooms", b"rooms", "vcoproc_count", b"vcoproc_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CoprocType: _TypeAlias = CoprocType  # noqa: Y015
+
+@_typing.final
+class CoprocRoom(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COPROC_FIELD_NUMBER: _builtins.int
+    FREE_COUNT_FIELD_NUMBER: _builtins.int
+    coproc: _builtins.str
+    """Format: coprocs/{coproc}."""
+    free_count: _builtins.int
+    def __init__(
+        self,
+        *,
+        coproc: _builtins.str = ...,
+        free_count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coproc", b"coproc", "free_count", b"free_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CoprocRoom: _TypeAlias = CoprocRoom  # noqa: Y015
+
+@_typing.final
 class CreateVcoprocRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     DOMAIN_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     domain: _builtins.str
     """Format: domains/{domain}."""
     spec: _builtins.str
     """As in the domain file: "coproc=dsp0,name=audio,weight=512"."""
     request_id: _builtins.str
+    validate_only: _builtins.bool
+    """Change nothing: the answer is the vcoproc as it would be, without its number."""
     def __init__(
         self,
         *,
         domain: _builtins.str = ...,
         spec: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["domain", b"domain", "request_id", b"request_id", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["domain", b"domain", "request_id", b"request_id", "spec", b"spec", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateVcoprocRequest: _TypeAlias = CreateVcoprocRequest  # noqa: Y015
+
+@_typing.final
+class MoveVcoprocRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    COPROC_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Format: domains/{domain}/vcoprocs/{vcoproc}."""
+    request_id: _builtins.str
+    coproc: _builtins.str
+    """Format: coprocs/{coproc}. Where it goes."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+        coproc: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coproc", b"coproc", "name", b"name", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveVcoprocRequest: _TypeAlias = MoveVcoprocRequest  # noqa: Y015
 
 @_typing.final
 class DestroyVcoprocRequest(_message.Message):
@@ -837,20 +1455,24 @@ class ListVcoprocsRequest(_message.Message):
     DOMAIN_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     domain: _builtins.str
     """Format: domains/{domain}; empty for all."""
     page_size: _builtins.int
     page_token: _builtins.str
+    filter: _builtins.str
+    """Fields: state, name, domain, coproc, compatible."""
     def __init__(
         self,
         *,
         domain: _builtins.str = ...,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
+        filter: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["domain", b"domain", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["domain", b"domain", "filter", b"filter", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -887,20 +1509,82 @@ class WatchEventsRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REVISION_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """Events after this revision; 0 means from now on."""
+    filter: _builtins.str
+    """Fields: name, kind, type. Types are "domain", "vcoproc", "coproc", "schedule" and "service"."""
     def __init__(
         self,
         *,
         revision: _builtins.int = ...,
+        filter: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["revision", b"revision"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "revision", b"revision"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___WatchEventsRequest: _TypeAlias = WatchEventsRequest  # noqa: Y015
+
+@_typing.final
+class ListEventsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
+    AFTER_REVISION_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """1..1000; 0 means 1000."""
+    page_token: _builtins.str
+    filter: _builtins.str
+    """As of WatchEvents."""
+    after_revision: _builtins.int
+    """Only events after this revision."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+        filter: _builtins.str = ...,
+        after_revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_revision", b"after_revision", "filter", b"filter", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListEventsRequest: _TypeAlias = ListEventsRequest  # noqa: Y015
+
+@_typing.final
+class ListEventsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    REVISION_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    revision: _builtins.int
+    """Watch from here to miss nothing."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___Event]: ...
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___Event] | None = ...,
+        next_page_token: _builtins.str = ...,
+        revision: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["events", b"events", "next_page_token", b"next_page_token", "revision", b"revision"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListEventsResponse: _TypeAlias = ListEventsResponse  # noqa: Y015
 
 @_typing.final
 class Event(_message.Message):
@@ -942,6 +1626,10 @@ class Event(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     TIME_NS_FIELD_NUMBER: _builtins.int
+    DOMAIN_FIELD_NUMBER: _builtins.int
+    VCOPROC_FIELD_NUMBER: _builtins.int
+    COPROC_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
     revision: _builtins.int
     """Rising by one with each event."""
     name: _builtins.str
@@ -951,6 +1639,14 @@ class Event(_message.Message):
     """For people."""
     time_ns: _builtins.int
     """Unix time in nanoseconds."""
+    actor: _builtins.str
+    """Who caused it: a caller's name, or empty for the cluster itself."""
+    @_builtins.property
+    def domain(self) -> Global___Domain: ...
+    @_builtins.property
+    def vcoproc(self) -> Global___Vcoproc: ...
+    @_builtins.property
+    def coproc(self) -> Global___Coproc: ...
     def __init__(
         self,
         *,
@@ -959,12 +1655,18 @@ class Event(_message.Message):
         kind: Global___Event.Kind.ValueType = ...,
         description: _builtins.str = ...,
         time_ns: _builtins.int = ...,
+        domain: Global___Domain | None = ...,
+        vcoproc: Global___Vcoproc | None = ...,
+        coproc: Global___Coproc | None = ...,
+        actor: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["coproc", b"coproc", "domain", b"domain", "resource", b"resource", "vcoproc", b"vcoproc"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["description", b"description", "kind", b"kind", "name", b"name", "revision", b"revision", "time_ns", b"time_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "coproc", b"coproc", "description", b"description", "domain", b"domain", "kind", b"kind", "name", b"name", "resource", b"resource", "revision", b"revision", "time_ns", b"time_ns", "vcoproc", b"vcoproc"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType_resource: _TypeAlias = _typing.Literal["domain", "vcoproc", "coproc"]  # noqa: Y015
+    _WhichOneofArgType_resource: _TypeAlias = _typing.Literal["resource", b"resource"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_resource) -> _WhichOneofReturnType_resource | None: ...
 
 Global___Event: _TypeAlias = Event  # noqa: Y015
 

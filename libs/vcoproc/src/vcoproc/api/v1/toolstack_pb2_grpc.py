@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from vcoproc.api.v1 import snapshot_pb2 as vcoproc_dot_api_dot_v1_dot_snapshot__pb2
 from vcoproc.api.v1 import toolstack_pb2 as vcoproc_dot_api_dot_v1_dot_toolstack__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -26,7 +27,7 @@ if _version_not_supported:
 
 
 class ToolstackServiceStub:
-    """Creates, destroys and shows domains, coprocs and vcoprocs.
+    """Creates, destroys, changes and shows domains, coprocs and vcoprocs.
     """
 
     def __init__(self, channel):
@@ -38,6 +39,36 @@ class ToolstackServiceStub:
         self.CreateDomain = channel.unary_unary(
                 '/vcoproc.api.v1.ToolstackService/CreateDomain',
                 request_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.CreateDomainRequest.SerializeToString,
+                response_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Domain.FromString,
+                _registered_method=True)
+        self.StartDomain = channel.unary_unary(
+                '/vcoproc.api.v1.ToolstackService/StartDomain',
+                request_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.StartDomainRequest.SerializeToString,
+                response_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Domain.FromString,
+                _registered_method=True)
+        self.PauseDomain = channel.unary_unary(
+                '/vcoproc.api.v1.ToolstackService/PauseDomain',
+                request_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.PauseDomainRequest.SerializeToString,
+                response_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Domain.FromString,
+                _registered_method=True)
+        self.ResumeDomain = channel.unary_unary(
+                '/vcoproc.api.v1.ToolstackService/ResumeDomain',
+                request_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ResumeDomainRequest.SerializeToString,
+                response_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Domain.FromString,
+                _registered_method=True)
+        self.ShutDownDomain = channel.unary_unary(
+                '/vcoproc.api.v1.ToolstackService/ShutDownDomain',
+                request_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ShutDownDomainRequest.SerializeToString,
+                response_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Domain.FromString,
+                _registered_method=True)
+        self.CrashDomain = channel.unary_unary(
+                '/vcoproc.api.v1.ToolstackService/CrashDomain',
+                request_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.CrashDomainRequest.SerializeToString,
+                response_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Domain.FromString,
+                _registered_method=True)
+        self.RenameDomain = channel.unary_unary(
+                '/vcoproc.api.v1.ToolstackService/RenameDomain',
+                request_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.RenameDomainRequest.SerializeToString,
                 response_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Domain.FromString,
                 _registered_method=True)
         self.DestroyDomain = channel.unary_unary(
@@ -60,6 +91,21 @@ class ToolstackServiceStub:
                 request_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.OpenDomainRequest.SerializeToString,
                 response_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.DomainAccess.FromString,
                 _registered_method=True)
+        self.GetDomainDeviceTree = channel.unary_unary(
+                '/vcoproc.api.v1.ToolstackService/GetDomainDeviceTree',
+                request_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.GetDomainDeviceTreeRequest.SerializeToString,
+                response_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.GetDomainDeviceTreeResponse.FromString,
+                _registered_method=True)
+        self.SaveDomain = channel.unary_stream(
+                '/vcoproc.api.v1.ToolstackService/SaveDomain',
+                request_serializer=vcoproc_dot_api_dot_v1_dot_snapshot__pb2.SaveDomainRequest.SerializeToString,
+                response_deserializer=vcoproc_dot_api_dot_v1_dot_snapshot__pb2.SnapshotChunk.FromString,
+                _registered_method=True)
+        self.RestoreDomain = channel.stream_unary(
+                '/vcoproc.api.v1.ToolstackService/RestoreDomain',
+                request_serializer=vcoproc_dot_api_dot_v1_dot_snapshot__pb2.RestoreDomainRequest.SerializeToString,
+                response_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Domain.FromString,
+                _registered_method=True)
         self.GetCoproc = channel.unary_unary(
                 '/vcoproc.api.v1.ToolstackService/GetCoproc',
                 request_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.GetCoprocRequest.SerializeToString,
@@ -69,6 +115,36 @@ class ToolstackServiceStub:
                 '/vcoproc.api.v1.ToolstackService/ListCoprocs',
                 request_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ListCoprocsRequest.SerializeToString,
                 response_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ListCoprocsResponse.FromString,
+                _registered_method=True)
+        self.AddCoprocs = channel.unary_unary(
+                '/vcoproc.api.v1.ToolstackService/AddCoprocs',
+                request_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.AddCoprocsRequest.SerializeToString,
+                response_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.AddCoprocsResponse.FromString,
+                _registered_method=True)
+        self.DrainCoproc = channel.unary_unary(
+                '/vcoproc.api.v1.ToolstackService/DrainCoproc',
+                request_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.DrainCoprocRequest.SerializeToString,
+                response_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Coproc.FromString,
+                _registered_method=True)
+        self.UndrainCoproc = channel.unary_unary(
+                '/vcoproc.api.v1.ToolstackService/UndrainCoproc',
+                request_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.UndrainCoprocRequest.SerializeToString,
+                response_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Coproc.FromString,
+                _registered_method=True)
+        self.RemoveCoproc = channel.unary_unary(
+                '/vcoproc.api.v1.ToolstackService/RemoveCoproc',
+                request_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.RemoveCoprocRequest.SerializeToString,
+                response_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.RemoveCoprocResponse.FromString,
+                _registered_method=True)
+        self.ReplaceCoproc = channel.unary_unary(
+                '/vcoproc.api.v1.ToolstackService/ReplaceCoproc',
+                request_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ReplaceCoprocRequest.SerializeToString,
+                response_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Coproc.FromString,
+                _registered_method=True)
+        self.ListCoprocTypes = channel.unary_unary(
+                '/vcoproc.api.v1.ToolstackService/ListCoprocTypes',
+                request_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ListCoprocTypesRequest.SerializeToString,
+                response_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ListCoprocTypesResponse.FromString,
                 _registered_method=True)
         self.CreateVcoproc = channel.unary_unary(
                 '/vcoproc.api.v1.ToolstackService/CreateVcoproc',
@@ -90,10 +166,30 @@ class ToolstackServiceStub:
                 request_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ListVcoprocsRequest.SerializeToString,
                 response_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ListVcoprocsResponse.FromString,
                 _registered_method=True)
+        self.MoveVcoproc = channel.unary_unary(
+                '/vcoproc.api.v1.ToolstackService/MoveVcoproc',
+                request_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.MoveVcoprocRequest.SerializeToString,
+                response_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Vcoproc.FromString,
+                _registered_method=True)
+        self.SaveVcoproc = channel.unary_stream(
+                '/vcoproc.api.v1.ToolstackService/SaveVcoproc',
+                request_serializer=vcoproc_dot_api_dot_v1_dot_snapshot__pb2.SaveVcoprocRequest.SerializeToString,
+                response_deserializer=vcoproc_dot_api_dot_v1_dot_snapshot__pb2.SnapshotChunk.FromString,
+                _registered_method=True)
+        self.RestoreVcoproc = channel.stream_unary(
+                '/vcoproc.api.v1.ToolstackService/RestoreVcoproc',
+                request_serializer=vcoproc_dot_api_dot_v1_dot_snapshot__pb2.RestoreVcoprocRequest.SerializeToString,
+                response_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Vcoproc.FromString,
+                _registered_method=True)
         self.WatchEvents = channel.unary_stream(
                 '/vcoproc.api.v1.ToolstackService/WatchEvents',
                 request_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.WatchEventsRequest.SerializeToString,
                 response_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Event.FromString,
+                _registered_method=True)
+        self.ListEvents = channel.unary_unary(
+                '/vcoproc.api.v1.ToolstackService/ListEvents',
+                request_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ListEventsRequest.SerializeToString,
+                response_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ListEventsResponse.FromString,
                 _registered_method=True)
         self.ListAlgorithms = channel.unary_unary(
                 '/vcoproc.api.v1.ToolstackService/ListAlgorithms',
@@ -128,12 +224,60 @@ class ToolstackServiceStub:
 
 
 class ToolstackServiceServicer:
-    """Creates, destroys and shows domains, coprocs and vcoprocs.
+    """Creates, destroys, changes and shows domains, coprocs and vcoprocs.
     """
 
     def CreateDomain(self, request, context):
         """Creates a domain with its memory and all its vcoprocs, or nothing at all.
         Idempotent by request_id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartDomain(self, request, context):
+        """Starts a domain that is STOPPED or CRASHED: new memory of zeros, new contexts, all in reset.
+        FAILED_PRECONDITION WRONG_STATE in any other state. Idempotent by request_id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseDomain(self, request, context):
+        """Takes all vcoprocs of a RUNNING domain off their coprocs and keeps them off; its interrupts wait.
+        Returns once none of them runs. Idempotent by request_id; a PAUSED domain stays as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeDomain(self, request, context):
+        """Lets a PAUSED domain go on where it was. Idempotent by request_id; a RUNNING one stays as it is.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ShutDownDomain(self, request, context):
+        """Ends a domain in good order: its vcoprocs may finish what they do (the domain is SHUTTING_DOWN),
+        then they leave their coprocs and the memory is released. The domain is STOPPED then, or does
+        what on_poweroff of its file says. Idempotent by request_id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CrashDomain(self, request, context):
+        """Declares that a domain has crashed: its vcoprocs leave their coprocs at once. It stays CRASHED with
+        its memory and contexts for whoever looks into it, or does what on_crash of its file says.
+        Idempotent by request_id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RenameDomain(self, request, context):
+        """Gives a domain another name; nothing else changes. Idempotent by request_id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -166,6 +310,29 @@ class ToolstackServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetDomainDeviceTree(self, request, context):
+        """The device-tree fragment that a domain's drivers find their vcoprocs by.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SaveDomain(self, request, context):
+        """Writes down a domain with its memory, contexts and interrupts. It is paused meanwhile, and then goes
+        on, or is shut down when the request says so. The chunks in order are a file for RestoreDomain.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestoreDomain(self, request_iterator, context):
+        """Makes a domain from what SaveDomain wrote, or nothing at all. The first message says how, the
+        following ones hold the file. Idempotent by request_id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetCoproc(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -174,6 +341,52 @@ class ToolstackServiceServicer:
 
     def ListCoprocs(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AddCoprocs(self, request, context):
+        """Adds coprocs of a device tree to the system, all or none. They are OFFLINE until a coproc-sim leases
+        them. ALREADY_EXISTS when one of them is there. Idempotent by request_id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DrainCoproc(self, request, context):
+        """From now on a coproc takes no new vcoprocs; those that it has stay, or are moved to other coprocs of
+        the same type when the request says so. Idempotent by request_id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UndrainCoproc(self, request, context):
+        """Takes a drain back. Idempotent by request_id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveCoproc(self, request, context):
+        """Removes a coproc from the system. FAILED_PRECONDITION WRONG_STATE while it has vcoprocs, unless
+        they are to be destroyed with it. Idempotent by request_id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReplaceCoproc(self, request, context):
+        """Moves every vcoproc of a coproc to another one of the same type and then removes it; whole or not
+        at all. Answers with the replacement. Idempotent by request_id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCoprocTypes(self, request, context):
+        """Coprocessor types of the system: how many coprocs there are, and how many vcoprocs still fit.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -204,8 +417,41 @@ class ToolstackServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def MoveVcoproc(self, request, context):
+        """Moves a vcoproc with its context to another coproc of the same type: it stops, is written down, and
+        goes on there. Its driver finds it again by itself. FAILED_PRECONDITION WRONG_STATE when the coproc
+        is of another type, or takes no vcoprocs. Idempotent by request_id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SaveVcoproc(self, request, context):
+        """Writes down the context of one vcoproc: registers and private memory, not the domain's memory. It
+        is off the coproc meanwhile. The chunks in order are a file for RestoreVcoproc.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestoreVcoproc(self, request_iterator, context):
+        """Loads a context into a vcoproc of the same type; what it had is lost. The first message says into
+        which, the following ones hold the file. Idempotent by request_id.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def WatchEvents(self, request, context):
-        """Streams every change after a revision, oldest first, and stays open.
+        """Streams every change after a revision, oldest first, and stays open. A client that reads too slowly
+        gets ABORTED WATCHER_TOO_SLOW and may resume from the last revision that it has seen.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListEvents(self, request, context):
+        """Events that are kept, oldest first.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -263,6 +509,36 @@ def add_ToolstackServiceServicer_to_server(servicer, server):
                     request_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.CreateDomainRequest.FromString,
                     response_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Domain.SerializeToString,
             ),
+            'StartDomain': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartDomain,
+                    request_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.StartDomainRequest.FromString,
+                    response_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Domain.SerializeToString,
+            ),
+            'PauseDomain': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseDomain,
+                    request_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.PauseDomainRequest.FromString,
+                    response_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Domain.SerializeToString,
+            ),
+            'ResumeDomain': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeDomain,
+                    request_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ResumeDomainRequest.FromString,
+                    response_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Domain.SerializeToString,
+            ),
+            'ShutDownDomain': grpc.unary_unary_rpc_method_handler(
+                    servicer.ShutDownDomain,
+                    request_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ShutDownDomainRequest.FromString,
+                    response_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Domain.SerializeToString,
+            ),
+            'CrashDomain': grpc.unary_unary_rpc_method_handler(
+                    servicer.CrashDomain,
+                    request_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.CrashDomainRequest.FromString,
+                    response_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Domain.SerializeToString,
+            ),
+            'RenameDomain': grpc.unary_unary_rpc_method_handler(
+                    servicer.RenameDomain,
+                    request_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.RenameDomainRequest.FromString,
+                    response_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Domain.SerializeToString,
+            ),
             'DestroyDomain': grpc.unary_unary_rpc_method_handler(
                     servicer.DestroyDomain,
                     request_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.DestroyDomainRequest.FromString,
@@ -283,6 +559,21 @@ def add_ToolstackServiceServicer_to_server(servicer, server):
                     request_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.OpenDomainRequest.FromString,
                     response_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.DomainAccess.SerializeToString,
             ),
+            'GetDomainDeviceTree': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetDomainDeviceTree,
+                    request_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.GetDomainDeviceTreeRequest.FromString,
+                    response_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.GetDomainDeviceTreeResponse.SerializeToString,
+            ),
+            'SaveDomain': grpc.unary_stream_rpc_method_handler(
+                    servicer.SaveDomain,
+                    request_deserializer=vcoproc_dot_api_dot_v1_dot_snapshot__pb2.SaveDomainRequest.FromString,
+                    response_serializer=vcoproc_dot_api_dot_v1_dot_snapshot__pb2.SnapshotChunk.SerializeToString,
+            ),
+            'RestoreDomain': grpc.stream_unary_rpc_method_handler(
+                    servicer.RestoreDomain,
+                    request_deserializer=vcoproc_dot_api_dot_v1_dot_snapshot__pb2.RestoreDomainRequest.FromString,
+                    response_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Domain.SerializeToString,
+            ),
             'GetCoproc': grpc.unary_unary_rpc_method_handler(
                     servicer.GetCoproc,
                     request_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.GetCoprocRequest.FromString,
@@ -292,6 +583,36 @@ def add_ToolstackServiceServicer_to_server(servicer, server):
                     servicer.ListCoprocs,
                     request_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ListCoprocsRequest.FromString,
                     response_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ListCoprocsResponse.SerializeToString,
+            ),
+            'AddCoprocs': grpc.unary_unary_rpc_method_handler(
+                    servicer.AddCoprocs,
+                    request_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.AddCoprocsRequest.FromString,
+                    response_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.AddCoprocsResponse.SerializeToString,
+            ),
+            'DrainCoproc': grpc.unary_unary_rpc_method_handler(
+                    servicer.DrainCoproc,
+                    request_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.DrainCoprocRequest.FromString,
+                    response_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Coproc.SerializeToString,
+            ),
+            'UndrainCoproc': grpc.unary_unary_rpc_method_handler(
+                    servicer.UndrainCoproc,
+                    request_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.UndrainCoprocRequest.FromString,
+                    response_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Coproc.SerializeToString,
+            ),
+            'RemoveCoproc': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveCoproc,
+                    request_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.RemoveCoprocRequest.FromString,
+                    response_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.RemoveCoprocResponse.SerializeToString,
+            ),
+            'ReplaceCoproc': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReplaceCoproc,
+                    request_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ReplaceCoprocRequest.FromString,
+                    response_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Coproc.SerializeToString,
+            ),
+            'ListCoprocTypes': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCoprocTypes,
+                    request_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ListCoprocTypesRequest.FromString,
+                    response_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ListCoprocTypesResponse.SerializeToString,
             ),
             'CreateVcoproc': grpc.unary_unary_rpc_method_handler(
                     servicer.CreateVcoproc,
@@ -313,10 +634,30 @@ def add_ToolstackServiceServicer_to_server(servicer, server):
                     request_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ListVcoprocsRequest.FromString,
                     response_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ListVcoprocsResponse.SerializeToString,
             ),
+            'MoveVcoproc': grpc.unary_unary_rpc_method_handler(
+                    servicer.MoveVcoproc,
+                    request_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.MoveVcoprocRequest.FromString,
+                    response_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Vcoproc.SerializeToString,
+            ),
+            'SaveVcoproc': grpc.unary_stream_rpc_method_handler(
+                    servicer.SaveVcoproc,
+                    request_deserializer=vcoproc_dot_api_dot_v1_dot_snapshot__pb2.SaveVcoprocRequest.FromString,
+                    response_serializer=vcoproc_dot_api_dot_v1_dot_snapshot__pb2.SnapshotChunk.SerializeToString,
+            ),
+            'RestoreVcoproc': grpc.stream_unary_rpc_method_handler(
+                    servicer.RestoreVcoproc,
+                    request_deserializer=vcoproc_dot_api_dot_v1_dot_snapshot__pb2.RestoreVcoprocRequest.FromString,
+                    response_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Vcoproc.SerializeToString,
+            ),
             'WatchEvents': grpc.unary_stream_rpc_method_handler(
                     servicer.WatchEvents,
                     request_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.WatchEventsRequest.FromString,
                     response_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Event.SerializeToString,
+            ),
+            'ListEvents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListEvents,
+                    request_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ListEventsRequest.FromString,
+                    response_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ListEventsResponse.SerializeToString,
             ),
             'ListAlgorithms': grpc.unary_unary_rpc_method_handler(
                     servicer.ListAlgorithms,
@@ -357,7 +698,7 @@ def add_ToolstackServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ToolstackService:
-    """Creates, destroys and shows domains, coprocs and vcoprocs.
+    """Creates, destroys, changes and shows domains, coprocs and vcoprocs.
     """
 
     @staticmethod
@@ -376,6 +717,168 @@ class ToolstackService:
             target,
             '/vcoproc.api.v1.ToolstackService/CreateDomain',
             vcoproc_dot_api_dot_v1_dot_toolstack__pb2.CreateDomainRequest.SerializeToString,
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Domain.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartDomain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vcoproc.api.v1.ToolstackService/StartDomain',
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.StartDomainRequest.SerializeToString,
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Domain.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseDomain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vcoproc.api.v1.ToolstackService/PauseDomain',
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.PauseDomainRequest.SerializeToString,
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Domain.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeDomain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vcoproc.api.v1.ToolstackService/ResumeDomain',
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ResumeDomainRequest.SerializeToString,
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Domain.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ShutDownDomain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vcoproc.api.v1.ToolstackService/ShutDownDomain',
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ShutDownDomainRequest.SerializeToString,
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Domain.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CrashDomain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vcoproc.api.v1.ToolstackService/CrashDomain',
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.CrashDomainRequest.SerializeToString,
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Domain.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RenameDomain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vcoproc.api.v1.ToolstackService/RenameDomain',
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.RenameDomainRequest.SerializeToString,
             vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Domain.FromString,
             options,
             channel_credentials,
@@ -496,6 +999,87 @@ class ToolstackService:
             _registered_method=True)
 
     @staticmethod
+    def GetDomainDeviceTree(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vcoproc.api.v1.ToolstackService/GetDomainDeviceTree',
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.GetDomainDeviceTreeRequest.SerializeToString,
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.GetDomainDeviceTreeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SaveDomain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/vcoproc.api.v1.ToolstackService/SaveDomain',
+            vcoproc_dot_api_dot_v1_dot_snapshot__pb2.SaveDomainRequest.SerializeToString,
+            vcoproc_dot_api_dot_v1_dot_snapshot__pb2.SnapshotChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestoreDomain(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/vcoproc.api.v1.ToolstackService/RestoreDomain',
+            vcoproc_dot_api_dot_v1_dot_snapshot__pb2.RestoreDomainRequest.SerializeToString,
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Domain.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def GetCoproc(request,
             target,
             options=(),
@@ -539,6 +1123,168 @@ class ToolstackService:
             '/vcoproc.api.v1.ToolstackService/ListCoprocs',
             vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ListCoprocsRequest.SerializeToString,
             vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ListCoprocsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AddCoprocs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vcoproc.api.v1.ToolstackService/AddCoprocs',
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.AddCoprocsRequest.SerializeToString,
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.AddCoprocsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DrainCoproc(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vcoproc.api.v1.ToolstackService/DrainCoproc',
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.DrainCoprocRequest.SerializeToString,
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Coproc.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UndrainCoproc(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vcoproc.api.v1.ToolstackService/UndrainCoproc',
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.UndrainCoprocRequest.SerializeToString,
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Coproc.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveCoproc(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vcoproc.api.v1.ToolstackService/RemoveCoproc',
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.RemoveCoprocRequest.SerializeToString,
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.RemoveCoprocResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReplaceCoproc(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vcoproc.api.v1.ToolstackService/ReplaceCoproc',
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ReplaceCoprocRequest.SerializeToString,
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Coproc.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCoprocTypes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vcoproc.api.v1.ToolstackService/ListCoprocTypes',
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ListCoprocTypesRequest.SerializeToString,
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ListCoprocTypesResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -658,6 +1404,87 @@ class ToolstackService:
             _registered_method=True)
 
     @staticmethod
+    def MoveVcoproc(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vcoproc.api.v1.ToolstackService/MoveVcoproc',
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.MoveVcoprocRequest.SerializeToString,
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Vcoproc.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SaveVcoproc(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/vcoproc.api.v1.ToolstackService/SaveVcoproc',
+            vcoproc_dot_api_dot_v1_dot_snapshot__pb2.SaveVcoprocRequest.SerializeToString,
+            vcoproc_dot_api_dot_v1_dot_snapshot__pb2.SnapshotChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestoreVcoproc(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/vcoproc.api.v1.ToolstackService/RestoreVcoproc',
+            vcoproc_dot_api_dot_v1_dot_snapshot__pb2.RestoreVcoprocRequest.SerializeToString,
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Vcoproc.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def WatchEvents(request,
             target,
             options=(),
@@ -674,6 +1501,33 @@ class ToolstackService:
             '/vcoproc.api.v1.ToolstackService/WatchEvents',
             vcoproc_dot_api_dot_v1_dot_toolstack__pb2.WatchEventsRequest.SerializeToString,
             vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Event.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vcoproc.api.v1.ToolstackService/ListEvents',
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ListEventsRequest.SerializeToString,
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ListEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

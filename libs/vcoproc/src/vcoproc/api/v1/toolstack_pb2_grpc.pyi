@@ -4,17 +4,28 @@ isort:skip_file
 The public control plane of a vcoproc cluster. Never on the trap or interrupt path.
 
 Errors carry a google.rpc.ErrorInfo with domain "vcoproc" and a stable reason (UPPER_SNAKE):
-  INVALID_ARGUMENT    INVALID_ARGUMENT, INVALID_CONFIG, BAD_FIRMWARE
+  INVALID_ARGUMENT    INVALID_ARGUMENT, INVALID_CONFIG, BAD_FIRMWARE, BAD_SNAPSHOT
   NOT_FOUND           NOT_FOUND
   ALREADY_EXISTS      ALREADY_EXISTS
   FAILED_PRECONDITION WRONG_STATE, NOT_ADMITTED
   RESOURCE_EXHAUSTED  LIMIT_EXCEEDED
   UNAVAILABLE         PEER_LOST, PEER_TIMEOUT, PEER_REJECTED: a service does not answer; retry
+                      STORE_UNAVAILABLE: nothing can be kept just now, so nothing is changed; retry
   OUT_OF_RANGE        REVISION_GONE: the watch must start again from a list
+  ABORTED             WATCHER_TOO_SLOW: the watch must be resumed from the revision it has
+  UNAUTHENTICATED     UNAUTHENTICATED: no client certificate that this cluster knows
+  PERMISSION_DENIED   PERMISSION_DENIED: the caller's role does not allow this call
+
+A request_id has 1..63 printable bytes and makes a change idempotent: the same request again gets the
+first one's answer and changes nothing. Empty: not idempotent. It stays known for 10000 changes.
+
+A filter is a list of terms with spaces between, all of which must hold: FIELD=VALUE or FIELD!=VALUE,
+where "*" in a value stands for any text. Each list says which fields it knows. At most 1024 bytes.
 """
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from vcoproc.api.v1 import snapshot_pb2 as _snapshot_pb2
 from vcoproc.api.v1 import toolstack_pb2 as _toolstack_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -37,7 +48,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class ToolstackServiceStub:
-    """Creates, destroys and shows domains, coprocs and vcoprocs."""
+    """Creates, destroys, changes and shows domains, coprocs and vcoprocs."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -47,6 +58,28 @@ class ToolstackServiceStub:
     """Creates a domain with its memory and all its vcoprocs, or nothing at all.
     Idempotent by request_id.
     """
+    StartDomain: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.StartDomainRequest, _toolstack_pb2.Domain]
+    """Starts a domain that is STOPPED or CRASHED: new memory of zeros, new contexts, all in reset.
+    FAILED_PRECONDITION WRONG_STATE in any other state. Idempotent by request_id.
+    """
+    PauseDomain: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.PauseDomainRequest, _toolstack_pb2.Domain]
+    """Takes all vcoprocs of a RUNNING domain off their coprocs and keeps them off; its interrupts wait.
+    Returns once none of them runs. Idempotent by request_id; a PAUSED domain stays as it is.
+    """
+    ResumeDomain: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.ResumeDomainRequest, _toolstack_pb2.Domain]
+    """Lets a PAUSED domain go on where it was. Idempotent by request_id; a RUNNING one stays as it is."""
+    ShutDownDomain: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.ShutDownDomainRequest, _toolstack_pb2.Domain]
+    """Ends a domain in good order: its vcoprocs may finish what they do (the domain is SHUTTING_DOWN),
+    then they leave their coprocs and the memory is released. The domain is STOPPED then, or does
+    what on_poweroff of its file says. Idempotent by request_id.
+    """
+    CrashDomain: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.CrashDomainRequest, _toolstack_pb2.Domain]
+    """Declares that a domain has crashed: its vcoprocs leave their coprocs at once. It stays CRASHED with
+    its memory and contexts for whoever looks into it, or does what on_crash of its file says.
+    Idempotent by request_id.
+    """
+    RenameDomain: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.RenameDomainRequest, _toolstack_pb2.Domain]
+    """Gives a domain another name; nothing else changes. Idempotent by request_id."""
     DestroyDomain: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.DestroyDomainRequest, _toolstack_pb2.DestroyDomainResponse]
     """Destroys a domain: its vcoprocs leave their coprocs first, then its memory is released.
     Idempotent by request_id.
@@ -55,16 +88,63 @@ class ToolstackServiceStub:
     ListDomains: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.ListDomainsRequest, _toolstack_pb2.ListDomainsResponse]
     OpenDomain: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.OpenDomainRequest, _toolstack_pb2.DomainAccess]
     """What a domain needs to run its drivers: memory files, sockets and secrets. For its owner only."""
+    GetDomainDeviceTree: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.GetDomainDeviceTreeRequest, _toolstack_pb2.GetDomainDeviceTreeResponse]
+    """The device-tree fragment that a domain's drivers find their vcoprocs by."""
+    SaveDomain: _grpc.UnaryStreamMultiCallable[_snapshot_pb2.SaveDomainRequest, _snapshot_pb2.SnapshotChunk]
+    """Writes down a domain with its memory, contexts and interrupts. It is paused meanwhile, and then goes
+    on, or is shut down when the request says so. The chunks in order are a file for RestoreDomain.
+    """
+    RestoreDomain: _grpc.StreamUnaryMultiCallable[_snapshot_pb2.RestoreDomainRequest, _toolstack_pb2.Domain]
+    """Makes a domain from what SaveDomain wrote, or nothing at all. The first message says how, the
+    following ones hold the file. Idempotent by request_id.
+    """
     GetCoproc: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.GetCoprocRequest, _toolstack_pb2.Coproc]
     ListCoprocs: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.ListCoprocsRequest, _toolstack_pb2.ListCoprocsResponse]
+    AddCoprocs: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.AddCoprocsRequest, _toolstack_pb2.AddCoprocsResponse]
+    """Adds coprocs of a device tree to the system, all or none. They are OFFLINE until a coproc-sim leases
+    them. ALREADY_EXISTS when one of them is there. Idempotent by request_id.
+    """
+    DrainCoproc: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.DrainCoprocRequest, _toolstack_pb2.Coproc]
+    """From now on a coproc takes no new vcoprocs; those that it has stay, or are moved to other coprocs of
+    the same type when the request says so. Idempotent by request_id.
+    """
+    UndrainCoproc: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.UndrainCoprocRequest, _toolstack_pb2.Coproc]
+    """Takes a drain back. Idempotent by request_id."""
+    RemoveCoproc: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.RemoveCoprocRequest, _toolstack_pb2.RemoveCoprocResponse]
+    """Removes a coproc from the system. FAILED_PRECONDITION WRONG_STATE while it has vcoprocs, unless
+    they are to be destroyed with it. Idempotent by request_id.
+    """
+    ReplaceCoproc: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.ReplaceCoprocRequest, _toolstack_pb2.Coproc]
+    """Moves every vcoproc of a coproc to another one of the same type and then removes it; whole or not
+    at all. Answers with the replacement. Idempotent by request_id.
+    """
+    ListCoprocTypes: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.ListCoprocTypesRequest, _toolstack_pb2.ListCoprocTypesResponse]
+    """Coprocessor types of the system: how many coprocs there are, and how many vcoprocs still fit."""
     CreateVcoproc: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.CreateVcoprocRequest, _toolstack_pb2.Vcoproc]
     """Attaches one more vcoproc to an existing domain. Idempotent by request_id."""
     DestroyVcoproc: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.DestroyVcoprocRequest, _toolstack_pb2.DestroyVcoprocResponse]
     """Detaches a vcoproc. Idempotent by request_id."""
     GetVcoproc: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.GetVcoprocRequest, _toolstack_pb2.Vcoproc]
     ListVcoprocs: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.ListVcoprocsRequest, _toolstack_pb2.ListVcoprocsResponse]
+    MoveVcoproc: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.MoveVcoprocRequest, _toolstack_pb2.Vcoproc]
+    """Moves a vcoproc with its context to another coproc of the same type: it stops, is written down, and
+    goes on there. Its driver finds it again by itself. FAILED_PRECONDITION WRONG_STATE when the coproc
+    is of another type, or takes no vcoprocs. Idempotent by request_id.
+    """
+    SaveVcoproc: _grpc.UnaryStreamMultiCallable[_snapshot_pb2.SaveVcoprocRequest, _snapshot_pb2.SnapshotChunk]
+    """Writes down the context of one vcoproc: registers and private memory, not the domain's memory. It
+    is off the coproc meanwhile. The chunks in order are a file for RestoreVcoproc.
+    """
+    RestoreVcoproc: _grpc.StreamUnaryMultiCallable[_snapshot_pb2.RestoreVcoprocRequest, _toolstack_pb2.Vcoproc]
+    """Loads a context into a vcoproc of the same type; what it had is lost. The first message says into
+    which, the following ones hold the file. Idempotent by request_id.
+    """
     WatchEvents: _grpc.UnaryStreamMultiCallable[_toolstack_pb2.WatchEventsRequest, _toolstack_pb2.Event]
-    """Streams every change after a revision, oldest first, and stays open."""
+    """Streams every change after a revision, oldest first, and stays open. A client that reads too slowly
+    gets ABORTED WATCHER_TOO_SLOW and may resume from the last revision that it has seen.
+    """
+    ListEvents: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.ListEventsRequest, _toolstack_pb2.ListEventsResponse]
+    """Events that are kept, oldest first."""
     ListAlgorithms: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.ListAlgorithmsRequest, _toolstack_pb2.ListAlgorithmsResponse]
     """All installed scheduling algorithms, with a description of every parameter."""
     GetSchedule: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.GetScheduleRequest, _toolstack_pb2.Schedule]
@@ -83,13 +163,35 @@ class ToolstackServiceStub:
 
 @_typing.type_check_only
 class ToolstackServiceAsyncStub(ToolstackServiceStub):
-    """Creates, destroys and shows domains, coprocs and vcoprocs."""
+    """Creates, destroys, changes and shows domains, coprocs and vcoprocs."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     CreateDomain: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.CreateDomainRequest, _toolstack_pb2.Domain]  # type: ignore[assignment]
     """Creates a domain with its memory and all its vcoprocs, or nothing at all.
     Idempotent by request_id.
     """
+    StartDomain: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.StartDomainRequest, _toolstack_pb2.Domain]  # type: ignore[assignment]
+    """Starts a domain that is STOPPED or CRASHED: new memory of zeros, new contexts, all in reset.
+    FAILED_PRECONDITION WRONG_STATE in any other state. Idempotent by request_id.
+    """
+    PauseDomain: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.PauseDomainRequest, _toolstack_pb2.Domain]  # type: ignore[assignment]
+    """Takes all vcoprocs of a RUNNING domain off their coprocs and keeps them off; its interrupts wait.
+    Returns once none of them runs. Idempotent by request_id; a PAUSED domain stays as it is.
+    """
+    ResumeDomain: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.ResumeDomainRequest, _toolstack_pb2.Domain]  # type: ignore[assignment]
+    """Lets a PAUSED domain go on where it was. Idempotent by request_id; a RUNNING one stays as it is."""
+    ShutDownDomain: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.ShutDownDomainRequest, _toolstack_pb2.Domain]  # type: ignore[assignment]
+    """Ends a domain in good order: its vcoprocs may finish what they do (the domain is SHUTTING_DOWN),
+    then they leave their coprocs and the memory is released. The domain is STOPPED then, or does
+    what on_poweroff of its file says. Idempotent by request_id.
+    """
+    CrashDomain: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.CrashDomainRequest, _toolstack_pb2.Domain]  # type: ignore[assignment]
+    """Declares that a domain has crashed: its vcoprocs leave their coprocs at once. It stays CRASHED with
+    its memory and contexts for whoever looks into it, or does what on_crash of its file says.
+    Idempotent by request_id.
+    """
+    RenameDomain: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.RenameDomainRequest, _toolstack_pb2.Domain]  # type: ignore[assignment]
+    """Gives a domain another name; nothing else changes. Idempotent by request_id."""
     DestroyDomain: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.DestroyDomainRequest, _toolstack_pb2.DestroyDomainResponse]  # type: ignore[assignment]
     """Destroys a domain: its vcoprocs leave their coprocs first, then its memory is released.
     Idempotent by request_id.
@@ -98,16 +200,63 @@ class ToolstackServiceAsyncStub(ToolstackServiceStub):
     ListDomains: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.ListDomainsRequest, _toolstack_pb2.ListDomainsResponse]  # type: ignore[assignment]
     OpenDomain: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.OpenDomainRequest, _toolstack_pb2.DomainAccess]  # type: ignore[assignment]
     """What a domain needs to run its drivers: memory files, sockets and secrets. For its owner only."""
+    GetDomainDeviceTree: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.GetDomainDeviceTreeRequest, _toolstack_pb2.GetDomainDeviceTreeResponse]  # type: ignore[assignment]
+    """The device-tree fragment that a domain's drivers find their vcoprocs by."""
+    SaveDomain: _aio.UnaryStreamMultiCallable[_snapshot_pb2.SaveDomainRequest, _snapshot_pb2.SnapshotChunk]  # type: ignore[assignment]
+    """Writes down a domain with its memory, contexts and interrupts. It is paused meanwhile, and then goes
+    on, or is shut down when the request says so. The chunks in order are a file for RestoreDomain.
+    """
+    RestoreDomain: _aio.StreamUnaryMultiCallable[_snapshot_pb2.RestoreDomainRequest, _toolstack_pb2.Domain]  # type: ignore[assignment]
+    """Makes a domain from what SaveDomain wrote, or nothing at all. The first message says how, the
+    following ones hold the file. Idempotent by request_id.
+    """
     GetCoproc: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.GetCoprocRequest, _toolstack_pb2.Coproc]  # type: ignore[assignment]
     ListCoprocs: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.ListCoprocsRequest, _toolstack_pb2.ListCoprocsResponse]  # type: ignore[assignment]
+    AddCoprocs: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.AddCoprocsRequest, _toolstack_pb2.AddCoprocsResponse]  # type: ignore[assignment]
+    """Adds coprocs of a device tree to the system, all or none. They are OFFLINE until a coproc-sim leases
+    them. ALREADY_EXISTS when one of them is there. Idempotent by request_id.
+    """
+    DrainCoproc: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.DrainCoprocRequest, _toolstack_pb2.Coproc]  # type: ignore[assignment]
+    """From now on a coproc takes no new vcoprocs; those that it has stay, or are moved to other coprocs of
+    the same type when the request says so. Idempotent by request_id.
+    """
+    UndrainCoproc: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.UndrainCoprocRequest, _toolstack_pb2.Coproc]  # type: ignore[assignment]
+    """Takes a drain back. Idempotent by request_id."""
+    RemoveCoproc: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.RemoveCoprocRequest, _toolstack_pb2.RemoveCoprocResponse]  # type: ignore[assignment]
+    """Removes a coproc from the system. FAILED_PRECONDITION WRONG_STATE while it has vcoprocs, unless
+    they are to be destroyed with it. Idempotent by request_id.
+    """
+    ReplaceCoproc: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.ReplaceCoprocRequest, _toolstack_pb2.Coproc]  # type: ignore[assignment]
+    """Moves every vcoproc of a coproc to another one of the same type and then removes it; whole or not
+    at all. Answers with the replacement. Idempotent by request_id.
+    """
+    ListCoprocTypes: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.ListCoprocTypesRequest, _toolstack_pb2.ListCoprocTypesResponse]  # type: ignore[assignment]
+    """Coprocessor types of the system: how many coprocs there are, and how many vcoprocs still fit."""
     CreateVcoproc: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.CreateVcoprocRequest, _toolstack_pb2.Vcoproc]  # type: ignore[assignment]
     """Attaches one more vcoproc to an existing domain. Idempotent by request_id."""
     DestroyVcoproc: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.DestroyVcoprocRequest, _toolstack_pb2.DestroyVcoprocResponse]  # type: ignore[assignment]
     """Detaches a vcoproc. Idempotent by request_id."""
     GetVcoproc: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.GetVcoprocRequest, _toolstack_pb2.Vcoproc]  # type: ignore[assignment]
     ListVcoprocs: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.ListVcoprocsRequest, _toolstack_pb2.ListVcoprocsResponse]  # type: ignore[assignment]
+    MoveVcoproc: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.MoveVcoprocRequest, _toolstack_pb2.Vcoproc]  # type: ignore[assignment]
+    """Moves a vcoproc with its context to another coproc of the same type: it stops, is written down, and
+    goes on there. Its driver finds it again by itself. FAILED_PRECONDITION WRONG_STATE when the coproc
+    is of another type, or takes no vcoprocs. Idempotent by request_id.
+    """
+    SaveVcoproc: _aio.UnaryStreamMultiCallable[_snapshot_pb2.SaveVcoprocRequest, _snapshot_pb2.SnapshotChunk]  # type: ignore[assignment]
+    """Writes down the context of one vcoproc: registers and private memory, not the domain's memory. It
+    is off the coproc meanwhile. The chunks in order are a file for RestoreVcoproc.
+    """
+    RestoreVcoproc: _aio.StreamUnaryMultiCallable[_snapshot_pb2.RestoreVcoprocRequest, _toolstack_pb2.Vcoproc]  # type: ignore[assignment]
+    """Loads a context into a vcoproc of the same type; what it had is lost. The first message says into
+    which, the following ones hold the file. Idempotent by request_id.
+    """
     WatchEvents: _aio.UnaryStreamMultiCallable[_toolstack_pb2.WatchEventsRequest, _toolstack_pb2.Event]  # type: ignore[assignment]
-    """Streams every change after a revision, oldest first, and stays open."""
+    """Streams every change after a revision, oldest first, and stays open. A client that reads too slowly
+    gets ABORTED WATCHER_TOO_SLOW and may resume from the last revision that it has seen.
+    """
+    ListEvents: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.ListEventsRequest, _toolstack_pb2.ListEventsResponse]  # type: ignore[assignment]
+    """Events that are kept, oldest first."""
     ListAlgorithms: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.ListAlgorithmsRequest, _toolstack_pb2.ListAlgorithmsResponse]  # type: ignore[assignment]
     """All installed scheduling algorithms, with a description of every parameter."""
     GetSchedule: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.GetScheduleRequest, _toolstack_pb2.Schedule]  # type: ignore[assignment]
@@ -125,7 +274,7 @@ class ToolstackServiceAsyncStub(ToolstackServiceStub):
     """Worst-case service of every vcoproc of a coproc, beside what was observed."""
 
 class ToolstackServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Creates, destroys and shows domains, coprocs and vcoprocs."""
+    """Creates, destroys, changes and shows domains, coprocs and vcoprocs."""
 
     @_abc_1.abstractmethod
     def CreateDomain(
@@ -136,6 +285,64 @@ class ToolstackServiceServicer(metaclass=_abc_1.ABCMeta):
         """Creates a domain with its memory and all its vcoprocs, or nothing at all.
         Idempotent by request_id.
         """
+
+    @_abc_1.abstractmethod
+    def StartDomain(
+        self,
+        request: _toolstack_pb2.StartDomainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_toolstack_pb2.Domain, _abc.Awaitable[_toolstack_pb2.Domain]]:
+        """Starts a domain that is STOPPED or CRASHED: new memory of zeros, new contexts, all in reset.
+        FAILED_PRECONDITION WRONG_STATE in any other state. Idempotent by request_id.
+        """
+
+    @_abc_1.abstractmethod
+    def PauseDomain(
+        self,
+        request: _toolstack_pb2.PauseDomainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_toolstack_pb2.Domain, _abc.Awaitable[_toolstack_pb2.Domain]]:
+        """Takes all vcoprocs of a RUNNING domain off their coprocs and keeps them off; its interrupts wait.
+        Returns once none of them runs. Idempotent by request_id; a PAUSED domain stays as it is.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeDomain(
+        self,
+        request: _toolstack_pb2.ResumeDomainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_toolstack_pb2.Domain, _abc.Awaitable[_toolstack_pb2.Domain]]:
+        """Lets a PAUSED domain go on where it was. Idempotent by request_id; a RUNNING one stays as it is."""
+
+    @_abc_1.abstractmethod
+    def ShutDownDomain(
+        self,
+        request: _toolstack_pb2.ShutDownDomainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_toolstack_pb2.Domain, _abc.Awaitable[_toolstack_pb2.Domain]]:
+        """Ends a domain in good order: its vcoprocs may finish what they do (the domain is SHUTTING_DOWN),
+        then they leave their coprocs and the memory is released. The domain is STOPPED then, or does
+        what on_poweroff of its file says. Idempotent by request_id.
+        """
+
+    @_abc_1.abstractmethod
+    def CrashDomain(
+        self,
+        request: _toolstack_pb2.CrashDomainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_toolstack_pb2.Domain, _abc.Awaitable[_toolstack_pb2.Domain]]:
+        """Declares that a domain has crashed: its vcoprocs leave their coprocs at once. It stays CRASHED with
+        its memory and contexts for whoever looks into it, or does what on_crash of its file says.
+        Idempotent by request_id.
+        """
+
+    @_abc_1.abstractmethod
+    def RenameDomain(
+        self,
+        request: _toolstack_pb2.RenameDomainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_toolstack_pb2.Domain, _abc.Awaitable[_toolstack_pb2.Domain]]:
+        """Gives a domain another name; nothing else changes. Idempotent by request_id."""
 
     @_abc_1.abstractmethod
     def DestroyDomain(
@@ -170,6 +377,34 @@ class ToolstackServiceServicer(metaclass=_abc_1.ABCMeta):
         """What a domain needs to run its drivers: memory files, sockets and secrets. For its owner only."""
 
     @_abc_1.abstractmethod
+    def GetDomainDeviceTree(
+        self,
+        request: _toolstack_pb2.GetDomainDeviceTreeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_toolstack_pb2.GetDomainDeviceTreeResponse, _abc.Awaitable[_toolstack_pb2.GetDomainDeviceTreeResponse]]:
+        """The device-tree fragment that a domain's drivers find their vcoprocs by."""
+
+    @_abc_1.abstractmethod
+    def SaveDomain(
+        self,
+        request: _snapshot_pb2.SaveDomainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_snapshot_pb2.SnapshotChunk], _abc.AsyncIterator[_snapshot_pb2.SnapshotChunk]]:
+        """Writes down a domain with its memory, contexts and interrupts. It is paused meanwhile, and then goes
+        on, or is shut down when the request says so. The chunks in order are a file for RestoreDomain.
+        """
+
+    @_abc_1.abstractmethod
+    def RestoreDomain(
+        self,
+        request_iterator: _MaybeAsyncIterator[_snapshot_pb2.RestoreDomainRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_toolstack_pb2.Domain, _abc.Awaitable[_toolstack_pb2.Domain]]:
+        """Makes a domain from what SaveDomain wrote, or nothing at all. The first message says how, the
+        following ones hold the file. Idempotent by request_id.
+        """
+
+    @_abc_1.abstractmethod
     def GetCoproc(
         self,
         request: _toolstack_pb2.GetCoprocRequest,
@@ -182,6 +417,62 @@ class ToolstackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _toolstack_pb2.ListCoprocsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_toolstack_pb2.ListCoprocsResponse, _abc.Awaitable[_toolstack_pb2.ListCoprocsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def AddCoprocs(
+        self,
+        request: _toolstack_pb2.AddCoprocsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_toolstack_pb2.AddCoprocsResponse, _abc.Awaitable[_toolstack_pb2.AddCoprocsResponse]]:
+        """Adds coprocs of a device tree to the system, all or none. They are OFFLINE until a coproc-sim leases
+        them. ALREADY_EXISTS when one of them is there. Idempotent by request_id.
+        """
+
+    @_abc_1.abstractmethod
+    def DrainCoproc(
+        self,
+        request: _toolstack_pb2.DrainCoprocRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_toolstack_pb2.Coproc, _abc.Awaitable[_toolstack_pb2.Coproc]]:
+        """From now on a coproc takes no new vcoprocs; those that it has stay, or are moved to other coprocs of
+        the same type when the request says so. Idempotent by request_id.
+        """
+
+    @_abc_1.abstractmethod
+    def UndrainCoproc(
+        self,
+        request: _toolstack_pb2.UndrainCoprocRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_toolstack_pb2.Coproc, _abc.Awaitable[_toolstack_pb2.Coproc]]:
+        """Takes a drain back. Idempotent by request_id."""
+
+    @_abc_1.abstractmethod
+    def RemoveCoproc(
+        self,
+        request: _toolstack_pb2.RemoveCoprocRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_toolstack_pb2.RemoveCoprocResponse, _abc.Awaitable[_toolstack_pb2.RemoveCoprocResponse]]:
+        """Removes a coproc from the system. FAILED_PRECONDITION WRONG_STATE while it has vcoprocs, unless
+        they are to be destroyed with it. Idempotent by request_id.
+        """
+
+    @_abc_1.abstractmethod
+    def ReplaceCoproc(
+        self,
+        request: _toolstack_pb2.ReplaceCoprocRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_toolstack_pb2.Coproc, _abc.Awaitable[_toolstack_pb2.Coproc]]:
+        """Moves every vcoproc of a coproc to another one of the same type and then removes it; whole or not
+        at all. Answers with the replacement. Idempotent by request_id.
+        """
+
+    @_abc_1.abstractmethod
+    def ListCoprocTypes(
+        self,
+        request: _toolstack_pb2.ListCoprocTypesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_toolstack_pb2.ListCoprocTypesResponse, _abc.Awaitable[_toolstack_pb2.ListCoprocTypesResponse]]:
+        """Coprocessor types of the system: how many coprocs there are, and how many vcoprocs still fit."""
 
     @_abc_1.abstractmethod
     def CreateVcoproc(
@@ -214,12 +505,53 @@ class ToolstackServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_toolstack_pb2.ListVcoprocsResponse, _abc.Awaitable[_toolstack_pb2.ListVcoprocsResponse]]: ...
 
     @_abc_1.abstractmethod
+    def MoveVcoproc(
+        self,
+        request: _toolstack_pb2.MoveVcoprocRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_toolstack_pb2.Vcoproc, _abc.Awaitable[_toolstack_pb2.Vcoproc]]:
+        """Moves a vcoproc with its context to another coproc of the same type: it stops, is written down, and
+        goes on there. Its driver finds it again by itself. FAILED_PRECONDITION WRONG_STATE when the coproc
+        is of another type, or takes no vcoprocs. Idempotent by request_id.
+        """
+
+    @_abc_1.abstractmethod
+    def SaveVcoproc(
+        self,
+        request: _snapshot_pb2.SaveVcoprocRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_snapshot_pb2.SnapshotChunk], _abc.AsyncIterator[_snapshot_pb2.SnapshotChunk]]:
+        """Writes down the context of one vcoproc: registers and private memory, not the domain's memory. It
+        is off the coproc meanwhile. The chunks in order are a file for RestoreVcoproc.
+        """
+
+    @_abc_1.abstractmethod
+    def RestoreVcoproc(
+        self,
+        request_iterator: _MaybeAsyncIterator[_snapshot_pb2.RestoreVcoprocRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_toolstack_pb2.Vcoproc, _abc.Awaitable[_toolstack_pb2.Vcoproc]]:
+        """Loads a context into a vcoproc of the same type; what it had is lost. The first message says into
+        which, the following ones hold the file. Idempotent by request_id.
+        """
+
+    @_abc_1.abstractmethod
     def WatchEvents(
         self,
         request: _toolstack_pb2.WatchEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_toolstack_pb2.Event], _abc.AsyncIterator[_toolstack_pb2.Event]]:
-        """Streams every change after a revision, oldest first, and stays open."""
+        """Streams every change after a revision, oldest first, and stays open. A client that reads too slowly
+        gets ABORTED WATCHER_TOO_SLOW and may resume from the last revision that it has seen.
+        """
+
+    @_abc_1.abstractmethod
+    def ListEvents(
+        self,
+        request: _toolstack_pb2.ListEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_toolstack_pb2.ListEventsResponse, _abc.Awaitable[_toolstack_pb2.ListEventsResponse]]:
+        """Events that are kept, oldest first."""
 
     @_abc_1.abstractmethod
     def ListAlgorithms(

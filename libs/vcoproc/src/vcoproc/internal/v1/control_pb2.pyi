@@ -261,6 +261,163 @@ class ReportFaultResponse(_message.Message):
 Global___ReportFaultResponse: _TypeAlias = ReportFaultResponse  # noqa: Y015
 
 @_typing.final
+class PauseVcoprocRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VCOPROC_ID_FIELD_NUMBER: _builtins.int
+    DEADLINE_US_FIELD_NUMBER: _builtins.int
+    vcoproc_id: _builtins.int
+    deadline_us: _builtins.int
+    def __init__(
+        self,
+        *,
+        vcoproc_id: _builtins.int = ...,
+        deadline_us: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_us", b"deadline_us", "vcoproc_id", b"vcoproc_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseVcoprocRequest: _TypeAlias = PauseVcoprocRequest  # noqa: Y015
+
+@_typing.final
+class PauseVcoprocResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FORCED_FIELD_NUMBER: _builtins.int
+    forced: _builtins.bool
+    """It did not leave by itself, and has faulted for that."""
+    def __init__(
+        self,
+        *,
+        forced: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["forced", b"forced"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PauseVcoprocResponse: _TypeAlias = PauseVcoprocResponse  # noqa: Y015
+
+@_typing.final
+class ResumeVcoprocRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VCOPROC_ID_FIELD_NUMBER: _builtins.int
+    vcoproc_id: _builtins.int
+    def __init__(
+        self,
+        *,
+        vcoproc_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["vcoproc_id", b"vcoproc_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeVcoprocRequest: _TypeAlias = ResumeVcoprocRequest  # noqa: Y015
+
+@_typing.final
+class ResumeVcoprocResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ResumeVcoprocResponse: _TypeAlias = ResumeVcoprocResponse  # noqa: Y015
+
+@_typing.final
+class SaveVcoprocRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VCOPROC_ID_FIELD_NUMBER: _builtins.int
+    vcoproc_id: _builtins.int
+    def __init__(
+        self,
+        *,
+        vcoproc_id: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["vcoproc_id", b"vcoproc_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SaveVcoprocRequest: _TypeAlias = SaveVcoprocRequest  # noqa: Y015
+
+@_typing.final
+class VcoprocChunk(_message.Message):
+    """A piece of a vcoproc that was written down, in order; at most 1 MiB."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DATA_FIELD_NUMBER: _builtins.int
+    data: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VcoprocChunk: _TypeAlias = VcoprocChunk  # noqa: Y015
+
+@_typing.final
+class RestoreVcoprocRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VCOPROC_ID_FIELD_NUMBER: _builtins.int
+    DATA_FIELD_NUMBER: _builtins.int
+    vcoproc_id: _builtins.int
+    """The first message, and only the first."""
+    data: _builtins.bytes
+    """At most 1 MiB."""
+    def __init__(
+        self,
+        *,
+        vcoproc_id: _builtins.int = ...,
+        data: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "part", b"part", "vcoproc_id", b"vcoproc_id"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "part", b"part", "vcoproc_id", b"vcoproc_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_part: _TypeAlias = _typing.Literal["vcoproc_id", "data"]  # noqa: Y015
+    _WhichOneofArgType_part: _TypeAlias = _typing.Literal["part", b"part"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_part) -> _WhichOneofReturnType_part | None: ...
+
+Global___RestoreVcoprocRequest: _TypeAlias = RestoreVcoprocRequest  # noqa: Y015
+
+@_typing.final
+class RestoreVcoprocResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestoreVcoprocResponse: _TypeAlias = RestoreVcoprocResponse  # noqa: Y015
+
+@_typing.final
 class AttachVcoprocRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -269,10 +426,13 @@ class AttachVcoprocRequest(_message.Message):
     MAPPED_FIELD_NUMBER: _builtins.int
     TRAP_CREDENTIAL_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
     vcoproc_id: _builtins.int
     trap_credential: _builtins.bytes
     name: _builtins.str
-    """For logs and errors."""
+    """For logs and errors; another one for the same vcoproc renames it."""
+    paused: _builtins.bool
+    """It is paused from the beginning."""
     @_builtins.property
     def memory(self) -> _containers.RepeatedCompositeFieldContainer[_toolstack_pb2.MemoryRegion]: ...
     @_builtins.property
@@ -287,10 +447,11 @@ class AttachVcoprocRequest(_message.Message):
         mapped: _abc.Iterable[_toolstack_pb2.MemoryRegion] | None = ...,
         trap_credential: _builtins.bytes = ...,
         name: _builtins.str = ...,
+        paused: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["mapped", b"mapped", "memory", b"memory", "name", b"name", "trap_credential", b"trap_credential", "vcoproc_id", b"vcoproc_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["mapped", b"mapped", "memory", b"memory", "name", b"name", "paused", b"paused", "trap_credential", b"trap_credential", "vcoproc_id", b"vcoproc_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -317,17 +478,21 @@ class DetachVcoprocRequest(_message.Message):
 
     VCOPROC_ID_FIELD_NUMBER: _builtins.int
     DEADLINE_US_FIELD_NUMBER: _builtins.int
+    MOVED_FIELD_NUMBER: _builtins.int
     vcoproc_id: _builtins.int
     deadline_us: _builtins.int
+    moved: _builtins.bool
+    """It lives on elsewhere: its driver is told to look for it there, and no access is lost."""
     def __init__(
         self,
         *,
         vcoproc_id: _builtins.int = ...,
         deadline_us: _builtins.int = ...,
+        moved: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_us", b"deadline_us", "vcoproc_id", b"vcoproc_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["deadline_us", b"deadline_us", "moved", b"moved", "vcoproc_id", b"vcoproc_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -417,12 +582,14 @@ class VcoprocStatus(_message.Message):
     CONNECTED_FIELD_NUMBER: _builtins.int
     TRAP_COUNT_FIELD_NUMBER: _builtins.int
     INSTRUCTION_COUNT_FIELD_NUMBER: _builtins.int
+    PAUSED_FIELD_NUMBER: _builtins.int
     vcoproc_id: _builtins.int
     runnable: _builtins.bool
     faulted: _builtins.bool
     connected: _builtins.bool
     trap_count: _builtins.int
     instruction_count: _builtins.int
+    paused: _builtins.bool
     def __init__(
         self,
         *,
@@ -432,10 +599,11 @@ class VcoprocStatus(_message.Message):
         connected: _builtins.bool = ...,
         trap_count: _builtins.int = ...,
         instruction_count: _builtins.int = ...,
+        paused: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["connected", b"connected", "faulted", b"faulted", "instruction_count", b"instruction_count", "runnable", b"runnable", "trap_count", b"trap_count", "vcoproc_id", b"vcoproc_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connected", b"connected", "faulted", b"faulted", "instruction_count", b"instruction_count", "paused", b"paused", "runnable", b"runnable", "trap_count", b"trap_count", "vcoproc_id", b"vcoproc_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -630,20 +798,26 @@ class AddVcoprocRequest(_message.Message):
     COPROC_FIELD_NUMBER: _builtins.int
     VCOPROC_ID_FIELD_NUMBER: _builtins.int
     PARAMETERS_FIELD_NUMBER: _builtins.int
+    ACCOUNTING_FIELD_NUMBER: _builtins.int
     coproc: _builtins.str
     vcoproc_id: _builtins.int
     @_builtins.property
     def parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
+    @_builtins.property
+    def accounting(self) -> _toolstack_pb2.Accounting:
+        """What it has used elsewhere: its accounts begin with this. Ignored for one that is there already."""
+
     def __init__(
         self,
         *,
         coproc: _builtins.str = ...,
         vcoproc_id: _builtins.int = ...,
         parameters: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        accounting: _toolstack_pb2.Accounting | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accounting", b"accounting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["coproc", b"coproc", "parameters", b"parameters", "vcoproc_id", b"vcoproc_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounting", b"accounting", "coproc", b"coproc", "parameters", b"parameters", "vcoproc_id", b"vcoproc_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1777,20 +1951,27 @@ class MappedLine(_message.Message):
     LINE_FIELD_NUMBER: _builtins.int
     IRQ_FIELD_NUMBER: _builtins.int
     LEVEL_FIELD_NUMBER: _builtins.int
+    PENDING_FIELD_NUMBER: _builtins.int
+    MASKED_FIELD_NUMBER: _builtins.int
     line: _builtins.int
     """Index of the line in the platform."""
     irq: _builtins.int
     level: _builtins.bool
+    pending: _builtins.bool
+    """How it is at first: an edge that waits; masked. Ignored for a line that is mapped already."""
+    masked: _builtins.bool
     def __init__(
         self,
         *,
         line: _builtins.int = ...,
         irq: _builtins.int = ...,
         level: _builtins.bool = ...,
+        pending: _builtins.bool = ...,
+        masked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["irq", b"irq", "level", b"level", "line", b"line"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["irq", b"irq", "level", b"level", "line", b"line", "masked", b"masked", "pending", b"pending"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1846,6 +2027,43 @@ class UnmapLinesResponse(_message.Message):
 Global___UnmapLinesResponse: _TypeAlias = UnmapLinesResponse  # noqa: Y015
 
 @_typing.final
+class MoveLinesRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VCOPROC_ID_FIELD_NUMBER: _builtins.int
+    COPROC_FIELD_NUMBER: _builtins.int
+    vcoproc_id: _builtins.int
+    coproc: _builtins.str
+    def __init__(
+        self,
+        *,
+        vcoproc_id: _builtins.int = ...,
+        coproc: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coproc", b"coproc", "vcoproc_id", b"vcoproc_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveLinesRequest: _TypeAlias = MoveLinesRequest  # noqa: Y015
+
+@_typing.final
+class MoveLinesResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MoveLinesResponse: _TypeAlias = MoveLinesResponse  # noqa: Y015
+
+@_typing.final
 class ListLinesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1870,6 +2088,7 @@ class ListLinesResponse(_message.Message):
     REFUSED_COUNT_FIELD_NUMBER: _builtins.int
     GUEST_ERROR_COUNT_FIELD_NUMBER: _builtins.int
     FORGOTTEN_COUNT_FIELD_NUMBER: _builtins.int
+    PAUSED_DOMIDS_FIELD_NUMBER: _builtins.int
     garbage_count: _builtins.int
     refused_count: _builtins.int
     """Messages of coprocs about another coproc's vcoproc, or a line that is not of that kind."""
@@ -1883,6 +2102,10 @@ class ListLinesResponse(_message.Message):
     def domids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Every domain that is known, those without lines too."""
 
+    @_builtins.property
+    def paused_domids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Domains that are paused."""
+
     def __init__(
         self,
         *,
@@ -1892,10 +2115,11 @@ class ListLinesResponse(_message.Message):
         refused_count: _builtins.int = ...,
         guest_error_count: _builtins.int = ...,
         forgotten_count: _builtins.int = ...,
+        paused_domids: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["domids", b"domids", "forgotten_count", b"forgotten_count", "garbage_count", b"garbage_count", "guest_error_count", b"guest_error_count", "lines", b"lines", "refused_count", b"refused_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["domids", b"domids", "forgotten_count", b"forgotten_count", "garbage_count", b"garbage_count", "guest_error_count", b"guest_error_count", "lines", b"lines", "paused_domids", b"paused_domids", "refused_count", b"refused_count"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -171,6 +171,26 @@ class CoprocSimServiceStub:
                 request_serializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.GetStatusRequest.SerializeToString,
                 response_deserializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.CoprocStatus.FromString,
                 _registered_method=True)
+        self.PauseVcoproc = channel.unary_unary(
+                '/vcoproc.internal.v1.CoprocSimService/PauseVcoproc',
+                request_serializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.PauseVcoprocRequest.SerializeToString,
+                response_deserializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.PauseVcoprocResponse.FromString,
+                _registered_method=True)
+        self.ResumeVcoproc = channel.unary_unary(
+                '/vcoproc.internal.v1.CoprocSimService/ResumeVcoproc',
+                request_serializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.ResumeVcoprocRequest.SerializeToString,
+                response_deserializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.ResumeVcoprocResponse.FromString,
+                _registered_method=True)
+        self.SaveVcoproc = channel.unary_stream(
+                '/vcoproc.internal.v1.CoprocSimService/SaveVcoproc',
+                request_serializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.SaveVcoprocRequest.SerializeToString,
+                response_deserializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.VcoprocChunk.FromString,
+                _registered_method=True)
+        self.RestoreVcoproc = channel.stream_unary(
+                '/vcoproc.internal.v1.CoprocSimService/RestoreVcoproc',
+                request_serializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.RestoreVcoprocRequest.SerializeToString,
+                response_deserializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.RestoreVcoprocResponse.FromString,
+                _registered_method=True)
 
 
 class CoprocSimServiceServicer:
@@ -196,6 +216,37 @@ class CoprocSimServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PauseVcoproc(self, request, context):
+        """Takes the vcoproc off the hardware, by force after deadline_us, and keeps it off: it counts as
+        asleep, and its driver is served as that of any switched-out one. Returns when it is off.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeVcoproc(self, request, context):
+        """Lets a paused vcoproc run again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SaveVcoproc(self, request, context):
+        """Writes down a paused vcoproc: its context, registers, queued register writes and edges not yet said,
+        and what its mapped ranges hold. FAILED_PRECONDITION WRONG_STATE when it is not paused.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestoreVcoproc(self, request_iterator, context):
+        """Loads what SaveVcoproc wrote into a paused vcoproc of the same type; what it had is lost. When it is
+        refused nothing has changed. The first message says into which.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_CoprocSimServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -213,6 +264,26 @@ def add_CoprocSimServiceServicer_to_server(servicer, server):
                     servicer.GetStatus,
                     request_deserializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.GetStatusRequest.FromString,
                     response_serializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.CoprocStatus.SerializeToString,
+            ),
+            'PauseVcoproc': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseVcoproc,
+                    request_deserializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.PauseVcoprocRequest.FromString,
+                    response_serializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.PauseVcoprocResponse.SerializeToString,
+            ),
+            'ResumeVcoproc': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeVcoproc,
+                    request_deserializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.ResumeVcoprocRequest.FromString,
+                    response_serializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.ResumeVcoprocResponse.SerializeToString,
+            ),
+            'SaveVcoproc': grpc.unary_stream_rpc_method_handler(
+                    servicer.SaveVcoproc,
+                    request_deserializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.SaveVcoprocRequest.FromString,
+                    response_serializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.VcoprocChunk.SerializeToString,
+            ),
+            'RestoreVcoproc': grpc.stream_unary_rpc_method_handler(
+                    servicer.RestoreVcoproc,
+                    request_deserializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.RestoreVcoprocRequest.FromString,
+                    response_serializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.RestoreVcoprocResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -297,6 +368,114 @@ class CoprocSimService:
             '/vcoproc.internal.v1.CoprocSimService/GetStatus',
             vcoproc_dot_internal_dot_v1_dot_control__pb2.GetStatusRequest.SerializeToString,
             vcoproc_dot_internal_dot_v1_dot_control__pb2.CoprocStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseVcoproc(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vcoproc.internal.v1.CoprocSimService/PauseVcoproc',
+            vcoproc_dot_internal_dot_v1_dot_control__pb2.PauseVcoprocRequest.SerializeToString,
+            vcoproc_dot_internal_dot_v1_dot_control__pb2.PauseVcoprocResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeVcoproc(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vcoproc.internal.v1.CoprocSimService/ResumeVcoproc',
+            vcoproc_dot_internal_dot_v1_dot_control__pb2.ResumeVcoprocRequest.SerializeToString,
+            vcoproc_dot_internal_dot_v1_dot_control__pb2.ResumeVcoprocResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SaveVcoproc(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/vcoproc.internal.v1.CoprocSimService/SaveVcoproc',
+            vcoproc_dot_internal_dot_v1_dot_control__pb2.SaveVcoprocRequest.SerializeToString,
+            vcoproc_dot_internal_dot_v1_dot_control__pb2.VcoprocChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestoreVcoproc(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/vcoproc.internal.v1.CoprocSimService/RestoreVcoproc',
+            vcoproc_dot_internal_dot_v1_dot_control__pb2.RestoreVcoprocRequest.SerializeToString,
+            vcoproc_dot_internal_dot_v1_dot_control__pb2.RestoreVcoprocResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -900,6 +1079,11 @@ class IrqControlServiceStub:
                 request_serializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.UnmapLinesRequest.SerializeToString,
                 response_deserializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.UnmapLinesResponse.FromString,
                 _registered_method=True)
+        self.MoveLines = channel.unary_unary(
+                '/vcoproc.internal.v1.IrqControlService/MoveLines',
+                request_serializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.MoveLinesRequest.SerializeToString,
+                response_deserializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.MoveLinesResponse.FromString,
+                _registered_method=True)
         self.ListLines = channel.unary_unary(
                 '/vcoproc.internal.v1.IrqControlService/ListLines',
                 request_serializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.ListLinesRequest.SerializeToString,
@@ -947,6 +1131,13 @@ class IrqControlServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def MoveLines(self, request, context):
+        """Gives the lines of a vcoproc to another coproc: what is pending, active or masked stays so.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListLines(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -988,6 +1179,11 @@ def add_IrqControlServiceServicer_to_server(servicer, server):
                     servicer.UnmapLines,
                     request_deserializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.UnmapLinesRequest.FromString,
                     response_serializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.UnmapLinesResponse.SerializeToString,
+            ),
+            'MoveLines': grpc.unary_unary_rpc_method_handler(
+                    servicer.MoveLines,
+                    request_deserializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.MoveLinesRequest.FromString,
+                    response_serializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.MoveLinesResponse.SerializeToString,
             ),
             'ListLines': grpc.unary_unary_rpc_method_handler(
                     servicer.ListLines,
@@ -1114,6 +1310,33 @@ class IrqControlService:
             '/vcoproc.internal.v1.IrqControlService/UnmapLines',
             vcoproc_dot_internal_dot_v1_dot_control__pb2.UnmapLinesRequest.SerializeToString,
             vcoproc_dot_internal_dot_v1_dot_control__pb2.UnmapLinesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MoveLines(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vcoproc.internal.v1.IrqControlService/MoveLines',
+            vcoproc_dot_internal_dot_v1_dot_control__pb2.MoveLinesRequest.SerializeToString,
+            vcoproc_dot_internal_dot_v1_dot_control__pb2.MoveLinesResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -90,6 +90,20 @@ class CoprocSimServiceStub:
     DetachVcoproc: _grpc.UnaryUnaryMultiCallable[_control_pb2.DetachVcoprocRequest, _control_pb2.DetachVcoprocResponse]
     """Takes the vcoproc off the hardware, by force after deadline_us, and forgets it."""
     GetStatus: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetStatusRequest, _control_pb2.CoprocStatus]
+    PauseVcoproc: _grpc.UnaryUnaryMultiCallable[_control_pb2.PauseVcoprocRequest, _control_pb2.PauseVcoprocResponse]
+    """Takes the vcoproc off the hardware, by force after deadline_us, and keeps it off: it counts as
+    asleep, and its driver is served as that of any switched-out one. Returns when it is off.
+    """
+    ResumeVcoproc: _grpc.UnaryUnaryMultiCallable[_control_pb2.ResumeVcoprocRequest, _control_pb2.ResumeVcoprocResponse]
+    """Lets a paused vcoproc run again."""
+    SaveVcoproc: _grpc.UnaryStreamMultiCallable[_control_pb2.SaveVcoprocRequest, _control_pb2.VcoprocChunk]
+    """Writes down a paused vcoproc: its context, registers, queued register writes and edges not yet said,
+    and what its mapped ranges hold. FAILED_PRECONDITION WRONG_STATE when it is not paused.
+    """
+    RestoreVcoproc: _grpc.StreamUnaryMultiCallable[_control_pb2.RestoreVcoprocRequest, _control_pb2.RestoreVcoprocResponse]
+    """Loads what SaveVcoproc wrote into a paused vcoproc of the same type; what it had is lost. When it is
+    refused nothing has changed. The first message says into which.
+    """
 
 @_typing.type_check_only
 class CoprocSimServiceAsyncStub(CoprocSimServiceStub):
@@ -100,6 +114,20 @@ class CoprocSimServiceAsyncStub(CoprocSimServiceStub):
     DetachVcoproc: _aio.UnaryUnaryMultiCallable[_control_pb2.DetachVcoprocRequest, _control_pb2.DetachVcoprocResponse]  # type: ignore[assignment]
     """Takes the vcoproc off the hardware, by force after deadline_us, and forgets it."""
     GetStatus: _aio.UnaryUnaryMultiCallable[_control_pb2.GetStatusRequest, _control_pb2.CoprocStatus]  # type: ignore[assignment]
+    PauseVcoproc: _aio.UnaryUnaryMultiCallable[_control_pb2.PauseVcoprocRequest, _control_pb2.PauseVcoprocResponse]  # type: ignore[assignment]
+    """Takes the vcoproc off the hardware, by force after deadline_us, and keeps it off: it counts as
+    asleep, and its driver is served as that of any switched-out one. Returns when it is off.
+    """
+    ResumeVcoproc: _aio.UnaryUnaryMultiCallable[_control_pb2.ResumeVcoprocRequest, _control_pb2.ResumeVcoprocResponse]  # type: ignore[assignment]
+    """Lets a paused vcoproc run again."""
+    SaveVcoproc: _aio.UnaryStreamMultiCallable[_control_pb2.SaveVcoprocRequest, _control_pb2.VcoprocChunk]  # type: ignore[assignment]
+    """Writes down a paused vcoproc: its context, registers, queued register writes and edges not yet said,
+    and what its mapped ranges hold. FAILED_PRECONDITION WRONG_STATE when it is not paused.
+    """
+    RestoreVcoproc: _aio.StreamUnaryMultiCallable[_control_pb2.RestoreVcoprocRequest, _control_pb2.RestoreVcoprocResponse]  # type: ignore[assignment]
+    """Loads what SaveVcoproc wrote into a paused vcoproc of the same type; what it had is lost. When it is
+    refused nothing has changed. The first message says into which.
+    """
 
 class CoprocSimServiceServicer(metaclass=_abc_1.ABCMeta):
     """Served by each coproc-sim."""
@@ -125,6 +153,44 @@ class CoprocSimServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.GetStatusRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.CoprocStatus, _abc.Awaitable[_control_pb2.CoprocStatus]]: ...
+
+    @_abc_1.abstractmethod
+    def PauseVcoproc(
+        self,
+        request: _control_pb2.PauseVcoprocRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.PauseVcoprocResponse, _abc.Awaitable[_control_pb2.PauseVcoprocResponse]]:
+        """Takes the vcoproc off the hardware, by force after deadline_us, and keeps it off: it counts as
+        asleep, and its driver is served as that of any switched-out one. Returns when it is off.
+        """
+
+    @_abc_1.abstractmethod
+    def ResumeVcoproc(
+        self,
+        request: _control_pb2.ResumeVcoprocRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.ResumeVcoprocResponse, _abc.Awaitable[_control_pb2.ResumeVcoprocResponse]]:
+        """Lets a paused vcoproc run again."""
+
+    @_abc_1.abstractmethod
+    def SaveVcoproc(
+        self,
+        request: _control_pb2.SaveVcoprocRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_control_pb2.VcoprocChunk], _abc.AsyncIterator[_control_pb2.VcoprocChunk]]:
+        """Writes down a paused vcoproc: its context, registers, queued register writes and edges not yet said,
+        and what its mapped ranges hold. FAILED_PRECONDITION WRONG_STATE when it is not paused.
+        """
+
+    @_abc_1.abstractmethod
+    def RestoreVcoproc(
+        self,
+        request_iterator: _MaybeAsyncIterator[_control_pb2.RestoreVcoprocRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.RestoreVcoprocResponse, _abc.Awaitable[_control_pb2.RestoreVcoprocResponse]]:
+        """Loads what SaveVcoproc wrote into a paused vcoproc of the same type; what it had is lost. When it is
+        refused nothing has changed. The first message says into which.
+        """
 
 def add_CoprocSimServiceServicer_to_server(servicer: CoprocSimServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
@@ -319,6 +385,8 @@ class IrqControlServiceStub:
     MapLines: _grpc.UnaryUnaryMultiCallable[_control_pb2.MapLinesRequest, _control_pb2.MapLinesResponse]
     """Connects the lines of a vcoproc to interrupts of a domain."""
     UnmapLines: _grpc.UnaryUnaryMultiCallable[_control_pb2.UnmapLinesRequest, _control_pb2.UnmapLinesResponse]
+    MoveLines: _grpc.UnaryUnaryMultiCallable[_control_pb2.MoveLinesRequest, _control_pb2.MoveLinesResponse]
+    """Gives the lines of a vcoproc to another coproc: what is pending, active or masked stays so."""
     ListLines: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListLinesRequest, _control_pb2.ListLinesResponse]
     PauseDomain: _grpc.UnaryUnaryMultiCallable[_control_pb2.PauseDomainRequest, _control_pb2.PauseDomainResponse]
     """From now on nothing is injected into the domain; everything stays pending."""
@@ -335,6 +403,8 @@ class IrqControlServiceAsyncStub(IrqControlServiceStub):
     MapLines: _aio.UnaryUnaryMultiCallable[_control_pb2.MapLinesRequest, _control_pb2.MapLinesResponse]  # type: ignore[assignment]
     """Connects the lines of a vcoproc to interrupts of a domain."""
     UnmapLines: _aio.UnaryUnaryMultiCallable[_control_pb2.UnmapLinesRequest, _control_pb2.UnmapLinesResponse]  # type: ignore[assignment]
+    MoveLines: _aio.UnaryUnaryMultiCallable[_control_pb2.MoveLinesRequest, _control_pb2.MoveLinesResponse]  # type: ignore[assignment]
+    """Gives the lines of a vcoproc to another coproc: what is pending, active or masked stays so."""
     ListLines: _aio.UnaryUnaryMultiCallable[_control_pb2.ListLinesRequest, _control_pb2.ListLinesResponse]  # type: ignore[assignment]
     PauseDomain: _aio.UnaryUnaryMultiCallable[_control_pb2.PauseDomainRequest, _control_pb2.PauseDomainResponse]  # type: ignore[assignment]
     """From now on nothing is injected into the domain; everything stays pending."""
@@ -372,6 +442,14 @@ class IrqControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.UnmapLinesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.UnmapLinesResponse, _abc.Awaitable[_control_pb2.UnmapLinesResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def MoveLines(
+        self,
+        request: _control_pb2.MoveLinesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.MoveLinesResponse, _abc.Awaitable[_control_pb2.MoveLinesResponse]]:
+        """Gives the lines of a vcoproc to another coproc: what is pending, active or masked stays so."""
 
     @_abc_1.abstractmethod
     def ListLines(
