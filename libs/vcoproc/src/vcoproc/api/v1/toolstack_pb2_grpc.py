@@ -292,13 +292,15 @@ class ToolstackServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetDomain(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """One domain. NOT_FOUND when there is none of that name.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListDomains(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Domains, sorted by name.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -334,13 +336,15 @@ class ToolstackServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetCoproc(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """One coproc. NOT_FOUND when there is none of that name.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListCoprocs(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Coprocs, in the order of the tree.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -406,13 +410,15 @@ class ToolstackServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetVcoproc(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """One vcoproc. NOT_FOUND when there is none of that name.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListVcoprocs(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Vcoprocs, sorted by name.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
