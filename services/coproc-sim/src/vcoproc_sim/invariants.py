@@ -28,8 +28,8 @@ def check_switcher(switcher: Switcher) -> None:
         "a grant whose time has come does not wait in front of empty hardware",
     )
     _must(
-        switcher.entering is None or isinstance(granted, Grant),
-        "somebody is entered for whom it is tried",
+        switcher.entering is None or switcher.entering.grant is granted,
+        "the hardware is asked for who is granted",
     )
     if isinstance(granted, Grant):
         _must(granted.vcoproc in switcher.vcoprocs, "the granted one exists")
