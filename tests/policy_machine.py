@@ -350,7 +350,11 @@ class PolicyMachine:
         self.now_ns += patience_ns
         guest.refused_ns += patience_ns
         given_up = patience_ns == self.bound_ns
-        usage = Usage(guest.id, 0, patience_ns, 0, 0, 0, False, False, not given_up, self.now_ns)
+        if given_up:
+            self.policy.begin(guest.id, self.now_ns)
+        usage = Usage(
+            guest.id, 0, patience_ns, 0, 0, 0, given_up, given_up, not given_up, self.now_ns
+        )
         self.policy.charge(usage)
         if given_up:  # else it is late, and wants to run as before
             self.policy.sleep(guest.id, self.now_ns)

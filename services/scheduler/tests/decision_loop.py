@@ -206,6 +206,7 @@ class DecisionLoop:
         self._refused = task
         self._refused_since_ns = self.now_ns
         self._refused_until_ns = self.now_ns + refuses_ns
+        self._advance(self.now_ns)
 
     def _enter(self, task: Task, decision: Decision) -> None:
         task.switch_ns += self._restore_ns

@@ -89,9 +89,7 @@ def test_a_refusal_to_take_one_in_is_paid_by_that_one_and_all_slices_are_whole()
     assert {usage.overtime_ns for usage in ended} == {0}
 
 
-def test_what_is_never_taken_in_pays_too_and_is_never_in_the_way_for_longer_than_the_bound() -> (
-    None
-):
+def test_what_is_never_taken_in_pays_too_and_makes_way_at_the_bound() -> None:
     bound_ns = 2 * MS
     made, policy = charged_rig(Costs((1, 1), (1, 1), (1, 1)), bound_ns)
     hogs(made, 3)
@@ -99,9 +97,11 @@ def test_what_is_never_taken_in_pays_too_and_is_never_in_the_way_for_longer_than
     made.executor.costs.refuse_in_ns = (1_000 * MS, 1_000 * MS)
     made.clock.advance(40 * SLICE_NS)
     assert made.executor.current is None, "nobody is taken in any more"
-    given_up = [usage for usage in policy.usages if not usage.ended]
-    assert {usage.refused_ns for usage in given_up} == {bound_ns}
-    assert {(usage.run_ns, usage.left, usage.runnable) for usage in given_up} == {(0, False, False)}
+    given_up = [usage for usage in policy.usages if usage.refused_ns]
+    assert {(usage.run_ns, usage.refused_ns) for usage in given_up} == {(0, bound_ns)}
+    # A turn that has ended; that it wants another one is said by the wake that follows.
+    ends = {(usage.ended, usage.left, usage.runnable) for usage in given_up}
+    assert ends == {(True, True, False)}
     # Each in turn, though all of them are refused.
     order = [usage.vcoproc_id for usage in given_up]
     assert len(order) > 50

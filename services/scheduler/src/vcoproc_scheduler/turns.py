@@ -114,7 +114,10 @@ class Turns:
         if dropped.why not in WANTS_AS_BEFORE:
             self._vcoprocs.move(record, RunEvent.DROP, dropped.clock_ns)
         if was_refused(dropped):
-            self._policy.charge(record)
+            given_up = dropped.why == SwitchTimeout.reason
+            if given_up:  # then that was its turn
+                self._policy.begin(record)
+            self._policy.charge(record, ended=given_up, left=given_up)
         self._policy.sync(record)
 
     def _not_taken_in(self, record: Record, dropped: GrantDropped) -> None:

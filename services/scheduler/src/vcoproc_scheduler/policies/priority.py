@@ -122,22 +122,15 @@ class Priority(Policy):
             unit = self._units.get(before)
             if unit is not None and unit.awake:
                 self._waiting.setdefault(before, now_ns)
-        self._count_turn(vcoproc_id, now_ns)
-        self._waiting.pop(vcoproc_id, None)
+        since_ns = self._waiting.pop(vcoproc_id, now_ns)
+        self._aged_turn = not self._aged_turn and self._is_aged(since_ns, now_ns)
         unit = self._units[vcoproc_id]
         self._resident.begin(vcoproc_id, now_ns, self._slice_of(unit))
-
-    def _count_turn(self, vcoproc_id: int, now_ns: int) -> None:
-        since_ns = self._waiting.get(vcoproc_id, now_ns)
-        self._aged_turn = not self._aged_turn and self._is_aged(since_ns, now_ns)
 
     def charge(self, usage: Usage) -> None:
         unit = self._units[usage.vcoproc_id]
         unit.run_ns += usage.run_ns
         unit.left_ns -= used_ns(usage)
-        if not usage.ended and usage.vcoproc_id != self._resident.id:
-            # It was not taken in. That was its turn: else the aged would wait for the next one.
-            self._count_turn(usage.vcoproc_id, usage.now_ns)
         self._resident.charge(usage)
         if not usage.ended or not unit.awake:
             return
