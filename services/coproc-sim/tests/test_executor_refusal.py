@@ -400,7 +400,6 @@ def test_hardware_that_stays_refusing_drops_the_grant_and_not_the_wake(
         ("register", []),
         ("detach", ["REMOVED"]),
         ("sleep", ["NOT_RUNNABLE"]),
-        ("sleep, granted again", ["NOT_RUNNABLE"]),
         ("late", ["LATE"]),
         ("fail", ["PLATFORM_FAILURE"]),
     ],
@@ -431,10 +430,9 @@ def test_the_next_one_goes_while_it_is_being_entered(
         case "detach":
             rig.detach(2)
             assert rig.gone == {2: [False]}
-        case "sleep" | "sleep, granted again":
+        case "sleep":
             rig.write(2, "CONTROL", 0)
-            if what != "sleep":
-                number = rig.grant(2)
+            assert rig.executor.phase is Phase.EMPTY, "at once: others wait"
         case "fail":
             rig.platform.enter_script.clear()
             rig.platform.enter_script.append(Failed("dead"))

@@ -132,6 +132,8 @@ class Switcher:
             self.lines.levels(vcoproc, now_ns, on_hardware=False)
             if self.runnable(vcoproc):
                 self.notices.wake(vcoproc, now_ns, resumed=False)
+            elif self.entering is not None and self.entering.grant.vcoproc == vcoproc.id:
+                self.drop_next("NOT_RUNNABLE")  # the hardware is empty for nobody
             return
         self.lines.edges(vcoproc, now_ns)
         self.lines.levels(vcoproc, now_ns, on_hardware=True)
@@ -363,10 +365,10 @@ class Switcher:
             self.lines.levels(vcoproc, now_ns, on_hardware=True)
         entered = Entered(
             turn,
-            mapped_ns - began_ns,
-            now_ns - mapped_ns,
-            began_ns - entering.since_ns if entering is not None else 0,
-            entering.refusals if entering is not None else 0,
+            mmu_ns=mapped_ns - began_ns,
+            restore_ns=now_ns - mapped_ns,
+            refused_ns=began_ns - entering.since_ns if entering is not None else 0,
+            refusals=entering.refusals if entering is not None else 0,
         )
         self._end_switch(left, entered, began_ns)
         if turn.is_over(now_ns):  # restoring it took until then: it runs nothing

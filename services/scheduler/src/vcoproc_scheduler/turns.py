@@ -115,7 +115,7 @@ class Turns:
             self._vcoprocs.move(record, RunEvent.DROP, dropped.clock_ns)
         if was_refused(dropped):
             given_up = dropped.why == SwitchTimeout.reason
-            if given_up:  # then that was its turn
+            if given_up and record.awake:  # then that was its turn
                 self._policy.begin(record)
             self._policy.charge(record, ended=given_up, left=given_up)
         self._policy.sync(record)
