@@ -657,6 +657,18 @@ def test_a_turn_that_is_given_up_is_charged_and_goes_to_the_tail() -> None:
     assert bench.account(2).wakes == 2
 
 
+def test_a_turn_that_an_older_coproc_gives_up_goes_to_the_tail_too() -> None:
+    """It does not say for how long it was refused."""
+    bench = Bench(1, 2)
+    bench.wake(1)
+    bench.wake(2)
+    bench.ms = 4
+    assert bench.drop(1, 1, "SWITCH_TIMEOUT") == [grant(2, 2, now=True)]
+    assert bench.wake(1) == []
+    account = bench.account(1)
+    assert (account.wait_ns, account.refused_ns, account.switch_in_refusals.count) == (4 * MS, 0, 0)
+
+
 def test_a_refused_one_that_is_not_wanted_any_more_waits_on() -> None:
     bench = Bench(1, 2)
     bench.running(1, 2)

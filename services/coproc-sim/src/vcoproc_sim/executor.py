@@ -232,7 +232,7 @@ class Executor:
         """What the scheduler must know after a welcome. What it granted before counts no more."""
         switcher = self._switcher
         switcher.next = None
-        switcher.entering = None
+        switcher.entering = None  # untold: it was refused in the session before
         switcher.nobody_next()
         states = []
         for vcoproc in self.vcoprocs.values():

@@ -10,7 +10,7 @@ from typing import Final
 from vcoproc.errors import SwitchTimeout
 from vcoproc.model.run_state import ON_COPROC, RunEvent, RunState
 from vcoproc.wire.messages import EndReason, GrantDropped, Report
-from vcoproc_scheduler.accounting import Bucket, TurnEnded
+from vcoproc_scheduler.accounting import Account, Bucket, TurnEnded
 from vcoproc_scheduler.granting import Granting, Pending
 from vcoproc_scheduler.policy_side import PolicySide
 from vcoproc_scheduler.record import BUCKETS, CoprocClock, Record, Turn
@@ -108,25 +108,24 @@ class Turns:
 
     def dropped(self, record: Record, dropped: GrantDropped) -> None:
         """Takes the news that a grant for a vcoproc came to nothing."""
-        if was_refused(dropped):
-            self._not_taken_in(record, dropped)
+        refused, given_up = was_refused(dropped), dropped.why == SwitchTimeout.reason
+        if refused:
+            self._not_taken_in(record.account, dropped, given_up=given_up)
         # Also of a grant that was replaced since: that its vcoproc cannot run is true all the same.
         if dropped.why not in WANTS_AS_BEFORE:
             self._vcoprocs.move(record, RunEvent.DROP, dropped.clock_ns)
-        if was_refused(dropped):
-            given_up = dropped.why == SwitchTimeout.reason
-            if given_up and record.awake:  # then that was its turn
-                self._policy.begin(record)
+        if given_up and record.awake:  # then that was its turn
+            self._policy.begin(record)
+        if refused or given_up:
             self._policy.charge(record, ended=given_up, left=given_up)
         self._policy.sync(record)
 
-    def _not_taken_in(self, record: Record, dropped: GrantDropped) -> None:
-        account = record.account
+    def _not_taken_in(self, account: Account, dropped: GrantDropped, *, given_up: bool) -> None:
+        """It waited before, and does so afterwards: what lies between is its refusal."""
         bucket = account.bucket
         assert bucket is not None
         account.move(Bucket.REFUSED, dropped.clock_ns - dropped.refused_ns)
         account.move(bucket, dropped.clock_ns)
-        given_up = dropped.why == SwitchTimeout.reason
         account.switch_in_refusals.add(dropped.refused_ns, dropped.refusals, given_up=given_up)
 
     def _renew(self, report: Report, order: Pending | None) -> TurnEnded:
