@@ -102,7 +102,8 @@ SWITCH_RETRY_NS_MAX: Final = 100 * MS
 REFUSALS_MAX: Final = 1000
 """Refusals of one switch attempt before the coproc-sim forces it (reset of the refuser)."""
 SWITCH_DEADLINE_NS: Final = 500 * MS
-"""From the first attempt to leave until the refuser is forced off."""
+"""From the first attempt to leave until the refuser is forced off; from the first attempt to take
+the next one in until its turn is given up."""
 SWITCH_IN_NS_MIN: Final = 1 * MS
 """Hardware that refuses the next one is asked for at least this long before that one's turn is
 dropped, however short the bound of a refusal: otherwise the same grant would come again at once."""
