@@ -81,9 +81,11 @@ def parse_system(
             coprocs.append(coproc)
     _check_names(coprocs, problems)
     _check_nodes(coprocs, problems)
+    count = len(problems)
     first_domain = read_first_domain(tree, first, problems) if first is not None else None
     system = SystemConfig(file_name, tuple(coprocs), first_domain)
-    if first_domain is not None and len(coprocs) == len(entries):
+    whole = len(coprocs) == len(entries) and len(problems) == count
+    if first_domain is not None and whole:
         try:
             check_domain(system, first_domain)
         except InvalidConfig as error:
