@@ -67,7 +67,7 @@ SYSTEM = """\
 """
 
 
-def content_of(tree: DtsTree) -> object:
+def content_of(tree: DtsTree) -> tuple[object, ...]:
     """All that a tree says, without places and without what it was written as."""
     nodes = {
         path: ({name: found.data for name, found in node.properties.items()}, len(node.children))
