@@ -252,5 +252,5 @@ def test_preprocessor_that_is_not_there_is_named(
 ) -> None:
     path = write(tmp_path, tree_dts=SYSTEM)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(NotFound, match="program 'cpp'"):
+    with pytest.raises(InvalidConfig, match="`cpp` is not installed"):
         read_system_file(path, cpp=True)

@@ -34,8 +34,8 @@ def preprocess(path: str | Path, folders: Sequence[str | Path] = ()) -> bytes:
         folders: where included files are looked for, besides the folder of the including file.
 
     Raises:
-        NotFound: there is no such file, or no preprocessor on this machine.
-        InvalidConfig: it found mistakes, took too long, or wrote too much.
+        NotFound: there is no such file.
+        InvalidConfig: it found mistakes, took too long, wrote too much, or is not installed.
     """
     name = str(path)
     if not Path(name).exists():
@@ -51,7 +51,8 @@ def preprocess(path: str | Path, folders: Sequence[str | Path] = ()) -> bytes:
                 start_new_session=True,  # it has children of its own, which must end with it
             )
         except FileNotFoundError:
-            raise NotFound("program", _COMMAND[0]) from None
+            why = f"`{_COMMAND[0]}` is not installed"
+            raise InvalidConfig([ConfigProblem(name, 0, _WHAT, why)]) from None
         output, late = _output_of(process)
         words.seek(0)
         said = words.read(_WORDS_BYTES_MAX).decode(errors="replace")

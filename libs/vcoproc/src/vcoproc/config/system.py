@@ -15,7 +15,7 @@ from vcoproc.config.files import IncludedFiles, read_source
 from vcoproc.config.first_domain import FIRST_DOMAIN_NODE, read_first_domain
 from vcoproc.config.hardware import PRIVATE_MEMORY, Hardware, read_hardware
 from vcoproc.config.preprocess import preprocess
-from vcoproc.config.problems import Problems, name_problem, shorten
+from vcoproc.config.problems import Problems, name_problem, parameter_name, shorten
 from vcoproc.config.records import CoprocConfig, Origin, SystemConfig
 from vcoproc.config.scheduler_params import SCHEDULER_PARAMS, read_scheduler_params
 from vcoproc.config.trees import IMPLICIT_PROPERTIES, DtsNode, DtsTree
@@ -52,7 +52,7 @@ def read_system_file(
         cpp: whether the C preprocessor has to be run on it first.
 
     Raises:
-        NotFound: there is no such file, or no preprocessor.
+        NotFound: there is no such file.
         InvalidConfig: it cannot be read, or something in it is wrong.
     """
     folders = tuple(include)
@@ -179,7 +179,10 @@ def _origins(entry: DtsNode, node: DtsNode, hardware: Hardware) -> tuple[Origin,
     """Where each setting of a coproc is given that is not a default."""
     found = [(name, entry.properties.get(name)) for name in _ENTRY_PROPERTIES]
     for child in entry.children:
-        found += [(f"{child.name}.{name}", value) for name, value in child.properties.items()]
+        found += [
+            (f"{child.name}.{parameter_name(name)}", value)
+            for name, value in child.properties.items()
+        ]
     names = (*_HARDWARE_PROPERTIES, *(name for name, _ in hardware.platform_params))
     found += [(name, node.properties.get(name)) for name in names]
     return tuple(Origin(name, *value.place) for name, value in found if value is not None)
