@@ -11,6 +11,8 @@ import pytest
 from config_trees import SYSTEM, without_places
 from vcoproc import limits
 from vcoproc.config import parse_system, preprocess, read_system_file
+from vcoproc.config.dts import read_tree
+from vcoproc.config.fdt import write_blob
 from vcoproc.errors import InvalidConfig, NotFound
 
 HEAD, SOC = SYSTEM[: SYSTEM.index("    soc {")], SYSTEM[SYSTEM.index("    soc {") :]
@@ -189,6 +191,12 @@ def test_line_marks_of_a_preprocessor_are_followed() -> None:
         next(line for line in lines if "clock-freq" in line)) - 31)  # fmt: skip
 
 
+@pytest.mark.parametrize("text", ["/*" * 300_000, '"' + '\\"' * 300_000 + "\\", "'" * 500_000])
+def test_hostile_text_beside_line_marks_is_refused_soon(text: str) -> None:
+    with pytest.raises(InvalidConfig):
+        parse_system(f'# 1 "a.dts"\n/dts-v1/; {text}', "t")
+
+
 @pytest.mark.parametrize("text", ['#include "a.h"', "#define A 1", "#ifdef A", "#include <a.h>"])
 def test_preprocessor_directive_says_what_to_do(text: str) -> None:
     for source, line in (
@@ -221,6 +229,11 @@ def test_preprocessor_is_run_when_asked(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace("<2500>", "<1>"))
     ((file, line, _),) = problems_of(path, tmp_path / "inc", cpp=True)
     assert (file, line) == (str(path), 15)
+
+
+def test_preprocessor_is_not_run_on_a_blob(tmp_path: Path) -> None:
+    path = write(tmp_path, tree_dtb=write_blob(read_tree(SYSTEM, "t").root)).with_suffix(".dtb")
+    assert read_system_file(path, cpp=True).coprocs[0].name == "dsp0"
 
 
 def test_preprocessor_errors_are_problems(tmp_path: Path) -> None:

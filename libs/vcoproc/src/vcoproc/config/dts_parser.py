@@ -27,9 +27,10 @@ from vcoproc.config.files import IncludedFiles, Unreadable
 from vcoproc.config.problems import Place, decode_source
 
 _MASK_64: Final = (1 << 64) - 1
-# A line mark of a preprocessor, or what could hide one: comments, strings, character literals.
+# A line mark of a preprocessor, or what could hide one: comments, strings, character literals. One
+# that is not closed reaches to the end, so that no text makes the search begin again and again.
 _MARK_RE: Final = re.compile(
-    r"""/\*.*?\*/ | //[^\n]* | "(?:[^\\"]|\\.)*" | '(?:[^\\'\n]|\\.)*'
+    r"""/\*.*?(?:\*/|\Z) | //[^\n]* | "(?:[^\\"]|\\.)*+"? | '(?:[^\\'\n]|\\.)*+'?
       | ^\#(?:line)?[ \t]+(?P<line>[0-9]{1,9})[ \t]+"(?P<file>(?:[^\\"\n]|\\.)*)"[^\n]*""",
     re.VERBOSE | re.DOTALL | re.MULTILINE,
 )

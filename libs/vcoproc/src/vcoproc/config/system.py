@@ -10,6 +10,7 @@ from typing import Final
 from vcoproc import limits
 from vcoproc.config.checking import check_domain
 from vcoproc.config.dts import read_tree
+from vcoproc.config.fdt import BLOB_MAGIC
 from vcoproc.config.fields import Fields
 from vcoproc.config.files import IncludedFiles, read_source
 from vcoproc.config.first_domain import FIRST_DOMAIN_NODE, read_first_domain
@@ -49,14 +50,16 @@ def read_system_file(
 
     Args:
         include: folders of what it includes, besides those of the including files.
-        cpp: whether the C preprocessor has to be run on it first.
+        cpp: whether the C preprocessor has to be run on it first, if it is source.
 
     Raises:
         NotFound: there is no such file.
         InvalidConfig: it cannot be read, or something in it is wrong.
     """
     folders = tuple(include)
-    source = preprocess(path, folders) if cpp else read_source(path)
+    source = read_source(path)
+    if cpp and not source.startswith(BLOB_MAGIC):
+        source = preprocess(path, folders)
     return parse_system(source, str(path), IncludedFiles(folders))
 
 
