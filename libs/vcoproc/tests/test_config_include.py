@@ -140,6 +140,17 @@ def test_number_depth_and_size_of_files_are_bounded(tmp_path: Path) -> None:
     assert "more than 8388608 bytes together" in the_problem(path)[2]
 
 
+def test_names_that_a_terminal_could_misread_are_quoted(tmp_path: Path) -> None:
+    path = write(tmp_path, tree_dts='/dts-v1/;\n/include/ "\\x1b[2J/a\\nb"')
+    (tmp_path / "\x1b[2J").mkdir()
+    (tmp_path / "\x1b[2J" / "a\nb").mkdir()
+    why = the_problem(path)[2]
+    assert why.isprintable() and "Is a directory" in why
+    with pytest.raises(InvalidConfig) as caught:
+        parse_system('/dts-v1/;\n# 5 "\x1b[2J"\n%', "t")
+    assert str(caught.value).isprintable()
+
+
 def test_only_regular_files_are_included(tmp_path: Path) -> None:
     path = write(tmp_path, tree_dts='/dts-v1/;\n/include/ "pipe"')
     os.mkfifo(tmp_path / "pipe")

@@ -24,7 +24,7 @@ from devicetree import dtlib
 
 from vcoproc import limits
 from vcoproc.config.files import IncludedFiles, Unreadable
-from vcoproc.config.problems import Place, decode_source
+from vcoproc.config.problems import Place, decode_source, shown
 
 _MASK_64: Final = (1 << 64) - 1
 # A line mark of a preprocessor, or what could hide one: comments, strings, character literals. One
@@ -79,7 +79,7 @@ def _marks(text: str) -> list[tuple[int, str, int]]:
     if not re.search(r"^#(line)?[ \t]+[0-9]", text, re.MULTILINE):
         return []
     return [
-        (match.end(), match["file"][: limits.FILE_NAME_BYTES_MAX], int(match["line"]))
+        (match.end(), shown(match["file"][: limits.FILE_NAME_BYTES_MAX]), int(match["line"]))
         for match in _MARK_RE.finditer(text)
         if match["line"]
     ]
@@ -170,7 +170,7 @@ class BoundedTree(dtlib.DT):  # type: ignore[misc]
         if len(here) > limits.DTS_INCLUDE_DEPTH_MAX:
             self._parse_error(f"files included deeper than {limits.DTS_INCLUDE_DEPTH_MAX}")
         if any(Path(path).resolve() == Path(source.path).resolve() for source in here):
-            self._parse_error(f"{path} includes itself")
+            self._parse_error(f"{shown(path)} includes itself")
         self._source.resume_at = self._tok_end_i
         self._filestack.append(self._source)
         self._source = _Source(path, decode_source(content, path))

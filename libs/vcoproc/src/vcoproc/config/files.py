@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from vcoproc import limits
+from vcoproc.config.problems import shown
 from vcoproc.errors import ConfigProblem, InvalidConfig, NotFound
 
 
@@ -61,7 +62,7 @@ class IncludedFiles:
             path = folder / name
             if (content := self._try(path)) is not None:
                 return str(path), content
-        raise Unreadable(f"{name!r} is neither beside {beside} nor in a folder of --include")
+        raise Unreadable(f"{name!r} is neither beside {shown(beside)} nor in a folder of --include")
 
     def _try(self, path: Path) -> bytes | None:
         def open_now(name: str, flags: int) -> int:
@@ -71,14 +72,15 @@ class IncludedFiles:
         try:
             with open(path, "rb", opener=open_now) as file:
                 if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                    raise Unreadable(f"{path} is no regular file")
+                    raise Unreadable(f"{shown(str(path))} is no regular file")
                 content = file.read(min(limits.CONFIG_BYTES_MAX, self._bytes_left) + 1)
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:  # ValueError: a zero byte in the path
-            raise Unreadable(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+            why = getattr(error, "strerror", None) or str(error)
+            raise Unreadable(f"{shown(str(path))}: {why}") from None
         if len(content) > limits.CONFIG_BYTES_MAX:
-            raise Unreadable(f"{path} is larger than {limits.CONFIG_BYTES_MAX} bytes")
+            raise Unreadable(f"{shown(str(path))} is larger than {limits.CONFIG_BYTES_MAX} bytes")
         if len(content) > self._bytes_left:
             bytes_max = limits.DTS_INCLUDED_BYTES_MAX
             raise Unreadable(f"the files included have more than {bytes_max} bytes together")

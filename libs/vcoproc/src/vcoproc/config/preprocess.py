@@ -9,10 +9,10 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import tempfile
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -20,9 +20,14 @@ from typing import Final
 from vcoproc import limits
 from vcoproc.errors import ConfigProblem, InvalidConfig, NotFound
 
-_COMMAND: Final = ("cpp", "-nostdinc", "-undef", "-D__DTS__", "-x", "assembler-with-cpp")
+_PROGRAM: Final = "cpp"
+_OPTIONS: Final = ("-nostdinc", "-undef", "-D__DTS__", "-x", "assembler-with-cpp")
 _WORDS_BYTES_MAX: Final = 64 * limits.KIB
 """Of what it says on stderr."""
+_BLOCK_BYTES: Final = 512
+"""Unit of `ulimit -f`: POSIX."""
+_BOUNDED: Final = ("sh", "-c", 'ulimit -f "$0"; exec "$@"')
+"""Runs a command that can write only so many blocks to a file; more ends it."""
 _ERROR_RE: Final = re.compile(r"^([^:\n]+):([0-9]{1,9}):(?:[0-9]+:)? (?:fatal )?error: (.*)", re.M)
 _WHAT: Final = "preprocessor"
 
@@ -40,58 +45,45 @@ def preprocess(path: str | Path, folders: Sequence[str | Path] = ()) -> bytes:
     name = str(path)
     if not Path(name).exists():
         raise NotFound("file", name)
+    program = shutil.which(_PROGRAM)
+    if program is None:
+        raise _failure(name, f"`{_PROGRAM}` is not installed")
     options = [part for folder in folders for part in ("-I", str(folder))]
-    with tempfile.TemporaryFile() as words:
+    command = [program, *_OPTIONS, *options, f"./{name}" if name.startswith("-") else name]
+    blocks = (limits.CONFIG_BYTES_MAX + _WORDS_BYTES_MAX) // _BLOCK_BYTES
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as words:
+        process = subprocess.Popen(
+            [*_BOUNDED, str(blocks), *command],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=words,
+            start_new_session=True,  # it has children of its own, which must end with it
+        )
         try:
-            process = subprocess.Popen(
-                [*_COMMAND, *options, f"./{name}" if name.startswith("-") else name],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=words,
-                start_new_session=True,  # it has children of its own, which must end with it
-            )
-        except FileNotFoundError:
-            why = f"`{_COMMAND[0]}` is not installed"
-            raise InvalidConfig([ConfigProblem(name, 0, _WHAT, why)]) from None
-        output, late = _output_of(process)
+            process.wait(limits.CPP_TIMEOUT_NS / limits.S)
+        except (
+            BaseException
+        ) as error:  # also Ctrl-C; it is not reaped, so the number is still its own
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+            if isinstance(error, subprocess.TimeoutExpired):
+                why = f"took longer than {limits.CPP_TIMEOUT_NS // limits.S} s"
+                raise _failure(name, why) from None
+            raise
+        output.seek(0)
+        content = output.read(limits.CONFIG_BYTES_MAX + 1)
         words.seek(0)
         said = words.read(_WORDS_BYTES_MAX).decode(errors="replace")
-    if late:
-        why = f"took longer than {limits.CPP_TIMEOUT_NS // limits.S} s"
-        raise InvalidConfig([ConfigProblem(name, 0, _WHAT, why)])
-    if len(output) > limits.CONFIG_BYTES_MAX:
-        why = f"made more than {limits.CONFIG_BYTES_MAX} bytes of it"
-        raise InvalidConfig([ConfigProblem(name, 0, _WHAT, why)])
+    if len(content) > limits.CONFIG_BYTES_MAX:
+        raise _failure(name, f"made more than {limits.CONFIG_BYTES_MAX} bytes of it")
     if process.returncode:
         raise InvalidConfig(_problems(name, said))
-    return output
+    return content
 
 
-def _output_of(process: subprocess.Popen[bytes]) -> tuple[bytes, bool]:
-    """What it writes, at most one byte more than it may; whether it was ended for being late."""
-    assert process.stdout is not None
-    late = threading.Event()
-
-    def end() -> None:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-
-    def end_late() -> None:
-        late.set()
-        end()
-
-    timer = threading.Timer(limits.CPP_TIMEOUT_NS / limits.S, end_late)
-    timer.start()
-    try:
-        output = process.stdout.read(limits.CONFIG_BYTES_MAX + 1)
-        if len(output) > limits.CONFIG_BYTES_MAX:
-            end()
-        process.stdout.close()
-        process.wait()
-    finally:
-        timer.cancel()
-        timer.join()
-    return output, late.is_set()
+def _failure(name: str, why: str) -> InvalidConfig:
+    return InvalidConfig([ConfigProblem(name, 0, _WHAT, why)])
 
 
 def _problems(name: str, said: str) -> list[ConfigProblem]:

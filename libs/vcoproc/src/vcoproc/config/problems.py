@@ -55,6 +55,11 @@ def shorten(text: str) -> str:
     return repr(text if len(text) <= 80 else text[:77] + "...")
 
 
+def shown(name: str) -> str:
+    """A file name for a message: as it is, or quoted when a terminal could misread it."""
+    return name if name.isprintable() else shorten(name)
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """A hint to end a message with, or nothing."""
     # difflib takes time with the product of both lengths; a hint is not worth more than this.
