@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from config_trees import SYSTEM, without_places
 from vcoproc import limits
@@ -182,6 +184,30 @@ def test_binary_files_become_values(tmp_path: Path) -> None:
     assert params["acme,all"] == f"{0x00010203} {0x04050607} {0x08090A0B}"
     path = write(tmp_path, tree_dts='/dts-v1/;\n/ {\n x = /incbin/("no.bin"); };')
     assert the_problem(path)[:2] == (str(path), 3)
+
+
+PIECES = [
+    '/include/ "b.dtsi"', '/include/ "a.dtsi"', '/include/ "none"', '/incbin/("b.dtsi", 1, 2)',
+    '/incbin/("none")', "#include", "x", "= <1>", ";", "{", "}", "};", "a: n", "&a", "<&a>", "=",
+    "/", "/dts-v1/;", '"', "/*", '\n# 7 "c"\n', '\n#line 9 "d"\n', "\n#\n", "/delete-node/", ",",
+]  # fmt: skip
+
+
+@pytest.mark.slow
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(*(st.lists(st.sampled_from(PIECES), max_size=12) for _ in range(3)))
+def test_any_pieces_in_any_file_give_a_config_or_a_refusal(
+    tmp_path: Path, tree: list[str], a: list[str], b: list[str]
+) -> None:
+    path = write(
+        tmp_path,
+        tree_dts="/dts-v1/; / { " + " ".join(tree),
+        a_dtsi=" ".join(a),
+        b_dtsi=" ".join(b),
+    )
+    with pytest.raises(InvalidConfig) as caught:  # nothing here shares a coproc
+        read_system_file(path)
+    assert caught.value.problems
 
 
 # --- the preprocessor -----------------------------------------------------------------------------
