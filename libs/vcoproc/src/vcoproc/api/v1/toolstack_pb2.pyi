@@ -2696,3 +2696,118 @@ class VcoprocAnalysis(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VcoprocAnalysis: _TypeAlias = VcoprocAnalysis  # noqa: Y015
+
+@_typing.final
+class GetConfigurationRequest(_message.Message):
+    """Of the call GetConfiguration."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COPROC_FIELD_NUMBER: _builtins.int
+    coproc: _builtins.str
+    """Format: coprocs/{coproc}; empty for all of them and the first domain."""
+    def __init__(
+        self,
+        *,
+        coproc: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coproc", b"coproc"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetConfigurationRequest: _TypeAlias = GetConfigurationRequest  # noqa: Y015
+
+@_typing.final
+class Configuration(_message.Message):
+    """Settings that are in force; docs/configuration.md has their meaning, units and ranges."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILE_NAME_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    file_name: _builtins.str
+    """The system's device tree."""
+    @_builtins.property
+    def settings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Setting]: ...
+    def __init__(
+        self,
+        *,
+        file_name: _builtins.str = ...,
+        settings: _abc.Iterable[Global___Setting] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file_name", b"file_name", "settings", b"settings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Configuration: _TypeAlias = Configuration  # noqa: Y015
+
+@_typing.final
+class Setting(_message.Message):
+    """One setting of a coproc, or of the first domain as the device tree has it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Source:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _SourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Setting._Source.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        SOURCE_UNSPECIFIED: Setting._Source.ValueType  # 0
+        SOURCE_DEFAULT: Setting._Source.ValueType  # 1
+        """Nobody said anything else."""
+        SOURCE_FILE: Setting._Source.ValueType  # 2
+        """The device tree says so, or the domain's file."""
+        SOURCE_RUN_TIME: Setting._Source.ValueType  # 3
+        """SetSchedule."""
+        SOURCE_CHOSEN: Setting._Source.ValueType  # 4
+        """A free place was taken, since no file says where."""
+
+    class Source(_Source, metaclass=_SourceEnumTypeWrapper): ...
+    SOURCE_UNSPECIFIED: Setting.Source.ValueType  # 0
+    SOURCE_DEFAULT: Setting.Source.ValueType  # 1
+    """Nobody said anything else."""
+    SOURCE_FILE: Setting.Source.ValueType  # 2
+    """The device tree says so, or the domain's file."""
+    SOURCE_RUN_TIME: Setting.Source.ValueType  # 3
+    """SetSchedule."""
+    SOURCE_CHOSEN: Setting.Source.ValueType  # 4
+    """A free place was taken, since no file says where."""
+
+    RESOURCE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
+    LINE_FIELD_NUMBER: _builtins.int
+    resource: _builtins.str
+    """Format: coprocs/{coproc} or domains/{domain}."""
+    name: _builtins.str
+    """As in the device tree, for example "slice-us" or "scheduler-params.frame_us"."""
+    value: _builtins.str
+    """As in the device tree, for people."""
+    source: Global___Setting.Source.ValueType
+    file: _builtins.str
+    """Where it is given, for SOURCE_FILE; line 0 in a compiled tree."""
+    line: _builtins.int
+    def __init__(
+        self,
+        *,
+        resource: _builtins.str = ...,
+        name: _builtins.str = ...,
+        value: _builtins.str = ...,
+        source: Global___Setting.Source.ValueType = ...,
+        file: _builtins.str = ...,
+        line: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "line", b"line", "name", b"name", "resource", b"resource", "source", b"source", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Setting: _TypeAlias = Setting  # noqa: Y015
