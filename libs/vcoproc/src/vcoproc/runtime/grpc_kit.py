@@ -197,30 +197,57 @@ def serve(
     return server
 
 
-def channel(target: str) -> grpc.Channel:
-    """A channel that reconnects quickly, as peers on one machine restart quickly."""
-    return grpc.insecure_channel(
-        target,
-        options=(
-            # Not min_reconnect_backoff_ms: it bounds each attempt, and a busy machine is slow.
-            ("grpc.initial_reconnect_backoff_ms", 50),
-            ("grpc.max_reconnect_backoff_ms", 500),
-            ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
-        ),
-    )
+_CHANNEL_OPTIONS: Final = (
+    # Not min_reconnect_backoff_ms: it bounds each attempt, and a busy machine is slow.
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
+)
+"""A channel that reconnects quickly, as peers on one machine restart quickly."""
 
 
-def to_error(error: grpc.RpcError) -> VcoprocError:
-    """What a failed call means, for callers that know only our errors."""
-    assert isinstance(error, grpc.Call)
-    words = error.details() or str(error.code())
+def channel(target: str, tls: tuple[bytes, bytes, bytes] | None = None) -> grpc.Channel:
+    """A channel to a service.
+
+    Args:
+        target: "unix:/path" or "host:port".
+        tls: over TLS: certificate of the authority, own certificate, own key, in PEM format.
+    """
+    if tls is None:
+        return grpc.insecure_channel(target, options=_CHANNEL_OPTIONS)
+    return grpc.secure_channel(target, _credentials(tls), options=_CHANNEL_OPTIONS)
+
+
+def async_channel(target: str, tls: tuple[bytes, bytes, bytes] | None = None) -> grpc.aio.Channel:
+    """The same for asyncio."""
+    if tls is None:
+        return grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
+    return grpc.aio.secure_channel(target, _credentials(tls), options=_CHANNEL_OPTIONS)
+
+
+def _credentials(tls: tuple[bytes, bytes, bytes]) -> grpc.ChannelCredentials:
+    ca, certificate, key = tls
+    return grpc.ssl_channel_credentials(ca, key, certificate)
+
+
+def error_info(error: grpc.Call | grpc.aio.AioRpcError) -> tuple[str, str, dict[str, str]] | None:
+    """Reason, words and metadata that a service of ours gave; None when gRPC itself failed."""
     for key, value in error.trailing_metadata() or ():
         if key == _STATUS_KEY:
             status = status_pb2.Status.FromString(value)
             for detail in status.details:
                 info = error_details_pb2.ErrorInfo()
                 if detail.Unpack(info):
-                    return RemoteRefusal(info.reason, status.message, dict(info.metadata))
+                    return info.reason, status.message, dict(info.metadata)
+    return None
+
+
+def to_error(error: grpc.RpcError) -> VcoprocError:
+    """What a failed call means, for callers that know only our errors."""
+    assert isinstance(error, grpc.Call)
+    words = error.details() or str(error.code())
+    if info := error_info(error):
+        return RemoteRefusal(*info)
     if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
         return RemoteUnavailable(words)
     return RemoteRefusal(error.code().name, words, {})
