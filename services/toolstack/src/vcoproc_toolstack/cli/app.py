@@ -11,6 +11,7 @@ import typer
 
 from vcoproc import limits
 from vcoproc.errors import ConfigProblem, InvalidArgument, InvalidConfig, NotFound
+from vcoproc_toolstack.cli.access import access_app
 from vcoproc_toolstack.cli.options import (
     EPILOG,
     Output,
@@ -34,6 +35,7 @@ app.add_typer(domain_app, name="domain")
 app.add_typer(coproc_app, name="coproc")
 app.add_typer(vcoproc_app, name="vcoproc")
 app.add_typer(sched_app, name="sched")
+app.add_typer(access_app, name="access")
 
 # --- the cluster ----------------------------------------------------------------------------------
 
@@ -53,10 +55,26 @@ def up(
         Path | None,
         typer.Option(help="The toolstack's store; default: in the run directory."),
     ] = None,
+    listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Also serve the control API here, over TLS.")
+    ] = "",
+    tls_dir: Annotated[
+        Path | None,
+        typer.Option(help="Directory with ca.crt, server.crt and server.key; see `access init`."),
+    ] = None,
+    access: Annotated[
+        Path | None, typer.Option(help="File that says which role a certificate's name has.")
+    ] = None,
 ) -> None:
     """Starts every process of a cluster on this machine, and runs until Ctrl-C."""
     from vcoproc_toolstack.cli.foreground import run_cluster
-    from vcoproc_toolstack.cli.up import Cluster
+    from vcoproc_toolstack.cli.up import Cluster, ListenOn
+
+    listen_on = None
+    if listen:
+        if tls_dir is None or access is None:
+            raise InvalidArgument("--listen", "needs --tls-dir and --access")
+        listen_on = ListenOn(listen, _existing(tls_dir), _existing(access))
 
     cluster = Cluster(
         _existing(tree),
@@ -64,6 +82,7 @@ def up(
         instances=instances,
         log_dir=log_dir,
         store=store,
+        listen=listen_on,
         report=lambda text: typer.echo(text, err=True),
     )
     run_cluster(cluster)
