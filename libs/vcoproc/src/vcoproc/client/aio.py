@@ -12,16 +12,19 @@ from typing import Any
 
 import grpc
 
-from vcoproc.api.v1 import cluster_pb2, cluster_pb2_grpc, toolstack_pb2_grpc
+from vcoproc.api.v1 import audit_pb2, cluster_pb2, cluster_pb2_grpc, toolstack_pb2_grpc
 from vcoproc.api.v1 import toolstack_pb2 as api
 from vcoproc.client import calls
-from vcoproc.client.calls import Answer, Call, Listing
+from vcoproc.client.calls import Answer, Call, Listing, Progress, unseen
 from vcoproc.client.connection import (
     CHANGE_TIMEOUT_S,
+    PATIENCE_S,
     READ_TIMEOUT_S,
     Tls,
+    Unreachable,
     check_reachable,
     find_place,
+    has_ended,
     meaning,
     reached_nobody,
     retry_delay_s,
@@ -126,8 +129,12 @@ class AsyncCluster:
     async def device_tree(self, name: str) -> api.GetDomainDeviceTreeResponse:
         return await self.call(calls.device_tree(name))
 
-    async def save_domain(self, name: str, path: Path | str, *, shut_down: bool = False) -> None:
-        await self._save("SaveDomain", calls.save_domain(name, shut_down=shut_down), Path(path))
+    async def save_domain(
+        self, name: str, path: Path | str, *, shut_down: bool = False, progress: Progress = unseen
+    ) -> None:
+        await self._save(
+            "SaveDomain", calls.save_domain(name, shut_down=shut_down), Path(path), progress
+        )
 
     async def restore_domain(
         self,
@@ -137,6 +144,7 @@ class AsyncCluster:
         paused: bool = False,
         coprocs: Mapping[str, str] | None = None,
         request_id: str = "",
+        progress: Progress = unseen,
     ) -> api.Domain:
         requests = calls.restore_domain(
             Path(path),
@@ -144,6 +152,7 @@ class AsyncCluster:
             paused=paused,
             coprocs=coprocs or {},
             request_id=request_id,
+            progress=progress,
         )
         return await self._restore("RestoreDomain", requests, api.Domain)
 
@@ -168,13 +177,20 @@ class AsyncCluster:
     def vcoprocs(self, domain: str = "", filter: str = "") -> AsyncIterator[api.Vcoproc]:
         return self.items(calls.vcoprocs(domain, filter))
 
-    async def save_vcoproc(self, name: str, path: Path | str) -> None:
-        await self._save("SaveVcoproc", calls.save_vcoproc(name), Path(path))
+    async def save_vcoproc(
+        self, name: str, path: Path | str, *, progress: Progress = unseen
+    ) -> None:
+        await self._save("SaveVcoproc", calls.save_vcoproc(name), Path(path), progress)
 
     async def restore_vcoproc(
-        self, name: str, path: Path | str, *, request_id: str = ""
+        self,
+        name: str,
+        path: Path | str,
+        *,
+        request_id: str = "",
+        progress: Progress = unseen,
     ) -> api.Vcoproc:
-        requests = calls.restore_vcoproc(name, Path(path), request_id)
+        requests = calls.restore_vcoproc(name, Path(path), request_id, progress)
         return await self._restore("RestoreVcoproc", requests, api.Vcoproc)
 
     # --- coprocs ----------------------------------------------------------------------------------
@@ -297,6 +313,12 @@ class AsyncCluster:
     def events(self, filter: str = "", *, after_revision: int = 0) -> AsyncIterator[api.Event]:
         return self.items(calls.events(filter, after_revision))
 
+    async def caller(self) -> audit_pb2.Caller:
+        return await self.call(calls.caller())
+
+    def audit(self, filter: str = "") -> AsyncIterator[audit_pb2.AuditEntry]:
+        return self.items(calls.audit(filter))
+
     def watch(
         self, filter: str = "", *, revision: int | None = None, patience_ns: int = 60_000_000_000
     ) -> AsyncIterator[api.Event]:
@@ -315,9 +337,10 @@ class AsyncCluster:
                     attempt = 0
                     watch.seen(event)
                     yield event
-                return
+                # A toolstack that stops ends its streams in good order; another one follows.
+                raise Unreachable(self._place.shown, "it has ended the watch")
             except VcoprocError as error:
-                if self._closed or not watch.goes_on(error, time.monotonic()):
+                if self._gone() or not watch.goes_on(error, time.monotonic()):
                     raise
             attempt += 1
             await asyncio.sleep(retry_delay_s(attempt))
@@ -328,6 +351,7 @@ class AsyncCluster:
         method = getattr(self._stubs[call.service], call.method)
         timeout_s = timeout_s or (CHANGE_TIMEOUT_S if call.change else READ_TIMEOUT_S)
         end_s = time.monotonic() + timeout_s
+        patient_until_s = time.monotonic() + PATIENCE_S
         attempt = 0
         while True:
             try:
@@ -337,7 +361,7 @@ class AsyncCluster:
             except grpc.RpcError as error:
                 attempt += 1
                 delay_s = retry_delay_s(attempt)
-                late = time.monotonic() + delay_s >= end_s
+                late = time.monotonic() + delay_s >= min(end_s, patient_until_s)
                 if late or not reached_nobody(error) or self._gone():
                     raise meaning(error, self._place) from None
             await asyncio.sleep(delay_s)
@@ -352,6 +376,19 @@ class AsyncCluster:
                 return
             listing.request.page_token = page.next_page_token
 
+    async def whole(self, listing: Listing[Any]) -> Any:
+        answer: Any = await self.call(
+            Call(listing.service, listing.method, listing.request, object)
+        )
+        while token := answer.next_page_token:
+            listing.request.page_token = token
+            page: Any = await self.call(
+                Call(listing.service, listing.method, listing.request, object)
+            )
+            getattr(answer, listing.field).extend(getattr(page, listing.field))
+            answer.next_page_token = page.next_page_token
+        return answer
+
     async def stream(self, service: str, method: str, request: Any) -> AsyncIterator[Any]:
         stream = getattr(self._stubs[service], method)(request)
         try:
@@ -363,15 +400,15 @@ class AsyncCluster:
             stream.cancel()
 
     def _gone(self) -> bool:
-        socket = self._place.socket
-        return self._closed or (socket is not None and not socket.exists())
+        return self._closed or has_ended(self._place)
 
-    async def _save(self, method: str, request: Any, path: Path) -> None:
+    async def _save(self, method: str, request: Any, path: Path, progress: Progress) -> None:
         scratch = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             with scratch.open("wb") as file:
                 async for chunk in self.stream("toolstack", method, request):
                     file.write(chunk.data)
+                    progress(file.tell())
             scratch.replace(path)
         finally:
             scratch.unlink(missing_ok=True)

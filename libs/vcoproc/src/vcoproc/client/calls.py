@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import itertools
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
+from vcoproc.api.v1 import audit_pb2
 from vcoproc.api.v1 import cluster_pb2 as cluster
 from vcoproc.api.v1 import snapshot_pb2 as snapshot
 from vcoproc.api.v1 import toolstack_pb2 as api
@@ -20,6 +21,8 @@ from vcoproc.client.names import coproc_name, domain_name, vcoproc_name
 from vcoproc.limits import MIB, US
 
 Answer = TypeVar("Answer")
+Progress = Callable[[int], None]
+"""Is told how many bytes of a snapshot have passed so far."""
 CHUNK_BYTES: Final = 1 * MIB
 """Of a snapshot, in one message."""
 _PAGE_SIZE: Final = 1000
@@ -45,6 +48,10 @@ class Listing(Generic[Answer]):
     request: Any
     field: str
     item: type[Answer]
+
+
+def unseen(_count: int) -> None:
+    """Progress that nobody looks at."""
 
 
 def new_request_id() -> str:
@@ -131,7 +138,13 @@ def save_domain(name: str, *, shut_down: bool) -> snapshot.SaveDomainRequest:
 
 
 def restore_domain(
-    path: Path, *, new_name: str, paused: bool, coprocs: Mapping[str, str], request_id: str
+    path: Path,
+    *,
+    new_name: str,
+    paused: bool,
+    coprocs: Mapping[str, str],
+    request_id: str,
+    progress: Progress,
 ) -> Iterator[snapshot.RestoreDomainRequest]:
     """Raises: OSError (the file cannot be read)."""
     options = snapshot.RestoreDomainOptions(
@@ -141,7 +154,7 @@ def restore_domain(
         coprocs={vcoproc: coproc_name(coproc) for vcoproc, coproc in coprocs.items()},
     )
     yield snapshot.RestoreDomainRequest(options=options)
-    for data in _chunks(path):
+    for data in _chunks(path, progress):
         yield snapshot.RestoreDomainRequest(data=data)
 
 
@@ -183,14 +196,14 @@ def save_vcoproc(name: str) -> snapshot.SaveVcoprocRequest:
 
 
 def restore_vcoproc(
-    name: str, path: Path, request_id: str
+    name: str, path: Path, request_id: str, progress: Progress
 ) -> Iterator[snapshot.RestoreVcoprocRequest]:
     """Raises: OSError (the file cannot be read)."""
     options = snapshot.RestoreVcoprocOptions(
         name=vcoproc_name(name), request_id=request_id or new_request_id()
     )
     yield snapshot.RestoreVcoprocRequest(options=options)
-    for data in _chunks(path):
+    for data in _chunks(path, progress):
         yield snapshot.RestoreVcoprocRequest(data=data)
 
 
@@ -199,10 +212,11 @@ def begun(requests: Iterator[Any]) -> Iterator[Any]:
     return itertools.chain(list(itertools.islice(requests, 2)), requests)
 
 
-def _chunks(path: Path) -> Iterator[bytes]:
+def _chunks(path: Path, progress: Progress) -> Iterator[bytes]:
     with path.open("rb") as file:
         while data := file.read(CHUNK_BYTES):
             yield data
+            progress(file.tell())
 
 
 # --- coprocs --------------------------------------------------------------------------------------
@@ -340,3 +354,12 @@ def events(filter: str, after_revision: int) -> Listing[api.Event]:
 def newest_events() -> Call[api.ListEventsResponse]:
     """Tells the newest revision."""
     return _read("ListEvents", api.ListEventsRequest(page_size=1), api.ListEventsResponse)
+
+
+def caller() -> Call[audit_pb2.Caller]:
+    return Call("cluster", "GetCaller", audit_pb2.GetCallerRequest(), audit_pb2.Caller)
+
+
+def audit(filter: str) -> Listing[audit_pb2.AuditEntry]:
+    request = audit_pb2.ListAuditEntriesRequest(page_size=_PAGE_SIZE, filter=filter)
+    return Listing("cluster", "ListAuditEntries", request, "entries", audit_pb2.AuditEntry)

@@ -12,16 +12,19 @@ from typing import Any
 
 import grpc
 
-from vcoproc.api.v1 import cluster_pb2, cluster_pb2_grpc, toolstack_pb2_grpc
+from vcoproc.api.v1 import audit_pb2, cluster_pb2, cluster_pb2_grpc, toolstack_pb2_grpc
 from vcoproc.api.v1 import toolstack_pb2 as api
 from vcoproc.client import calls
-from vcoproc.client.calls import Answer, Call, Listing
+from vcoproc.client.calls import Answer, Call, Listing, Progress, unseen
 from vcoproc.client.connection import (
     CHANGE_TIMEOUT_S,
+    PATIENCE_S,
     READ_TIMEOUT_S,
     Tls,
+    Unreachable,
     check_reachable,
     find_place,
+    has_ended,
     meaning,
     reached_nobody,
     retry_delay_s,
@@ -161,13 +164,18 @@ class Cluster:
         """The device-tree fragment of a domain, as source and as blob."""
         return self.call(calls.device_tree(name))
 
-    def save_domain(self, name: str, path: Path | str, *, shut_down: bool = False) -> None:
+    def save_domain(
+        self, name: str, path: Path | str, *, shut_down: bool = False, progress: Progress = unseen
+    ) -> None:
         """Writes a domain with its memory to a file, which is there whole or not at all.
+
+        Args:
+            progress: is told how many bytes have passed so far.
 
         Raises:
             OSError: the file cannot be written.
         """
-        self._save("SaveDomain", calls.save_domain(name, shut_down=shut_down), Path(path))
+        self._save("SaveDomain", calls.save_domain(name, shut_down=shut_down), Path(path), progress)
 
     def restore_domain(
         self,
@@ -177,6 +185,7 @@ class Cluster:
         paused: bool = False,
         coprocs: Mapping[str, str] | None = None,
         request_id: str = "",
+        progress: Progress = unseen,
     ) -> api.Domain:
         """Makes a domain from a file of `save_domain`. coprocs: others than it had, by vcoproc.
 
@@ -189,6 +198,7 @@ class Cluster:
             paused=paused,
             coprocs=coprocs or {},
             request_id=request_id,
+            progress=progress,
         )
         return self._restore("RestoreDomain", requests, api.Domain)
 
@@ -218,13 +228,15 @@ class Cluster:
         """Vcoprocs by name, of one domain or of all. filter: for example "state=FAULTED"."""
         return self.items(calls.vcoprocs(domain, filter))
 
-    def save_vcoproc(self, name: str, path: Path | str) -> None:
+    def save_vcoproc(self, name: str, path: Path | str, *, progress: Progress = unseen) -> None:
         """Writes the context of a vcoproc to a file. Raises as `save_domain`."""
-        self._save("SaveVcoproc", calls.save_vcoproc(name), Path(path))
+        self._save("SaveVcoproc", calls.save_vcoproc(name), Path(path), progress)
 
-    def restore_vcoproc(self, name: str, path: Path | str, *, request_id: str = "") -> api.Vcoproc:
+    def restore_vcoproc(
+        self, name: str, path: Path | str, *, request_id: str = "", progress: Progress = unseen
+    ) -> api.Vcoproc:
         """Loads the context of a vcoproc from a file. Raises as `restore_domain`."""
-        requests = calls.restore_vcoproc(name, Path(path), request_id)
+        requests = calls.restore_vcoproc(name, Path(path), request_id, progress)
         return self._restore("RestoreVcoproc", requests, api.Vcoproc)
 
     # --- coprocs ----------------------------------------------------------------------------------
@@ -370,6 +382,14 @@ class Cluster:
         """Events that are kept, oldest first. filter: for example "type=vcoproc kind=FAULTED"."""
         return self.items(calls.events(filter, after_revision))
 
+    def caller(self) -> audit_pb2.Caller:
+        """Who the cluster takes this program for."""
+        return self.call(calls.caller())
+
+    def audit(self, filter: str = "") -> Iterator[audit_pb2.AuditEntry]:
+        """Who changed what, newest first. filter: for example "caller=alice outcome=OK"."""
+        return self.items(calls.audit(filter))
+
     def watch(
         self, filter: str = "", *, revision: int | None = None, patience_ns: int = 60_000_000_000
     ) -> Iterator[api.Event]:
@@ -394,9 +414,10 @@ class Cluster:
                     attempt = 0
                     watch.seen(event)
                     yield event
-                return
+                # A toolstack that stops ends its streams in good order; another one follows.
+                raise Unreachable(self._place.shown, "it has ended the watch")
             except VcoprocError as error:
-                if self._closed.is_set() or not watch.goes_on(error, time.monotonic()):
+                if self._gone() or not watch.goes_on(error, time.monotonic()):
                     raise
             attempt += 1
             if self._closed.wait(retry_delay_s(attempt)):
@@ -409,6 +430,7 @@ class Cluster:
         method = getattr(self._stubs[call.service], call.method)
         timeout_s = timeout_s or (CHANGE_TIMEOUT_S if call.change else READ_TIMEOUT_S)
         end_s = time.monotonic() + timeout_s
+        patient_until_s = time.monotonic() + PATIENCE_S
         attempt = 0
         while True:
             try:
@@ -417,7 +439,7 @@ class Cluster:
             except grpc.RpcError as error:
                 attempt += 1
                 delay_s = retry_delay_s(attempt)
-                late = time.monotonic() + delay_s >= end_s
+                late = time.monotonic() + delay_s >= min(end_s, patient_until_s)
                 if late or not reached_nobody(error) or self._gone():
                     raise meaning(error, self._place) from None
             self._closed.wait(delay_s)
@@ -431,6 +453,16 @@ class Cluster:
                 return
             listing.request.page_token = page.next_page_token
 
+    def whole(self, listing: Listing[Any]) -> Any:
+        """All pages of a list as one answer."""
+        answer: Any = self.call(Call(listing.service, listing.method, listing.request, object))
+        while token := answer.next_page_token:
+            listing.request.page_token = token
+            page: Any = self.call(Call(listing.service, listing.method, listing.request, object))
+            getattr(answer, listing.field).extend(getattr(page, listing.field))
+            answer.next_page_token = page.next_page_token
+        return answer
+
     def stream(self, service: str, method: str, request: Any) -> Iterator[Any]:
         """Answers of a stream as they come."""
         stream = getattr(self._stubs[service], method)(request)
@@ -442,16 +474,16 @@ class Cluster:
             stream.cancel()
 
     def _gone(self) -> bool:
-        """Whether it makes no sense to ask again: this client is closed, or the cluster ended."""
-        socket = self._place.socket
-        return self._closed.is_set() or (socket is not None and not socket.exists())
+        """Whether it makes no sense to ask again."""
+        return self._closed.is_set() or has_ended(self._place)
 
-    def _save(self, method: str, request: Any, path: Path) -> None:
+    def _save(self, method: str, request: Any, path: Path, progress: Progress) -> None:
         scratch = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             with scratch.open("wb") as file:
                 for chunk in self.stream("toolstack", method, request):
                     file.write(chunk.data)
+                    progress(file.tell())
             scratch.replace(path)
         finally:
             scratch.unlink(missing_ok=True)

@@ -20,6 +20,8 @@ TLS_DIR_VARIABLE: Final = "VCOPROC_TLS_DIR"
 READ_TIMEOUT_S: Final = 10.0
 CHANGE_TIMEOUT_S: Final = 120.0
 """Twice what a domain takes with the most vcoprocs, each forced off a coproc that is slow."""
+PATIENCE_S: Final = 5.0
+"""How long a call that reaches nobody is made again: a toolstack that died is back by then."""
 _RETRY_DELAYS_S: Final = (0.05, 0.1, 0.2, 0.5)
 """Between attempts of a call that reached nobody; the last one again and again."""
 
@@ -106,6 +108,11 @@ def check_reachable(place: Place) -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     if place.socket is not None and not place.socket.exists():
         raise Unreachable(place.shown, "it has no socket of a toolstack")
+
+
+def has_ended(place: Place) -> bool:
+    """Whether the cluster has ended in good order: it takes its run directory away with it."""
+    return place.socket is not None and not place.socket.parent.exists()
 
 
 def retry_delay_s(attempt: int) -> float:

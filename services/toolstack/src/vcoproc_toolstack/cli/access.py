@@ -7,7 +7,16 @@ from typing import Annotated
 
 import typer
 
-from vcoproc_toolstack.cli.options import EPILOG, group
+from vcoproc_toolstack.cli.options import (
+    EPILOG,
+    FilterOption,
+    Output,
+    OutputOption,
+    RunDirOption,
+    connect,
+    group,
+    print_data,
+)
 
 access_app = group("Certificates and roles for a cluster that is reached over TCP.")
 
@@ -59,3 +68,39 @@ def access_remove(
 
     Authority.load(directory).remove_client(name)
     typer.echo(f"{name} has no role any more")
+
+
+@access_app.command("log", epilog=EPILOG)
+def access_log(
+    filter: FilterOption = "",
+    count: Annotated[
+        int, typer.Option("--count", "-n", min=1, help="At most so many, the newest.")
+    ] = 100,
+    run_dir: RunDirOption = None,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    """Prints who changed what, newest first. For admins."""
+    import itertools
+
+    from vcoproc.api.v1 import audit_pb2
+
+    with connect(run_dir) as cluster:
+        found = list(itertools.islice(cluster.audit(filter), count))
+    if print_data(output, audit_pb2.ListAuditEntriesResponse(entries=found)):
+        return
+    from vcoproc_toolstack.cli import tables
+
+    tables.audit(found)
+
+
+@access_app.command("whoami", epilog=EPILOG)
+def access_whoami(run_dir: RunDirOption = None, output: OutputOption = Output.TABLE) -> None:
+    """Shows who the cluster takes you for."""
+    with connect(run_dir) as cluster:
+        answer = cluster.caller()
+    if print_data(output, answer):
+        return
+    from vcoproc.api.v1 import audit_pb2
+
+    role = audit_pb2.Caller.Role.Name(answer.role).removeprefix("ROLE_").lower()
+    typer.echo(f"{answer.name}: {role}")
