@@ -10,6 +10,14 @@ from vcoproc.errors import VcoprocError
 EXIT_REFUSED: Final = 1
 EXIT_USAGE: Final = 2
 EXIT_UNREACHABLE: Final = 3
+EXIT_BUG: Final = 70
+EXIT_CODES: Final = {
+    0: "done",
+    EXIT_REFUSED: "refused by the cluster, or it could not be started",
+    EXIT_USAGE: "wrong usage or configuration",
+    EXIT_UNREACHABLE: "no cluster can be reached",
+    EXIT_BUG: "a bug",
+}
 _USAGE_REASONS: Final = ("INVALID_ARGUMENT", "INVALID_CONFIG", "BAD_FIRMWARE")
 _AGAIN: Final = "a service that died is started again by `vcoproc up`; try again"
 _NEXT: Final = {
