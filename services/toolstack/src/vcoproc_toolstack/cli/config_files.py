@@ -27,7 +27,7 @@ from vcoproc.config.fdt import BLOB_MAGIC
 from vcoproc.config.files import IncludedFiles, read_source
 from vcoproc.config.settings import coproc_settings, domain_settings
 from vcoproc.errors import ConfigProblem, InvalidArgument, InvalidConfig, NotFound
-from vcoproc_toolstack.cli.client import EXIT_USAGE
+from vcoproc_toolstack.cli.advice import EXIT_USAGE
 from vcoproc_toolstack.translate_configuration import setting_message
 
 EXIT_WRONG: Final = EXIT_USAGE
