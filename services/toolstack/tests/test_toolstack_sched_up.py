@@ -183,14 +183,14 @@ def test_an_algorithm_that_fails_is_an_event_and_is_tried_again_when_named(
 ) -> None:
     before = revision(cluster)
     got = ask(cluster, "set", "dsp0", "broken")["schedule"]
-    event = wait_for(cluster, before, "coprocs/dsp0", api.Event.KIND_FELL_BACK)
+    event = wait_for(cluster, before, "coprocs/dsp0/schedule", api.Event.KIND_FELL_BACK)
     assert "broken failed, rr has taken over" in event.description
     assert "no idea" in event.description
     got = ask(cluster, "show", "dsp0")
     assert (got["algorithm"], got["wanted_algorithm"]) == ("rr", "broken")
     assert "no idea" in got["fallback"]
     ask(cluster, "set", "dsp0", "broken")
-    wait_for(cluster, event.revision, "coprocs/dsp0", api.Event.KIND_FELL_BACK)
+    wait_for(cluster, event.revision, "coprocs/dsp0/schedule", api.Event.KIND_FELL_BACK)
     assert ask(cluster, "show", "dsp0")["fallback_count"] == 2
     # A toolstack that begins anew is told of the last one again, and has told of it.
     last = revision(cluster)
@@ -199,7 +199,7 @@ def test_an_algorithm_that_fails_is_an_event_and_is_tried_again_when_named(
     with Client(cluster.run_dir) as client:
         for each in client.watch(api.WatchEventsRequest(revision=last)):
             assert each.kind != api.Event.KIND_FELL_BACK
-            if each.name == "coprocs/dsp0" and each.kind == api.Event.KIND_CHANGED:
+            if each.name == "coprocs/dsp0/schedule" and each.kind == api.Event.KIND_CHANGED:
                 break
 
 

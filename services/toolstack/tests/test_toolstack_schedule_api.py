@@ -228,7 +228,7 @@ def test_changes_are_events_with_words(full: Server) -> None:
     put(full, algorithm="credit", request_id="once")
     stream = full.api.WatchEvents(api.WatchEventsRequest(revision=revision), timeout=TIMEOUT_S)
     event = next(stream)
-    assert (event.name, event.kind) == ("coprocs/dsp0", api.Event.KIND_CHANGED)
+    assert (event.name, event.kind) == ("coprocs/dsp0/schedule", api.Event.KIND_CHANGED)
     assert event.description == "algorithm credit, slice 5000 us, lost: weight=7 of coprocs/dsp0"
     stream.cancel()
     assert full.rig.queries.revision() == revision + 1

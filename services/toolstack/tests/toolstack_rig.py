@@ -63,6 +63,7 @@ PLATFORM = PlatformRecord(
 TREE = """/dts-v1/;
 / {
     #address-cells = <1>; #size-cells = <1>;
+    aliases { codec = &dsp1; video = &dsp1; };
     chosen { shared { compatible = "vcoproc,shared-coprocs";
         dsp0 { coproc = <&dsp0>; max-vcoprocs = <3>; scheduler-params { weight = <7>; }; };
         dsp1 { coproc = <&dsp1>; slice-us = <2000>; };

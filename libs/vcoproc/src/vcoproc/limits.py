@@ -164,6 +164,8 @@ LEASE_WAIT_NS: Final = 2 * S
 """A new vcoproc waits this long for a coproc that is offline: one that restarts is back by then."""
 PAGE_SIZE_MAX: Final = 1000
 """Resources in one page of a list; more is InvalidArgument."""
+FILTER_BYTES_MAX: Final = 1024
+"""Of a filter of a list or a watch; a longer one is InvalidArgument."""
 REQUEST_ID_BYTES_MAX: Final = 63
 REQUESTS_KEPT_MAX: Final = 10_000
 """Answers kept for repeated request ids; the oldest are forgotten."""

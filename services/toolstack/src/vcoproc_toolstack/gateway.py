@@ -12,10 +12,11 @@ import grpc
 from vcoproc import limits
 from vcoproc.api.v1 import toolstack_pb2 as api
 from vcoproc.api.v1 import toolstack_pb2_grpc as rpc
-from vcoproc.errors import InvalidArgument, InvalidConfig, LimitExceeded, PeerLost
-from vcoproc_toolstack import translate
+from vcoproc.errors import InvalidConfig, LimitExceeded, PeerLost
+from vcoproc_toolstack import filter_fields, translate
 from vcoproc_toolstack import translate_schedule as schedule
 from vcoproc_toolstack.changes import Changes
+from vcoproc_toolstack.lists import read_asked
 from vcoproc_toolstack.ports import Stream
 from vcoproc_toolstack.queries import Queries
 from vcoproc_toolstack.records import DomainRecord, VcoprocRecord, VcoprocState, VcoprocStatus
@@ -86,17 +87,11 @@ class Gateway(rpc.ToolstackServiceServicer):
     def ListDomains(
         self, request: api.ListDomainsRequest, _context: grpc.ServicerContext
     ) -> api.ListDomainsResponse:
-        size = translate.read_page_size(request.page_size)
-        last = translate.read_page_token(request.page_token, "domains", 1)
-        # One more than asked for says whether another page follows.
-        domains, statuses, revision = self._queries.domains(last[0] if last else "", size + 1)
-        page = domains[:size]
-        more = len(domains) > size
-        return api.ListDomainsResponse(
-            domains=[translate.domain_message(domain, statuses) for domain in page],
-            next_page_token=translate.page_token("domains", page[-1].name) if more else "",
-            revision=revision,
-        )
+        asked = read_asked(request, "domains", filter_fields.DOMAINS, 1)
+        (after,) = asked.after or ("",)
+        domains, statuses, revision = self._queries.domains(after, asked.limit)
+        page, token = asked.page(translate.domain_message(each, statuses) for each in domains)
+        return api.ListDomainsResponse(domains=page, next_page_token=token, revision=revision)
 
     def OpenDomain(
         self, request: api.OpenDomainRequest, _context: grpc.ServicerContext
@@ -113,18 +108,11 @@ class Gateway(rpc.ToolstackServiceServicer):
     def ListCoprocs(
         self, request: api.ListCoprocsRequest, _context: grpc.ServicerContext
     ) -> api.ListCoprocsResponse:
-        size = translate.read_page_size(request.page_size)
-        last = translate.read_page_token(request.page_token, "coprocs", 1)
-        if last and not self._queries.knows_coproc(last[0]):
-            raise InvalidArgument("page_token", "names a coproc that is no longer in the tree")
-        coprocs, revision = self._queries.coprocs(last[0] if last else "", size + 1)
-        page = coprocs[:size]
-        more = len(coprocs) > size
-        return api.ListCoprocsResponse(
-            coprocs=[translate.coproc_message(coproc) for coproc in page],
-            next_page_token=translate.page_token("coprocs", page[-1].config.name) if more else "",
-            revision=revision,
-        )
+        asked = read_asked(request, "coprocs", filter_fields.COPROCS, 1)
+        (after,) = asked.after or ("",)
+        coprocs, revision = self._queries.coprocs(after)
+        page, token = asked.page(map(translate.coproc_message, coprocs))
+        return api.ListCoprocsResponse(coprocs=page, next_page_token=token, revision=revision)
 
     def CreateVcoproc(
         self, request: api.CreateVcoprocRequest, _context: grpc.ServicerContext
@@ -157,21 +145,14 @@ class Gateway(rpc.ToolstackServiceServicer):
         domain = ""
         if request.domain:
             [domain] = translate.parse_name("domain", request.domain, "domains")
-        size = translate.read_page_size(request.page_size)
         # The list is part of the kind: a token of one domain's list is none of another's.
-        kind = f"vcoprocs of {domain}"
-        last = translate.read_page_token(request.page_token, kind, 2)
-        after = (last[0], last[1]) if last else ("", "")
-        vcoprocs, statuses, revision = self._queries.vcoprocs(domain, after, size + 1)
-        page = vcoprocs[:size]
-        token = ""
-        if len(vcoprocs) > size:
-            token = translate.page_token(kind, page[-1].domain, page[-1].name)
-        return api.ListVcoprocsResponse(
-            vcoprocs=[translate.vcoproc_message(vcoproc, statuses) for vcoproc in page],
-            next_page_token=token,
-            revision=revision,
+        asked = read_asked(request, f"vcoprocs of {domain}", filter_fields.VCOPROCS, 2)
+        after_domain, after_name = asked.after or ("", "")
+        vcoprocs, statuses, revision = self._queries.vcoprocs(
+            domain, (after_domain, after_name), asked.limit
         )
+        page, token = asked.page(translate.vcoproc_message(each, statuses) for each in vcoprocs)
+        return api.ListVcoprocsResponse(vcoprocs=page, next_page_token=token, revision=revision)
 
     def WatchEvents(
         self, request: api.WatchEventsRequest, context: grpc.ServicerContext

@@ -15,7 +15,7 @@ from vcoproc.internal.v1 import control_pb2_grpc as rpc
 from vcoproc.runtime.logs import Log
 from vcoproc_toolstack import translate
 from vcoproc_toolstack.leases import Lease, Leases
-from vcoproc_toolstack.records import EventKind
+from vcoproc_toolstack.records import EventKind, FaultRecord
 from vcoproc_toolstack.steps import SCHEDULER
 from vcoproc_toolstack.store import Store
 
@@ -103,5 +103,6 @@ class LeaseGateway(rpc.LeaseServiceServicer):
             else:
                 self._leases.fail(request.coproc, why)
             text = f"{why} (code {request.code}, address {request.address:#x})"
-            change.add_event(name, EventKind.FAULTED, text)
+            fault = FaultRecord(request.vcoproc_id, request.code, request.address)
+            change.add_event(name, EventKind.FAULTED, text, fault)
         return pb.ReportFaultResponse()

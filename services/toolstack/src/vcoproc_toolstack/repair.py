@@ -17,7 +17,7 @@ from vcoproc_toolstack.memory import MemoryDir
 from vcoproc_toolstack.ports import Services
 from vcoproc_toolstack.reconcile import coproc_repair, router_repair, scheduler_repair
 from vcoproc_toolstack.records import DomainRecord, EventKind
-from vcoproc_toolstack.schedules import with_settings
+from vcoproc_toolstack.schedules import schedule_resource, with_settings
 from vcoproc_toolstack.steps import (
     IRQ_ROUTER,
     MEMORY,
@@ -182,7 +182,7 @@ class Repairer:
     def _note_refusal(self, coproc: CoprocConfig, why: VcoprocError) -> None:
         words = f"algorithm {coproc.scheduler} is refused, {FALLBACK} has taken over: {why}"
         with self._store.change() as change:
-            change.add_event(f"coprocs/{coproc.name}", EventKind.FELL_BACK, words)
+            change.add_event(schedule_resource(coproc.name), EventKind.FELL_BACK, words)
 
     def _domains(self) -> list[DomainRecord]:
         with self._store.read() as view:

@@ -9,6 +9,9 @@ from sqlalchemy.engine import RowMapping
 
 from vcoproc_toolstack.records import (
     DomainRecord,
+    EventKind,
+    EventRecord,
+    FaultRecord,
     Life,
     PlatformLine,
     PlatformRange,
@@ -30,6 +33,7 @@ def to_domain(row: RowMapping, vcoprocs: list[VcoprocRecord]) -> DomainRecord:
         irq_credential=row["irq_credential"],
         unknown_keys=tuple(json.loads(row["unknown_keys"])),
         vcoprocs=tuple(vcoprocs),
+        revision=row["revision"],
     )
 
 
@@ -46,6 +50,22 @@ def to_vcoproc(row: RowMapping) -> VcoprocRecord:
         params=tuple((name, value) for name, value in json.loads(row["params"])),
         ranges=tuple(VcoprocRange(**place) for place in json.loads(row["ranges"])),
         lines=tuple(VcoprocLine(**line) for line in json.loads(row["lines"])),
+        revision=row["revision"],
+    )
+
+
+def to_event(row: RowMapping) -> EventRecord:
+    fault = None
+    if row["fault_code"] is not None:
+        address = int(row["fault_address"], 16)
+        fault = FaultRecord(row["fault_vcoproc_id"], row["fault_code"], address)
+    return EventRecord(
+        revision=row["revision"],
+        name=row["name"],
+        kind=EventKind(row["kind"]),
+        description=row["description"],
+        time_ns=row["time_ns"],
+        fault=fault,
     )
 
 

@@ -25,11 +25,12 @@ from vcoproc_toolstack.records import (
     DomainRecord,
     EventKind,
     EventRecord,
+    FaultRecord,
     Life,
     PlatformRecord,
     VcoprocRecord,
 )
-from vcoproc_toolstack.rows import to_domain, to_platform, to_setting, to_vcoproc
+from vcoproc_toolstack.rows import to_domain, to_event, to_platform, to_setting, to_vcoproc
 from vcoproc_toolstack.schedules import Parameters, Setting
 from vcoproc_toolstack.tables import (
     DOMAINS,
@@ -45,10 +46,12 @@ from vcoproc_toolstack.tables import (
 
 _MIGRATIONS: Final[Mapping[int, Callable[[Connection], None]]] = {
     1: lambda _connection: None,  # a table more, which is made before
+    2: lambda connection: _add_columns(connection),
 }
 """From version n to n + 1, by n. Tables that lack are made before the first one."""
 _VCOPROC_ID_MAX: Final = 2**32 - 1
 _EVENTS_READ_MAX: Final = 256
+_COPROC_REVISION: Final = "revision/coprocs/"
 
 
 class View:
@@ -143,13 +146,22 @@ class View:
         if after > newest or (after < newest and (oldest is None or after < oldest - 1)):
             raise RevisionGone(after, newest if oldest is None else oldest)
         query = sa.select(EVENTS).where(EVENTS.c.revision > after).order_by(EVENTS.c.revision)
-        return [
-            EventRecord(
-                row["revision"], row["name"], EventKind(row["kind"]), row["description"],
-                row["time_ns"],
-            )
-            for row in self._connection.execute(query.limit(_EVENTS_READ_MAX)).mappings()
-        ]  # fmt: skip
+        rows = self._connection.execute(query.limit(_EVENTS_READ_MAX)).mappings()
+        return [to_event(row) for row in rows]
+
+    def faults(self) -> list[EventRecord]:
+        """Events of faults that are kept, newest first."""
+        query = sa.select(EVENTS).where(EVENTS.c.kind == EventKind.FAULTED.value)
+        rows = self._connection.execute(query.order_by(EVENTS.c.revision.desc())).mappings()
+        return [to_event(row) for row in rows]
+
+    def coproc_revisions(self) -> dict[str, int]:
+        """Revision of the last event of each coproc, or of its schedule, that ever had one."""
+        query = sa.select(META).where(META.c.key.startswith(_COPROC_REVISION, autoescape=True))
+        return {
+            row["key"].removeprefix(_COPROC_REVISION): row["value"]
+            for row in self._connection.execute(query).mappings()
+        }
 
     def answer(self, request_id: str, fingerprint: bytes) -> bytes | None:
         """The answer that a request got before; None for a new one.
@@ -297,16 +309,43 @@ class Change(View):
             )
         )
 
-    def add_event(self, name: str, kind: EventKind, description: str) -> None:
+    def add_event(
+        self, name: str, kind: EventKind, description: str, fault: FaultRecord | None = None
+    ) -> None:
         """Notes what changed; the oldest events beyond `limits.EVENTS_KEPT_MAX` are forgotten."""
         result = self._connection.execute(
             EVENTS.insert().values(
-                name=name, kind=kind.value, description=description, time_ns=self._now_ns()
+                name=name,
+                kind=kind.value,
+                description=description,
+                time_ns=self._now_ns(),
+                fault_code=fault.code if fault else None,
+                fault_address=f"{fault.address:x}" if fault else None,
+                fault_vcoproc_id=fault.vcoproc_id if fault else None,
             )
         )
         revision = result.lastrowid
+        self._put_revision(name, revision)
         old = EVENTS.c.revision <= revision - limits.EVENTS_KEPT_MAX
         self._connection.execute(EVENTS.delete().where(old))
+
+    def _put_revision(self, name: str, revision: int) -> None:
+        """Notes the event that changed a resource last, and what is shown with it."""
+        match name.split("/"):
+            case ["domains", domain]:
+                vcoprocs: sa.ColumnElement[bool] = sa.true()
+            case ["domains", domain, "vcoprocs", vcoproc]:
+                vcoprocs = VCOPROCS.c.name == vcoproc
+            case ["coprocs", coproc, *_]:
+                self._put(f"{_COPROC_REVISION}{coproc}", revision)
+                return
+            case _:
+                return
+        domid = sa.select(DOMAINS.c.domid).where(DOMAINS.c.name == domain).scalar_subquery()
+        for table, also in ((DOMAINS, sa.true()), (VCOPROCS, vcoprocs)):
+            self._connection.execute(
+                table.update().where(table.c.domid == domid, also).values(revision=revision)
+            )
 
     def add_answer(self, request_id: str, fingerprint: bytes, answer: bytes) -> None:
         """Keeps an answer; the oldest beyond `limits.REQUESTS_KEPT_MAX` are forgotten."""
@@ -431,6 +470,17 @@ def _open(path: Path) -> Engine:
         connection.exec_driver_sql("BEGIN")
 
     return engine
+
+
+def _add_columns(connection: Connection) -> None:
+    """Adds every column that a table lacks; what there is gets its default."""
+    inspector = sa.inspect(connection)
+    for table in METADATA.sorted_tables:
+        known = {column["name"] for column in inspector.get_columns(table.name)}
+        for column in table.columns:
+            if column.name not in known:
+                words = sa.schema.CreateColumn(column).compile(dialect=connection.dialect)
+                connection.exec_driver_sql(f"ALTER TABLE {table.name} ADD COLUMN {words}")
 
 
 def _migrate(connection: Connection, path: Path) -> None:

@@ -16,7 +16,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 """Rises with every change below; a step for each old version goes into `store._MIGRATIONS`."""
 
 METADATA: Final = MetaData()
@@ -42,6 +42,8 @@ DOMAINS: Final = Table(
     Column("memory_bytes", BigInteger, nullable=False),
     Column("irq_credential", LargeBinary, nullable=False),
     Column("unknown_keys", Text, nullable=False),  # JSON
+    # Since version 3: of the event that changed it last.
+    Column("revision", BigInteger, nullable=False, server_default="0"),
 )
 VCOPROCS: Final = Table(
     "vcoprocs",
@@ -56,6 +58,8 @@ VCOPROCS: Final = Table(
     Column("params", Text, nullable=False),  # JSON, as the next two
     Column("ranges", Text, nullable=False),
     Column("lines", Text, nullable=False),
+    # Since version 3, as of a domain.
+    Column("revision", BigInteger, nullable=False, server_default="0"),
     UniqueConstraint("domid", "name"),
 )
 SCHEDULES: Final = Table(
@@ -75,6 +79,10 @@ EVENTS: Final = Table(
     Column("kind", Text, nullable=False),
     Column("description", Text, nullable=False),
     Column("time_ns", BigInteger, nullable=False),
+    # Since version 3: of a fault. The address as hexadecimal text: an SQL integer ends at 2**63.
+    Column("fault_code", BigInteger),
+    Column("fault_address", Text),
+    Column("fault_vcoproc_id", BigInteger),
     # A revision must not come back after old events were deleted.
     sqlite_autoincrement=True,
 )
