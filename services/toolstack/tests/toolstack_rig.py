@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
+from toolstack_looking import FakeLooking
 from toolstack_scheduling import FakeScheduling
 
 from vcoproc.config import SystemConfig, parse_system
@@ -118,6 +119,7 @@ class FakeServices:
 
     def __post_init__(self) -> None:
         self.scheduling = FakeScheduling(self.scheduled, self._answers)
+        self.looking = FakeLooking(self)
 
     def forget_schedules(self) -> None:
         """The scheduler dies and another one takes its place."""
@@ -174,6 +176,7 @@ class FakeServices:
                 0,
                 5,
                 tuple((number, VcoprocStatus(self._state(number), ZEROES)) for number in vcoprocs),
+                "rr",
             )
             for coproc, vcoprocs in self.scheduled.items()
         )

@@ -170,7 +170,20 @@ REQUEST_ID_BYTES_MAX: Final = 63
 REQUESTS_KEPT_MAX: Final = 10_000
 """Answers kept for repeated request ids; the oldest are forgotten."""
 WATCHERS_MAX: Final = 64
-"""Open event streams; then LimitExceeded."""
+"""Open streams of the public API; then LimitExceeded."""
+EVENTS_RECENT_MAX: Final = 512
+"""Newest events that all watchers share; one that is further back reads them from the store."""
+EVENTS_TAKEN_MAX: Final = 32
+"""Events that a watcher takes at a time."""
+WATCHER_BLOCKED_NS_MAX: Final = 1 * S
+"""A watcher whose client left one event unread for longer, and who has fallen behind the shared
+events meanwhile, gets WatcherTooSlow."""
+LINE_INTERVAL_NS_MIN: Final = 10 * MS
+LINE_INTERVAL_NS_MAX: Final = 60 * S
+"""Between two samples of a watch of interrupt lines; out of this range is InvalidArgument."""
+LINE_INTERVAL_NS_DEFAULT: Final = 1 * S
+PICTURES_MAX: Final = 3
+"""Attempts to see the whole cluster at one revision; then the answer says that it moved."""
 CHANGES_WAITING_MAX: Final = 32
 """Changes under way or waiting for their turn; then LimitExceeded."""
 FILE_NAME_BYTES_MAX: Final = 512
@@ -198,3 +211,5 @@ assert REPAIR_DELAY_NS_MIN <= REPAIR_DELAY_NS_MAX
 assert SWITCH_DEADLINE_NS < CALL_TIMEOUT_NS
 assert SWITCH_IN_NS_MIN < SWITCH_DEADLINE_NS
 assert ACCOUNTS_TIMEOUT_NS < CALL_TIMEOUT_NS
+assert EVENTS_TAKEN_MAX <= EVENTS_RECENT_MAX <= EVENTS_KEPT_MAX
+assert LINE_INTERVAL_NS_MIN <= LINE_INTERVAL_NS_DEFAULT <= LINE_INTERVAL_NS_MAX

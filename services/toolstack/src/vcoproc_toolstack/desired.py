@@ -19,7 +19,8 @@ class Desired:
 
     domains: sorted by name. vcoprocs: all of them, by number. coprocs: those to be shown, as they
     are to be scheduled, sorted by name; what follows is by name. overridden: scheduled otherwise
-    than the tree says. counts: of vcoprocs. memory_bytes: of the domains on each. revisions: of the
+    than the tree says. counts: of vcoprocs. places: how many vcoprocs it may have, by the tree and
+    by its type, as far as that is known. memory_bytes: of the domains on each. revisions: of the
     events that changed them last.
     """
 
@@ -30,6 +31,7 @@ class Desired:
     states: Mapping[str, CoprocState]
     overridden: frozenset[str]
     counts: Mapping[str, int]
+    places: Mapping[str, int]
     memory_bytes: Mapping[str, int]
     revisions: Mapping[str, int]
 
@@ -72,6 +74,12 @@ def read_desired(view: View, leases: Leases, *, also: str = "") -> Desired:
         states={coproc.name: leases.state(coproc.name) for coproc in coprocs},
         overridden=frozenset(settings),
         counts=counts,
+        places={coproc.name: _places(leases, coproc) for coproc in coprocs},
         memory_bytes=memory_on(domains),
         revisions=view.coproc_revisions(),
     )
+
+
+def _places(leases: Leases, coproc: CoprocConfig) -> int:
+    lease = leases.get(coproc.name)
+    return min(coproc.vcoprocs_max, lease.platform.contexts_max) if lease else coproc.vcoprocs_max

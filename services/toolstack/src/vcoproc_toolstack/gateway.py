@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Final
 
 import grpc
@@ -12,20 +10,21 @@ import grpc
 from vcoproc import limits
 from vcoproc.api.v1 import toolstack_pb2 as api
 from vcoproc.api.v1 import toolstack_pb2_grpc as rpc
-from vcoproc.errors import InvalidConfig, LimitExceeded, PeerLost
+from vcoproc.errors import InvalidConfig, PeerLost
 from vcoproc_toolstack import filter_fields, translate
 from vcoproc_toolstack import translate_schedule as schedule
 from vcoproc_toolstack.changes import Changes
-from vcoproc_toolstack.lists import read_asked
-from vcoproc_toolstack.ports import Stream
+from vcoproc_toolstack.event_hub import EventHub, EventStream
+from vcoproc_toolstack.filters import parse_filter
+from vcoproc_toolstack.lists import read_asked, read_position
 from vcoproc_toolstack.queries import Queries
 from vcoproc_toolstack.records import DomainRecord, VcoprocRecord, VcoprocState, VcoprocStatus
 from vcoproc_toolstack.schedule_changes import ScheduleChanges, Scheduled
 from vcoproc_toolstack.schedule_queries import ScheduleQueries
-from vcoproc_toolstack.schedules import Decision
+from vcoproc_toolstack.streams import OpenStreams
 
-THREADS = limits.WATCHERS_MAX + limits.CHANGES_WAITING_MAX + 16
-"""A watcher and a change hold one each; the rest is for reads, which never wait for those."""
+THREADS = limits.CHANGES_WAITING_MAX + 16
+"""A change holds one; the rest is for reads, which never wait for those. Streams have others."""
 
 
 class Gateway(rpc.ToolstackServiceServicer):
@@ -37,24 +36,13 @@ class Gateway(rpc.ToolstackServiceServicer):
         queries: Queries,
         schedule_changes: ScheduleChanges,
         schedules: ScheduleQueries,
+        watching: tuple[EventHub, OpenStreams],
     ) -> None:
         self._changes = changes
         self._queries = queries
         self._schedule_changes = schedule_changes
         self._schedules = schedules
-        self._streams: set[Stream[tuple[Decision, int]]] = set()
-        self._streams_lock = threading.Lock()
-        self._watchers = threading.BoundedSemaphore(limits.WATCHERS_MAX)
-        self._stopping = False
-
-    def stop(self) -> None:
-        """Ends the open streams."""
-        with self._streams_lock:
-            self._stopping = True
-            streams = list(self._streams)
-        for stream in streams:
-            stream.cancel()
-        self._queries.wake()
+        self._hub, self._streams = watching
 
     def CreateDomain(
         self, request: api.CreateDomainRequest, _context: grpc.ServicerContext
@@ -156,25 +144,19 @@ class Gateway(rpc.ToolstackServiceServicer):
 
     def WatchEvents(
         self, request: api.WatchEventsRequest, context: grpc.ServicerContext
-    ) -> Iterator[api.Event]:
-        with self._watching():
-            ended = threading.Event()
+    ) -> EventStream:
+        wanted = parse_filter(request.filter, filter_fields.EVENTS)
+        stream = self._hub.watch(request.revision, wanted)
+        self._streams.open(stream, context)
+        return stream
 
-            def end() -> None:
-                ended.set()
-                self._queries.wake()
-
-            if not context.add_callback(end):
-                return
-            # The client learns at once that it is watching, before the first event comes.
-            context.send_initial_metadata(())
-            revision = request.revision or self._queries.revision()
-            while not (ended.is_set() or self._stopping):
-                for event in self._queries.wait_for_events(
-                    revision, lambda: ended.is_set() or self._stopping
-                ):
-                    revision = event.revision
-                    yield translate.event_message(event)
+    def ListEvents(
+        self, request: api.ListEventsRequest, _context: grpc.ServicerContext
+    ) -> api.ListEventsResponse:
+        asked = read_asked(request, "events", filter_fields.EVENTS, 1)
+        after = read_position(asked.after) or request.after_revision
+        page, token, revision = self._hub.page(asked, after)
+        return api.ListEventsResponse(events=page, next_page_token=token, revision=revision)
 
     def ListAlgorithms(
         self, _request: api.ListAlgorithmsRequest, _context: grpc.ServicerContext
@@ -222,27 +204,16 @@ class Gateway(rpc.ToolstackServiceServicer):
             for decision in self._schedules.decisions(name, request.after_number):
                 yield schedule.decision_message(decision, 0, name_of)
             return
-        with self._watching():
-            stream = self._schedules.follow(name, request.after_number)
-            if not context.add_callback(stream.cancel):
-                stream.cancel()
-                return
-            with self._streams_lock:
-                self._streams.add(stream)
-            try:
-                # As of WatchEvents.
-                context.send_initial_metadata(())
-                if self._stopping:
-                    return
-                for decision, missed_count in stream:
-                    yield schedule.decision_message(decision, missed_count, name_of)
-            except PeerLost:
-                if context.is_active() and not self._stopping:
-                    raise
-            finally:
-                stream.cancel()
-                with self._streams_lock:
-                    self._streams.discard(stream)
+        stream = self._schedules.follow(name, request.after_number)
+        try:
+            self._streams.open(stream, context)
+            for decision, missed_count in stream:
+                yield schedule.decision_message(decision, missed_count, name_of)
+        except PeerLost:
+            if context.is_active() and not self._streams.stopping():
+                raise
+        finally:
+            stream.cancel()
 
     def AnalyseSchedule(
         self, request: api.AnalyseScheduleRequest, _context: grpc.ServicerContext
@@ -250,20 +221,6 @@ class Gateway(rpc.ToolstackServiceServicer):
         [name] = translate.parse_name("coproc", request.coproc, "coprocs")
         analysis = self._schedules.analyse(name, schedule.read_assumptions(request))
         return schedule.analysis_message(name, analysis, self._schedules.names())
-
-    @contextmanager
-    def _watching(self) -> Iterator[None]:
-        """A place among those who watch.
-
-        Raises:
-            LimitExceeded: there is none.
-        """
-        if not self._watchers.acquire(blocking=False):
-            raise LimitExceeded("open streams", limits.WATCHERS_MAX)
-        try:
-            yield
-        finally:
-            self._watchers.release()
 
 
 _NEW: Final = VcoprocStatus(VcoprocState.SLEEPING)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Generic
 
+from vcoproc.errors import InvalidArgument
 from vcoproc_toolstack.filters import Field, Filter, Thing, parse_filter
 from vcoproc_toolstack.translate import page_token, read_page_size, read_page_token
 
@@ -46,6 +47,20 @@ class Asked(Generic[Thing]):
         page = matching[: self.size]
         more = len(matching) > self.size
         return page, page_token(self.kind, *parts(page[-1])) if more else ""
+
+
+def read_position(after: tuple[str, ...] | None) -> int:
+    """The number in a token of a list whose resources have numbers; 0 for the first page.
+
+    Raises:
+        InvalidArgument: it is no number.
+    """
+    if after is None:
+        return 0
+    (text,) = after
+    if not (text.isascii() and text.isdecimal() and len(text) < 20):
+        raise InvalidArgument("page_token", "was not made by this list")
+    return int(text)
 
 
 def read_asked(

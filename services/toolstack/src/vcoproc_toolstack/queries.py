@@ -16,7 +16,6 @@ from vcoproc_toolstack.records import (
     CoprocAccount,
     CoprocState,
     DomainRecord,
-    EventRecord,
     Life,
     PlatformRecord,
     VcoprocRecord,
@@ -168,19 +167,6 @@ class Queries:
             irq_endpoint=self._irq_endpoint,
             vcoprocs=openings,
         )
-
-    def revision(self) -> int:
-        """Of the newest event."""
-        with self._store.read() as view:
-            return view.revision()
-
-    def wait_for_events(self, after: int, stopped: Callable[[], bool]) -> list[EventRecord]:
-        """See `Store.wait_for_events`."""
-        return self._store.wait_for_events(after, stopped)
-
-    def wake(self) -> None:
-        """See `Store.wake`."""
-        self._store.wake()
 
     def _opening(self, view: View, vcoproc: VcoprocRecord) -> VcoprocOpening:
         lease = self._leases.get(vcoproc.coproc)

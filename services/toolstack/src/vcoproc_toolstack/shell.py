@@ -13,6 +13,7 @@ from pathlib import Path
 
 import grpc
 
+from vcoproc.api.v1 import cluster_pb2_grpc as cluster_rpc
 from vcoproc.api.v1 import toolstack_pb2_grpc as api_rpc
 from vcoproc.config import SystemConfig
 from vcoproc.errors import InvalidArgument, InvariantViolation
@@ -23,6 +24,9 @@ from vcoproc.runtime.process import notify_ready, notify_stopping
 from vcoproc.runtime.rundir import RunDir
 from vcoproc_toolstack import gateway, lease
 from vcoproc_toolstack.changes import Changes
+from vcoproc_toolstack.cluster_gateway import ClusterGateway
+from vcoproc_toolstack.cluster_queries import ClusterQueries
+from vcoproc_toolstack.event_hub import EventHub
 from vcoproc_toolstack.fallbacks import FallbackWatch
 from vcoproc_toolstack.health import HealthWatch
 from vcoproc_toolstack.leases import Leases
@@ -35,8 +39,10 @@ from vcoproc_toolstack.schedule_queries import ScheduleQueries
 from vcoproc_toolstack.services import GrpcServices
 from vcoproc_toolstack.steps import IRQ_ROUTER, SCHEDULER
 from vcoproc_toolstack.store import Store
+from vcoproc_toolstack.streams import OpenStreams
 
 API_SERVICE = "vcoproc.api.v1.ToolstackService"
+CLUSTER_SERVICE = "vcoproc.api.v1.ClusterService"
 LEASE_SERVICE = "vcoproc.internal.v1.LeaseService"
 _GRACE_S = 0.5
 
@@ -136,27 +142,38 @@ class Shell:
         self._serve(
             "lease",
             lambda server: rpc.add_LeaseServiceServicer_to_server(servicer, server),
-            LEASE_SERVICE,
+            (LEASE_SERVICE,),
             lease.THREADS,
         )
 
     def _serve_api(self) -> None:
+        hub = EventHub(self._store, self._leases, self._log)
+        hub.start()
+        self._exit.callback(hub.stop)
+        streams = OpenStreams()
         servicer = gateway.Gateway(
-            self._changes, self._queries, self._schedule_changes, self._schedules
+            self._changes, self._queries, self._schedule_changes, self._schedules, (hub, streams)
         )
-        self._serve(
-            "toolstack",
-            lambda server: api_rpc.add_ToolstackServiceServicer_to_server(servicer, server),
-            API_SERVICE,
-            gateway.THREADS,
-        )
-        self._exit.callback(servicer.stop)
+        looking = self._services.looking
+        queries = ClusterQueries(self._store, self._leases, looking, self._queries)
+        of_cluster = ClusterGateway(queries, streams)
+
+        def add(server: grpc.Server) -> None:
+            api_rpc.add_ToolstackServiceServicer_to_server(servicer, server)
+            cluster_rpc.add_ClusterServiceServicer_to_server(of_cluster, server)
+
+        self._serve("toolstack", add, (API_SERVICE, CLUSTER_SERVICE), gateway.THREADS)
+        self._exit.callback(streams.stop)
 
     def _serve(
-        self, name: str, add: Callable[[grpc.Server], None], service: str, threads: int
+        self,
+        name: str,
+        add: Callable[[grpc.Server], None],
+        services: tuple[str, ...],
+        threads: int,
     ) -> None:
         server = grpc_kit.serve(
-            self._run_dir.grpc(name), add, service_names=(service,), log=self._log, threads=threads
+            self._run_dir.grpc(name), add, service_names=services, log=self._log, threads=threads
         )
         self._exit.callback(lambda: server.stop(_GRACE_S).wait())
 
