@@ -12,7 +12,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 	--no-emit-index-url --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench api api-lint api-release firmware lock format sim clean
+.PHONY: help demo test lint bench api api-lint api-release firmware lock format sim schema clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,9 @@ lint: $(VENV)/.dev ## style, types, import rules, generated code and firmware up
 	$(BIN)/lint-imports
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/generate_api.py --check
 	$(BIN)/python firmware/build.py --check
+
+schema: $(VENV)/.schema ## the binding schemas and the examples, by dtschema; compiles pylibfdt once
+	VCOPROC_REQUIRE_DTSCHEMA=1 $(BIN)/python -m pytest libs/vcoproc/tests/test_config_bindings.py
 
 sim: $(VENV)/.dev ## one simulation again: make sim SEED=...
 	SEED=$(SEED) $(BIN)/python -m pytest tests/sim
@@ -58,6 +61,7 @@ lock: $(VENV)/.dev ## writes requirements/*.txt from requirements/*.in
 	$(LOCK) requirements/cluster.in -o requirements/cluster.txt
 	$(LOCK) requirements/demo.in -o requirements/demo.txt
 	$(LOCK) requirements/dev.in -o requirements/dev.txt
+	$(LOCK) requirements/schema.in -o requirements/schema.txt
 
 tools/buf/node_modules: tools/buf/package-lock.json
 	@command -v npm >/dev/null || { echo "the linter of proto/ comes by npm: install Node.js" >&2; exit 2; }
@@ -82,4 +86,8 @@ $(VENV)/.run: $(BIN)/python requirements/cluster.txt requirements/demo.txt $(MAN
 $(VENV)/.dev: $(VENV)/.run requirements/dev.txt
 	@echo "setting up the tools for development (once)"
 	$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@
+
+$(VENV)/.schema: $(VENV)/.dev requirements/schema.txt
+	$(PIP) install --require-hashes -r requirements/schema.txt
 	@touch $@

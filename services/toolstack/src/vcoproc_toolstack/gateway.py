@@ -16,6 +16,7 @@ from vcoproc_toolstack import translate_schedule as schedule
 from vcoproc_toolstack.changes import Changes
 from vcoproc_toolstack.event_hub import EventHub, EventStream
 from vcoproc_toolstack.filters import parse_filter
+from vcoproc_toolstack.gateway_configuration import ConfigurationCalls
 from vcoproc_toolstack.lists import read_asked, read_position
 from vcoproc_toolstack.queries import Queries
 from vcoproc_toolstack.records import DomainRecord, VcoprocRecord, VcoprocState, VcoprocStatus
@@ -27,7 +28,7 @@ THREADS = limits.CHANGES_WAITING_MAX + 16
 """A change holds one; the rest is for reads, which never wait for those. Streams have others."""
 
 
-class Gateway(rpc.ToolstackServiceServicer):
+class Gateway(ConfigurationCalls, rpc.ToolstackServiceServicer):
     """Implements ToolstackService."""
 
     def __init__(

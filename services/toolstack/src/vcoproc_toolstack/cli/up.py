@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -48,6 +48,8 @@ class Cluster:
         instances: coproc-sims for each template of the tree.
         log_dir: one file for each process; in the run directory (and gone with it) when None.
         store: the toolstack's file; in the run directory when None.
+        include: folders of what the tree includes, besides its own.
+        cpp: whether the C preprocessor has to be run on the tree first.
         report: is told, in words for people, of processes that die and return.
 
     Raises:
@@ -64,10 +66,14 @@ class Cluster:
         instances: int = 1,
         log_dir: Path | None = None,
         store: Path | None = None,
+        include: Iterable[Path] = (),
+        cpp: bool = False,
         report: Callable[[str], None] = lambda _text: None,
     ) -> None:
         self._tree = Path(tree).absolute()
-        self.system = read_system_file(tree)
+        self._include = tuple(Path(folder).absolute() for folder in include)
+        self._cpp = cpp
+        self.system = read_system_file(tree, include=self._include, cpp=cpp)
         self.coprocs = coprocs_to_start(self.system, instances)
         self._directory = RunDir(run_dir)
         self.run_dir = self._directory.path
@@ -155,9 +161,11 @@ class Cluster:
             return ChildSpec(name, (*command, *arguments), log_dir / f"{name}.log")
 
         store = () if self._store is None else ("--store", str(self._store))
+        folders = [part for folder in self._include for part in ("--include", str(folder))]
+        tree = ("--tree", str(self._tree), *folders, *(("--cpp",) if self._cpp else ()))
         # The one that takes longest to start goes first.
         return [
-            spec("toolstack", "vcoproc_toolstack", "--tree", str(self._tree), *store),
+            spec("toolstack", "vcoproc_toolstack", *tree, *store),
             *(spec(coproc.name, "vcoproc_sim", "--coproc", coproc.name) for coproc in self.coprocs),
             spec("scheduler", "vcoproc_scheduler"),
             spec("irq-router", "vcoproc_irq_router"),

@@ -2145,6 +2145,7 @@ class VcoprocSchedule(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     SLICES_FIELD_NUMBER: _builtins.int
     LONGEST_WAIT_NS_FIELD_NUMBER: _builtins.int
+    SWITCH_IN_REFUSALS_FIELD_NUMBER: _builtins.int
     vcoproc: _builtins.str
     """Format: domains/{domain}/vcoprocs/{vcoproc}."""
     state: Global___Vcoproc.State.ValueType
@@ -2161,11 +2162,15 @@ class VcoprocSchedule(_message.Message):
 
     @_builtins.property
     def refusals(self) -> Global___Refusals:
-        """How it refused to leave."""
+        """To leave the coproc."""
 
     @_builtins.property
     def slices(self) -> Global___Slices:
         """Planned against actual length of its turns."""
+
+    @_builtins.property
+    def switch_in_refusals(self) -> Global___Refusals:
+        """When the coproc was to take it in. They are its own: accounting.refused_ns has both."""
 
     def __init__(
         self,
@@ -2177,10 +2182,11 @@ class VcoprocSchedule(_message.Message):
         state: Global___Vcoproc.State.ValueType = ...,
         slices: Global___Slices | None = ...,
         longest_wait_ns: _builtins.int = ...,
+        switch_in_refusals: Global___Refusals | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accounting", b"accounting", "refusals", b"refusals", "slices", b"slices"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accounting", b"accounting", "refusals", b"refusals", "slices", b"slices", "switch_in_refusals", b"switch_in_refusals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounting", b"accounting", "longest_wait_ns", b"longest_wait_ns", "parameters", b"parameters", "refusals", b"refusals", "slices", b"slices", "state", b"state", "vcoproc", b"vcoproc"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounting", b"accounting", "longest_wait_ns", b"longest_wait_ns", "parameters", b"parameters", "refusals", b"refusals", "slices", b"slices", "state", b"state", "switch_in_refusals", b"switch_in_refusals", "vcoproc", b"vcoproc"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2232,7 +2238,7 @@ Global___Slices: _TypeAlias = Slices  # noqa: Y015
 
 @_typing.final
 class Refusals(_message.Message):
-    """How long a vcoproc refused to leave the coprocessor, over all its switches."""
+    """How long a vcoproc refused to leave the coproc, or the coproc to take it in, over all its switches."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -2242,16 +2248,19 @@ class Refusals(_message.Message):
     BUCKET_COUNTS_FIELD_NUMBER: _builtins.int
     BUSY_COUNT_FIELD_NUMBER: _builtins.int
     TOTAL_NS_FIELD_NUMBER: _builtins.int
+    GIVEN_UP_COUNT_FIELD_NUMBER: _builtins.int
     refusal_count: _builtins.int
     """Switches that it refused."""
     forced_count: _builtins.int
-    """Those that needed force."""
+    """How often only force made it leave."""
     longest_us: _builtins.int
     """The longest refusal."""
     busy_count: _builtins.int
-    """How often it said busy meanwhile."""
+    """How often the coproc said busy meanwhile."""
     total_ns: _builtins.int
     """All refusals together."""
+    given_up_count: _builtins.int
+    """Turns that were given up at the bound, since the coproc did not take it in."""
     @_builtins.property
     def bucket_counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Count of refusals below 1, 2, 4, 8, ... microseconds; the last has all longer ones."""
@@ -2265,10 +2274,11 @@ class Refusals(_message.Message):
         bucket_counts: _abc.Iterable[_builtins.int] | None = ...,
         busy_count: _builtins.int = ...,
         total_ns: _builtins.int = ...,
+        given_up_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket_counts", b"bucket_counts", "busy_count", b"busy_count", "forced_count", b"forced_count", "longest_us", b"longest_us", "refusal_count", b"refusal_count", "total_ns", b"total_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket_counts", b"bucket_counts", "busy_count", b"busy_count", "forced_count", b"forced_count", "given_up_count", b"given_up_count", "longest_us", b"longest_us", "refusal_count", b"refusal_count", "total_ns", b"total_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2578,7 +2588,7 @@ class AnalyseScheduleRequest(_message.Message):
     switch_ns: _builtins.int
     """Cost of a switch to reckon with, in nanoseconds; 0: the longest since the scheduler started."""
     refusal_ns: _builtins.int
-    """Longest refusal to reckon with; 0: the bound that the coproc has."""
+    """Longest refusal to reckon with, to leave and to be taken in; 0: the bounds that the coproc has."""
     work_ns: _builtins.int
     """How long each vcoproc wants to run after a wake; 0: 1 ms."""
     def __init__(
@@ -2609,16 +2619,19 @@ class ScheduleAnalysis(_message.Message):
     REFUSAL_NS_FIELD_NUMBER: _builtins.int
     VCOPROCS_FIELD_NUMBER: _builtins.int
     WORK_NS_FIELD_NUMBER: _builtins.int
+    SWITCH_IN_REFUSAL_NS_FIELD_NUMBER: _builtins.int
     coproc: _builtins.str
     """Format: coprocs/{coproc}."""
     algorithm: _builtins.str
     """Who decides."""
     switch_ns: _builtins.int
-    """What was reckoned with."""
+    """What was reckoned with: the longest switch, and the longest refusal to leave."""
     refusal_ns: _builtins.int
     """Longest refusal that was reckoned with."""
     work_ns: _builtins.int
     """Work after a wake that was reckoned with."""
+    switch_in_refusal_ns: _builtins.int
+    """And the longest refusal to be taken in."""
     @_builtins.property
     def vcoprocs(self) -> _containers.RepeatedCompositeFieldContainer[Global___VcoprocAnalysis]:
         """All that the coproc has."""
@@ -2632,10 +2645,11 @@ class ScheduleAnalysis(_message.Message):
         refusal_ns: _builtins.int = ...,
         vcoprocs: _abc.Iterable[Global___VcoprocAnalysis] | None = ...,
         work_ns: _builtins.int = ...,
+        switch_in_refusal_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "coproc", b"coproc", "refusal_ns", b"refusal_ns", "switch_ns", b"switch_ns", "vcoprocs", b"vcoprocs", "work_ns", b"work_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "coproc", b"coproc", "refusal_ns", b"refusal_ns", "switch_in_refusal_ns", b"switch_in_refusal_ns", "switch_ns", b"switch_ns", "vcoprocs", b"vcoprocs", "work_ns", b"work_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2682,3 +2696,118 @@ class VcoprocAnalysis(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VcoprocAnalysis: _TypeAlias = VcoprocAnalysis  # noqa: Y015
+
+@_typing.final
+class GetConfigurationRequest(_message.Message):
+    """Of the call GetConfiguration."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COPROC_FIELD_NUMBER: _builtins.int
+    coproc: _builtins.str
+    """Format: coprocs/{coproc}; empty for all of them and the first domain."""
+    def __init__(
+        self,
+        *,
+        coproc: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coproc", b"coproc"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetConfigurationRequest: _TypeAlias = GetConfigurationRequest  # noqa: Y015
+
+@_typing.final
+class Configuration(_message.Message):
+    """Settings that are in force; docs/configuration.md has their meaning, units and ranges."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILE_NAME_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    file_name: _builtins.str
+    """The system's device tree."""
+    @_builtins.property
+    def settings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Setting]: ...
+    def __init__(
+        self,
+        *,
+        file_name: _builtins.str = ...,
+        settings: _abc.Iterable[Global___Setting] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file_name", b"file_name", "settings", b"settings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Configuration: _TypeAlias = Configuration  # noqa: Y015
+
+@_typing.final
+class Setting(_message.Message):
+    """One setting of a coproc, or of the first domain as the device tree has it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Source:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _SourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Setting._Source.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        SOURCE_UNSPECIFIED: Setting._Source.ValueType  # 0
+        SOURCE_DEFAULT: Setting._Source.ValueType  # 1
+        """Nobody said anything else."""
+        SOURCE_FILE: Setting._Source.ValueType  # 2
+        """The device tree says so, or the domain's file."""
+        SOURCE_RUN_TIME: Setting._Source.ValueType  # 3
+        """SetSchedule."""
+        SOURCE_CHOSEN: Setting._Source.ValueType  # 4
+        """A free place was taken, since no file says where."""
+
+    class Source(_Source, metaclass=_SourceEnumTypeWrapper): ...
+    SOURCE_UNSPECIFIED: Setting.Source.ValueType  # 0
+    SOURCE_DEFAULT: Setting.Source.ValueType  # 1
+    """Nobody said anything else."""
+    SOURCE_FILE: Setting.Source.ValueType  # 2
+    """The device tree says so, or the domain's file."""
+    SOURCE_RUN_TIME: Setting.Source.ValueType  # 3
+    """SetSchedule."""
+    SOURCE_CHOSEN: Setting.Source.ValueType  # 4
+    """A free place was taken, since no file says where."""
+
+    RESOURCE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
+    LINE_FIELD_NUMBER: _builtins.int
+    resource: _builtins.str
+    """Format: coprocs/{coproc} or domains/{domain}."""
+    name: _builtins.str
+    """As in the device tree, for example "slice-us" or "scheduler-params.frame_us"."""
+    value: _builtins.str
+    """As in the device tree, for people."""
+    source: Global___Setting.Source.ValueType
+    file: _builtins.str
+    """Where it is given, for SOURCE_FILE; line 0 in a compiled tree."""
+    line: _builtins.int
+    def __init__(
+        self,
+        *,
+        resource: _builtins.str = ...,
+        name: _builtins.str = ...,
+        value: _builtins.str = ...,
+        source: Global___Setting.Source.ValueType = ...,
+        file: _builtins.str = ...,
+        line: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "line", b"line", "name", b"name", "resource", b"resource", "source", b"source", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Setting: _TypeAlias = Setting  # noqa: Y015

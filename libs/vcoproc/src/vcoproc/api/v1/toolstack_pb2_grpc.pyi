@@ -91,7 +91,9 @@ class ToolstackServiceStub:
     OpenDomain: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.OpenDomainRequest, _toolstack_pb2.DomainAccess]
     """What a domain needs to run its drivers: memory files, sockets and secrets. For its owner only."""
     GetDomainDeviceTree: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.GetDomainDeviceTreeRequest, _toolstack_pb2.GetDomainDeviceTreeResponse]
-    """The device-tree fragment that a domain's drivers find their vcoprocs by."""
+    """The device-tree fragment that a domain's drivers find their vcoprocs by: a partial tree as xl's key
+    device_tree takes it. docs/configuration.md describes it.
+    """
     SaveDomain: _grpc.UnaryStreamMultiCallable[_snapshot_pb2.SaveDomainRequest, _snapshot_pb2.SnapshotChunk]
     """Writes down a domain with its memory, contexts and interrupts. It is paused meanwhile, and then goes
     on, or is shut down when the request says so. The chunks in order are a file for RestoreDomain.
@@ -166,6 +168,8 @@ class ToolstackServiceStub:
     """Decisions of a coproc's scheduler after a number, oldest first; stays open when follow is set."""
     AnalyseSchedule: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.AnalyseScheduleRequest, _toolstack_pb2.ScheduleAnalysis]
     """Worst-case service of every vcoproc of a coproc, beside what was observed."""
+    GetConfiguration: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.GetConfigurationRequest, _toolstack_pb2.Configuration]
+    """What is in force, setting by setting, and where each value came from."""
 
 @_typing.type_check_only
 class ToolstackServiceAsyncStub(ToolstackServiceStub):
@@ -209,7 +213,9 @@ class ToolstackServiceAsyncStub(ToolstackServiceStub):
     OpenDomain: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.OpenDomainRequest, _toolstack_pb2.DomainAccess]  # type: ignore[assignment]
     """What a domain needs to run its drivers: memory files, sockets and secrets. For its owner only."""
     GetDomainDeviceTree: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.GetDomainDeviceTreeRequest, _toolstack_pb2.GetDomainDeviceTreeResponse]  # type: ignore[assignment]
-    """The device-tree fragment that a domain's drivers find their vcoprocs by."""
+    """The device-tree fragment that a domain's drivers find their vcoprocs by: a partial tree as xl's key
+    device_tree takes it. docs/configuration.md describes it.
+    """
     SaveDomain: _aio.UnaryStreamMultiCallable[_snapshot_pb2.SaveDomainRequest, _snapshot_pb2.SnapshotChunk]  # type: ignore[assignment]
     """Writes down a domain with its memory, contexts and interrupts. It is paused meanwhile, and then goes
     on, or is shut down when the request says so. The chunks in order are a file for RestoreDomain.
@@ -284,6 +290,8 @@ class ToolstackServiceAsyncStub(ToolstackServiceStub):
     """Decisions of a coproc's scheduler after a number, oldest first; stays open when follow is set."""
     AnalyseSchedule: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.AnalyseScheduleRequest, _toolstack_pb2.ScheduleAnalysis]  # type: ignore[assignment]
     """Worst-case service of every vcoproc of a coproc, beside what was observed."""
+    GetConfiguration: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.GetConfigurationRequest, _toolstack_pb2.Configuration]  # type: ignore[assignment]
+    """What is in force, setting by setting, and where each value came from."""
 
 class ToolstackServiceServicer(metaclass=_abc_1.ABCMeta):
     """Creates, destroys, changes and shows domains, coprocs and vcoprocs."""
@@ -396,7 +404,9 @@ class ToolstackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _toolstack_pb2.GetDomainDeviceTreeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_toolstack_pb2.GetDomainDeviceTreeResponse, _abc.Awaitable[_toolstack_pb2.GetDomainDeviceTreeResponse]]:
-        """The device-tree fragment that a domain's drivers find their vcoprocs by."""
+        """The device-tree fragment that a domain's drivers find their vcoprocs by: a partial tree as xl's key
+        device_tree takes it. docs/configuration.md describes it.
+        """
 
     @_abc_1.abstractmethod
     def SaveDomain(
@@ -621,5 +631,13 @@ class ToolstackServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_toolstack_pb2.ScheduleAnalysis, _abc.Awaitable[_toolstack_pb2.ScheduleAnalysis]]:
         """Worst-case service of every vcoproc of a coproc, beside what was observed."""
+
+    @_abc_1.abstractmethod
+    def GetConfiguration(
+        self,
+        request: _toolstack_pb2.GetConfigurationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_toolstack_pb2.Configuration, _abc.Awaitable[_toolstack_pb2.Configuration]]:
+        """What is in force, setting by setting, and where each value came from."""
 
 def add_ToolstackServiceServicer_to_server(servicer: ToolstackServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
