@@ -450,11 +450,14 @@ def test_a_watch_of_what_is_gone_must_list_again(
 def test_watchers_are_bounded_and_give_their_places_back(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for _ in range(limits.WATCHERS_MAX - 1):
+        server.streams._places.acquire()
     first = server.api.WatchEvents(api.WatchEventsRequest(), timeout=TIMEOUT_S)
     first.initial_metadata()
     with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_EXCEEDED", "open streams"):
         next(iter(server.api.WatchEvents(api.WatchEventsRequest(), timeout=TIMEOUT_S)))
     first.cancel()
+    assert server.streams._places.acquire(timeout=TIMEOUT_S)
 
 
 def test_a_stop_ends_the_watches(server: Server) -> None:

@@ -307,7 +307,7 @@ def test_following_ends_when_the_toolstack_or_the_scheduler_ends(full: Server) -
 def test_followers_are_bounded_with_the_other_watchers(
     full: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(full.gateway, "_watchers", threading.BoundedSemaphore(1))
+    monkeypatch.setattr(full.streams, "_places", threading.BoundedSemaphore(1))
     stream = decisions(full, follow=True)
     full.rig.services.scheduling.followed.get(timeout=TIMEOUT_S)
     with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_EXCEEDED", "open streams"):

@@ -14,21 +14,21 @@ from vcoproc.errors import InvalidConfig, PeerLost
 from vcoproc_toolstack import filter_fields, translate
 from vcoproc_toolstack import translate_schedule as schedule
 from vcoproc_toolstack.changes import Changes
-from vcoproc_toolstack.event_hub import EventHub, EventStream
-from vcoproc_toolstack.filters import parse_filter
+from vcoproc_toolstack.event_hub import EventHub
 from vcoproc_toolstack.gateway_configuration import ConfigurationCalls
-from vcoproc_toolstack.lists import read_asked, read_position
+from vcoproc_toolstack.gateway_events import EventCalls
+from vcoproc_toolstack.lists import read_asked
 from vcoproc_toolstack.queries import Queries
 from vcoproc_toolstack.records import DomainRecord, VcoprocRecord, VcoprocState, VcoprocStatus
 from vcoproc_toolstack.schedule_changes import ScheduleChanges, Scheduled
 from vcoproc_toolstack.schedule_queries import ScheduleQueries
 from vcoproc_toolstack.streams import OpenStreams
 
-THREADS = limits.CHANGES_WAITING_MAX + 16
-"""A change holds one; the rest is for reads, which never wait for those. Streams have others."""
+THREADS = limits.WATCHERS_MAX + limits.CHANGES_WAITING_MAX + 16
+"""A watcher and a change hold one each; the rest is for reads, which never wait for those."""
 
 
-class Gateway(ConfigurationCalls, rpc.ToolstackServiceServicer):
+class Gateway(ConfigurationCalls, EventCalls, rpc.ToolstackServiceServicer):
     """Implements ToolstackService."""
 
     def __init__(
@@ -37,13 +37,13 @@ class Gateway(ConfigurationCalls, rpc.ToolstackServiceServicer):
         queries: Queries,
         schedule_changes: ScheduleChanges,
         schedules: ScheduleQueries,
-        watching: tuple[EventHub, OpenStreams],
+        events: tuple[EventHub, OpenStreams],
     ) -> None:
         self._changes = changes
         self._queries = queries
         self._schedule_changes = schedule_changes
         self._schedules = schedules
-        self._hub, self._streams = watching
+        self._hub, self._streams = events
 
     def CreateDomain(
         self, request: api.CreateDomainRequest, _context: grpc.ServicerContext
@@ -142,22 +142,6 @@ class Gateway(ConfigurationCalls, rpc.ToolstackServiceServicer):
         )
         page, token = asked.page(translate.vcoproc_message(each, statuses) for each in vcoprocs)
         return api.ListVcoprocsResponse(vcoprocs=page, next_page_token=token, revision=revision)
-
-    def WatchEvents(
-        self, request: api.WatchEventsRequest, context: grpc.ServicerContext
-    ) -> EventStream:
-        wanted = parse_filter(request.filter, filter_fields.EVENTS)
-        stream = self._hub.watch(request.revision, wanted)
-        self._streams.open(stream, context)
-        return stream
-
-    def ListEvents(
-        self, request: api.ListEventsRequest, _context: grpc.ServicerContext
-    ) -> api.ListEventsResponse:
-        asked = read_asked(request, "events", filter_fields.EVENTS, 1)
-        after = read_position(asked.after) or request.after_revision
-        page, token, revision = self._hub.page(asked, after)
-        return api.ListEventsResponse(events=page, next_page_token=token, revision=revision)
 
     def ListAlgorithms(
         self, _request: api.ListAlgorithmsRequest, _context: grpc.ServicerContext

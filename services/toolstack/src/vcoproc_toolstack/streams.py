@@ -1,4 +1,4 @@
-"""The streams of a server that are open, so that all of them can be ended."""
+"""The watchers of the public API: how many there may be, and how they end."""
 
 from __future__ import annotations
 
@@ -8,30 +8,50 @@ from typing import Protocol
 
 import grpc
 
+from vcoproc import limits
+from vcoproc.errors import LimitExceeded
 
-class Cancellable(Protocol):
+
+class Watching(Protocol):
+    """What a watcher gets, as it comes."""
+
     def cancel(self) -> None:
         """Ends it, from any thread."""
 
 
 class OpenStreams:
-    """Streams end when their clients go, and when the server stops."""
+    """Streams end when their clients go, and when the toolstack stops."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._streams: weakref.WeakSet[Cancellable] = weakref.WeakSet()
+        self._places = threading.BoundedSemaphore(limits.WATCHERS_MAX)
+        self._streams: weakref.WeakSet[Watching] = weakref.WeakSet()
         self._stopping = False
 
-    def open(self, stream: Cancellable, context: grpc.ServicerContext) -> None:
-        """Lets a stream end with its call. The client learns at once that it is open."""
+    def open(self, stream: Watching, context: grpc.ServicerContext) -> None:
+        """Gives a stream a place, and lets it end with its call.
+
+        Raises:
+            LimitExceeded: there is no place.
+        """
+        if not self._places.acquire(blocking=False):
+            raise LimitExceeded("open streams", limits.WATCHERS_MAX)
+
+        def ended() -> None:
+            self._places.release()
+            stream.cancel()
+
+        if not context.add_callback(ended):
+            ended()
+            return
         with self._lock:
             self._streams.add(stream)
             stopping = self._stopping
-        if stopping or not context.add_callback(stream.cancel):
+        if stopping:
             stream.cancel()
-            return
-        # Before the first answer, which may be long in coming.
-        context.send_initial_metadata(())
+        else:
+            # The client learns at once that it is open, before the first answer comes.
+            context.send_initial_metadata(())
 
     def stopping(self) -> bool:
         """Whether `stop` was called."""
