@@ -162,13 +162,18 @@ class DomainRecord:
 
 @dataclass(frozen=True, slots=True)
 class EventRecord:
-    """Something changed. revision: rises by one with each. time_ns: Unix time."""
+    """Something changed. revision: rises by one with each. time_ns: Unix time.
+
+    resource: what changed, as it was after this event; None when it was gone by then, and for all
+    that is no domain or vcoproc. One that was read from the store has no credentials.
+    """
 
     revision: int
     name: str
     kind: EventKind
     description: str
     time_ns: int
+    resource: DomainRecord | VcoprocRecord | None = field(default=None, repr=False)
 
 
 # --- what is alive, as the other services say -----------------------------------------------------

@@ -11,6 +11,7 @@ import typer
 
 from vcoproc import limits
 from vcoproc.errors import ConfigProblem, InvalidArgument, InvalidConfig, NotFound
+from vcoproc_toolstack import target
 from vcoproc_toolstack.cli.options import (
     EPILOG,
     Output,
@@ -50,9 +51,13 @@ def up(
         typer.Option(help="Logs, a file for each process; default: in the run directory."),
     ] = None,
     store: Annotated[
-        Path | None,
-        typer.Option(help="The toolstack's store; default: in the run directory."),
-    ] = None,
+        str,
+        typer.Option(
+            envvar=target.VARIABLE,
+            help="The toolstack's store: SQLite file or postgresql:// URL; "
+            "default: a file in the run directory.",
+        ),
+    ] = "",
 ) -> None:
     """Starts every process of a cluster on this machine, and runs until Ctrl-C."""
     from vcoproc_toolstack.cli.foreground import run_cluster
