@@ -37,6 +37,7 @@ from vcoproc_toolstack.schedule_queries import ScheduleQueries
 from vcoproc_toolstack.steps import (
     IRQ_ROUTER,
     SCHEDULER,
+    STORE,
     AddDomain,
     AddVcoproc,
     AttachVcoproc,
@@ -217,8 +218,10 @@ NOTHING: Mapping[str, object] = {
 class Rig:
     """All parts of a toolstack but servers and threads."""
 
-    def __init__(self, path: Path, *, lease: bool = True) -> None:
+    def __init__(self, path: Path, target: Path | str = "", *, lease: bool = True) -> None:
+        """target: of the store; a file in `path` by default."""
         self.path = path
+        self.target = target or path / "store.db"
         self.log = Log("toolstack")
         self.system: SystemConfig = parse_system(TREE, "tree.dts")
         self.memory_dir = path / "memory"
@@ -235,8 +238,10 @@ class Rig:
 
     def open(self) -> None:
         """Makes the parts that die with the process."""
-        self.store = Store(self.path / "store.db", lambda: next(self.clock))
         self.marks = Marks()
+        self.store = Store(
+            self.target, lambda: next(self.clock), failed=lambda: self.marks.mark(STORE)
+        )
         self.changes = Changes(
             self.store,
             self.leases,

@@ -180,6 +180,12 @@ FILTER_BYTES_MAX: Final = 1024
 REQUEST_ID_BYTES_MAX: Final = 63
 REQUESTS_KEPT_MAX: Final = 10_000
 """Answers kept for repeated request ids; the oldest are forgotten."""
+STORE_TIMEOUT_NS: Final = 5 * S
+"""One transaction of a PostgreSQL server, or a connection to it; then it counts as lost."""
+STORE_LOCK_WAIT_NS: Final = 2 * S
+"""Wait for the toolstack before, whose end the server has not noticed yet; then InvalidArgument."""
+NOTES_WAITING_MAX: Final = 1024
+"""Events of what has happened that wait for the database; then the oldest are lost and counted."""
 WATCHERS_MAX: Final = 64
 """Open streams of the public API; then LimitExceeded."""
 EVENTS_RECENT_MAX: Final = 512
@@ -220,6 +226,7 @@ assert CLOCK_HZ_MIN <= CLOCK_HZ_DEFAULT <= CLOCK_HZ_MAX
 assert RESTART_DELAY_NS_MIN <= RESTART_DELAY_NS_MAX <= RESTART_FORGIVEN_NS
 assert REPAIR_DELAY_NS_MIN <= REPAIR_DELAY_NS_MAX
 assert SWITCH_DEADLINE_NS < CALL_TIMEOUT_NS
+assert STORE_LOCK_WAIT_NS < STORE_TIMEOUT_NS
 assert SWITCH_IN_NS_MIN < SWITCH_DEADLINE_NS
 assert ACCOUNTS_TIMEOUT_NS < CALL_TIMEOUT_NS
 assert EVENTS_TAKEN_MAX <= EVENTS_RECENT_MAX <= EVENTS_KEPT_MAX

@@ -10,7 +10,14 @@ from vcoproc_toolstack import translate
 from vcoproc_toolstack.desired import read_desired
 from vcoproc_toolstack.leases import Leases
 from vcoproc_toolstack.queries import Statuses, coproc_statuses
-from vcoproc_toolstack.records import EventKind, EventRecord, VcoprocState, VcoprocStatus
+from vcoproc_toolstack.records import (
+    DomainRecord,
+    EventKind,
+    EventRecord,
+    VcoprocRecord,
+    VcoprocState,
+    VcoprocStatus,
+)
 from vcoproc_toolstack.store import View
 
 
@@ -34,21 +41,19 @@ def tell(view: View, leases: Leases, events: Iterable[EventRecord]) -> list[Told
 
 
 def _put_resource(message: api.Event, view: View, leases: Leases, event: EventRecord) -> None:
-    """Says what was changed, as it is in the store now; nothing of what is gone."""
-    match event.name.split("/"):
-        case ["domains", domain_name]:
-            if domain := view.domain(domain_name):
-                message.domain.CopyFrom(translate.domain_message(domain, {}))
-        case ["domains", domain_name, "vcoprocs", name]:
-            domain = view.domain(domain_name)
-            for vcoproc in domain.vcoprocs if domain else ():
-                if vcoproc.name == name:
-                    statuses = _statuses(event, vcoproc.vcoproc_id)
-                    message.vcoproc.CopyFrom(translate.vcoproc_message(vcoproc, statuses))
-        case ["coprocs", name, *_] if name in leases.coprocs:
-            desired = read_desired(view, leases, also=name)
-            [status] = coproc_statuses(desired, [desired.coproc(name)], ())
-            message.coproc.CopyFrom(translate.coproc_message(status))
+    """Says what was changed, as it was after the event. A coproc: as it is to be now."""
+    match event.resource:
+        case DomainRecord() as domain:
+            message.domain.CopyFrom(translate.domain_message(domain, {}))
+        case VcoprocRecord() as vcoproc:
+            statuses = _statuses(event, vcoproc.vcoproc_id)
+            message.vcoproc.CopyFrom(translate.vcoproc_message(vcoproc, statuses))
+        case None:
+            kind, _, name = event.name.removesuffix("/schedule").partition("/")
+            if kind == "coprocs" and name in leases.coprocs:
+                desired = read_desired(view, leases, also=name)
+                [status] = coproc_statuses(desired, [desired.coproc(name)], ())
+                message.coproc.CopyFrom(translate.coproc_message(status))
 
 
 def _statuses(event: EventRecord, vcoproc_id: int) -> Statuses:

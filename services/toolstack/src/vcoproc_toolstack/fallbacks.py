@@ -17,7 +17,7 @@ def note_fallback(store: Store, told: Fallback) -> bool:
     """One event for each fallback, however often the scheduler tells of it. False: it was told.
 
     Raises:
-        WrongState: the store cannot be written.
+        StoreUnavailable: it cannot be kept; the scheduler tells of it again.
     """
     with store.change() as change:
         if change.fallback_ns(told.coproc) == told.time_ns:

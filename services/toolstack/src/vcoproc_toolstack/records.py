@@ -181,6 +181,8 @@ class FaultRecord:
 class EventRecord:
     """Something changed. revision: rises by one with each. time_ns: Unix time.
 
+    resource: what changed, as it was after this event; None when it was gone by then, and for all
+    that is no domain or vcoproc. One that was read from the store has no credentials.
     fault: of an event FAULTED; None for one that was kept before faults were.
     """
 
@@ -189,6 +191,7 @@ class EventRecord:
     kind: EventKind
     description: str
     time_ns: int
+    resource: DomainRecord | VcoprocRecord | None = field(default=None, repr=False)
     fault: FaultRecord | None = None
 
 

@@ -37,7 +37,7 @@ from vcoproc_toolstack.repair import Marks, Repairer
 from vcoproc_toolstack.schedule_changes import ScheduleChanges
 from vcoproc_toolstack.schedule_queries import ScheduleQueries
 from vcoproc_toolstack.services import GrpcServices
-from vcoproc_toolstack.steps import IRQ_ROUTER, SCHEDULER
+from vcoproc_toolstack.steps import IRQ_ROUTER, SCHEDULER, STORE
 from vcoproc_toolstack.store import Store
 from vcoproc_toolstack.streams import OpenStreams
 
@@ -55,13 +55,13 @@ def store_path(run_dir: RunDir) -> Path:
 class Shell:
     """All parts of a running toolstack."""
 
-    def __init__(self, run_dir: RunDir, system: SystemConfig, store_file: Path, log: Log) -> None:
+    def __init__(self, run_dir: RunDir, system: SystemConfig, store: Path | str, log: Log) -> None:
         self._run_dir = run_dir
         self._log = log
         self._exit = ExitStack()
         self._failed = False
         self._marks = Marks()
-        self._store = Store(store_file, time.time_ns)
+        self._store = Store(store, time.time_ns, failed=lambda: self._marks.mark(STORE))
         self._exit.callback(self._store.close)
         self._leases = Leases(system)
         self._memory = MemoryDir(run_dir.memory_dir)
@@ -188,8 +188,7 @@ class Shell:
         return lambda: self._note(name, EventKind.OFFLINE, "does not answer")
 
     def _note(self, name: str, kind: EventKind, text: str) -> None:
-        with self._store.change() as change:
-            change.add_event(f"services/{name}", kind, text)
+        self._store.note(lambda change: change.add_event(f"services/{name}", kind, text))
         self._log.info(f"{name} {text}")
 
 
@@ -209,8 +208,11 @@ def lock_run_dir(run_dir: RunDir) -> int:
     return descriptor
 
 
-def run(run_dir: RunDir, system: SystemConfig, store_file: Path | None, log: Log) -> None:
+def run(run_dir: RunDir, system: SystemConfig, store: str, log: Log) -> None:
     """Serves until SIGTERM or SIGINT.
+
+    Args:
+        store: a path or a postgresql:// URL; empty for a file in the run directory.
 
     Raises:
         InvalidArgument: the store or the run directory cannot be used.
@@ -222,7 +224,7 @@ def run(run_dir: RunDir, system: SystemConfig, store_file: Path | None, log: Log
     run_dir.create()
     lock = lock_run_dir(run_dir)
     try:
-        shell = Shell(run_dir, system, store_file or store_path(run_dir), log)
+        shell = Shell(run_dir, system, store or store_path(run_dir), log)
         try:
             shell.start()
             log.info("toolstack serves", coprocs=len(system.coprocs))

@@ -11,6 +11,7 @@ import typer
 
 from vcoproc import limits
 from vcoproc.errors import ConfigProblem, InvalidArgument, InvalidConfig, NotFound
+from vcoproc_toolstack import target
 from vcoproc_toolstack.cli.config import (
     CppOption,
     IncludeOption,
@@ -60,9 +61,13 @@ def up(
         typer.Option(help="Logs, a file for each process; default: in the run directory."),
     ] = None,
     store: Annotated[
-        Path | None,
-        typer.Option(help="The toolstack's store; default: in the run directory."),
-    ] = None,
+        str,
+        typer.Option(
+            envvar=target.VARIABLE,
+            help="The toolstack's store: SQLite file or postgresql:// URL; "
+            "default: a file in the run directory.",
+        ),
+    ] = "",
     include: IncludeOption = None,
     cpp: CppOption = False,
 ) -> None:
