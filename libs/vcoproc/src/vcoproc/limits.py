@@ -163,6 +163,24 @@ RESTART_DELAY_NS_MAX: Final = 5 * S
 RESTART_FORGIVEN_NS: Final = 10 * S
 """A process that lived this long gets the shortest delay again."""
 
+# --- clients of gRPC servers ---------------------------------------------------------------------
+REQUEST_WAIT_NS: Final = 10 * S
+"""A call whose request, or its next part, has not come whole after this is ended."""
+REQUESTS_AWAITED_MAX: Final = 64
+"""Calls of one server whose requests are still coming; then the oldest of them is ended."""
+ANSWER_WAIT_NS: Final = 10 * S
+"""A stream whose client has not taken an answer after this is ended: ABORTED."""
+OTHER_STREAMS_MAX: Final = 16
+"""Open streams of health and reflection; then LimitExceeded."""
+CONNECTIONS_MAX: Final = 256
+"""Connections to the public API; more are closed at once."""
+CALLS_PER_CONNECTION_MAX: Final = 128
+"""Calls at the same time; a client holds more of them back."""
+PING_INTERVAL_NS: Final = 20 * S
+PING_TIMEOUT_NS: Final = 10 * S
+"""A client of the public API that does not answer a ping, or does not complete the handshake of its
+connection, loses the connection after this."""
+
 # --- toolstack ------------------------------------------------------------------------------------
 CALL_TIMEOUT_NS: Final = 2 * S
 """One call of the toolstack to another service; then it counts as not answering."""
@@ -229,5 +247,6 @@ assert SWITCH_DEADLINE_NS < CALL_TIMEOUT_NS
 assert STORE_LOCK_WAIT_NS < STORE_TIMEOUT_NS
 assert SWITCH_IN_NS_MIN < SWITCH_DEADLINE_NS
 assert ACCOUNTS_TIMEOUT_NS < CALL_TIMEOUT_NS
+assert WATCHER_BLOCKED_NS_MAX < ANSWER_WAIT_NS
 assert EVENTS_TAKEN_MAX <= EVENTS_RECENT_MAX <= EVENTS_KEPT_MAX
 assert LINE_INTERVAL_NS_MIN <= LINE_INTERVAL_NS_DEFAULT <= LINE_INTERVAL_NS_MAX

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -162,7 +163,8 @@ class Shell:
             api_rpc.add_ToolstackServiceServicer_to_server(servicer, server)
             cluster_rpc.add_ClusterServiceServicer_to_server(of_cluster, server)
 
-        self._serve("toolstack", add, (API_SERVICE, CLUSTER_SERVICE), gateway.THREADS)
+        services = (API_SERVICE, CLUSTER_SERVICE)
+        self._serve("toolstack", add, services, gateway.THREADS, public=True)
         self._exit.callback(streams.stop)
 
     def _serve(
@@ -171,9 +173,15 @@ class Shell:
         add: Callable[[grpc.Server], None],
         services: tuple[str, ...],
         threads: int,
+        **options: Any,
     ) -> None:
         server = grpc_kit.serve(
-            self._run_dir.grpc(name), add, service_names=services, log=self._log, threads=threads
+            self._run_dir.grpc(name),
+            add,
+            service_names=services,
+            log=self._log,
+            threads=threads,
+            **options,
         )
         self._exit.callback(lambda: server.stop(_GRACE_S).wait())
 
