@@ -11,8 +11,10 @@ import grpc
 import pytest
 from toolstack_server import Server, refused
 
+from vcoproc.api.v1 import audit_pb2
 from vcoproc.api.v1 import toolstack_pb2 as api
 from vcoproc_toolstack.audit import shown
+from vcoproc_toolstack.audit_log import AuditLog
 from vcoproc_toolstack.records import CUT_OFF, AuditRecord, Role
 
 CONFIG = 'name = "d"\nmemory = 1\nvcoproc = ["coproc=dsp0,name=v"]\nvncpasswd = "secret"\n'
@@ -27,8 +29,7 @@ def server(short_path: Path) -> Iterator[Server]:
 
 
 def entries(server: Server) -> list[AuditRecord]:
-    with server.rig.store.read() as view:
-        return view.audit(0, 100)
+    return server.audit_log.entries(0, 100)
 
 
 def test_a_change_is_kept_with_who_what_before_and_after(server: Server) -> None:
@@ -97,20 +98,44 @@ def test_nothing_is_changed_that_cannot_be_written_down(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from vcoproc.errors import StoreUnavailable
-    from vcoproc_toolstack.store import Change
 
     def full(*_args: object, **_kwargs: object) -> int:
         raise StoreUnavailable("store.db", "the disk is full")
 
-    monkeypatch.setattr(Change, "begin_audit", full)
+    monkeypatch.setattr(server.audit_log, "begin", full)
     with refused(grpc.StatusCode.UNAVAILABLE, "STORE_UNAVAILABLE", "full"):
         server.create(CONFIG)
     assert not server.rig.domains()
 
 
 def test_an_entry_that_was_cut_off_is_completed_by_the_next_toolstack(server: Server) -> None:
-    with server.rig.store.change() as change:
-        change.begin_audit(caller="a", role=Role.ADMIN, method="M", name="n", request="", before="")
-        assert change.end_audits_cut_off() == 1
+    log = server.audit_log
+    log.begin(caller="a", role=Role.ADMIN, method="M", name="n", request="", before="")
+    log.complete_cut_off()
     (entry,) = entries(server)
     assert entry.outcome == CUT_OFF
+
+
+def test_the_log_is_read_by_pages_and_filters(server: Server) -> None:
+    for name in ("a", "b", "c"):
+        server.create(f'name = "{name}"\n')
+    request = audit_pb2.ListAuditEntriesRequest(page_size=2)
+    first = server.cluster.ListAuditEntries(request)
+    assert [entry.name for entry in first.entries] == ["domains/c", "domains/b"]
+    request.page_token = first.next_page_token
+    assert [e.name for e in server.cluster.ListAuditEntries(request).entries] == ["domains/a"]
+    wanted = audit_pb2.ListAuditEntriesRequest(filter="name=b outcome=OK")
+    assert [entry.number for entry in server.cluster.ListAuditEntries(wanted).entries] == [2]
+
+
+def test_the_caller_is_told_who_it_is(server: Server) -> None:
+    caller = server.cluster.GetCaller(audit_pb2.GetCallerRequest())
+    assert (caller.name, caller.role) == (f"uid {os.getuid()}", audit_pb2.Caller.ROLE_ADMIN)
+
+
+def test_numbers_go_on_after_a_restart_of_the_log(server: Server) -> None:
+    server.create(CONFIG)
+    again = AuditLog(server.rig.store, lambda: 1)
+    assert (
+        again.begin(caller="a", role=Role.VIEWER, method="M", name="\0", request="", before="") == 2
+    )

@@ -232,15 +232,15 @@ def test_what_is_not_admitted_has_a_reason_of_its_own(full: Server) -> None:
 
 
 def test_changes_are_events_with_words(full: Server) -> None:
-    revision = full.rig.queries.revision()
+    revision = full.hub.revision()
     put(full, algorithm="credit", request_id="once")
     put(full, algorithm="credit", request_id="once")
     stream = full.api.WatchEvents(api.WatchEventsRequest(revision=revision), timeout=TIMEOUT_S)
     event = next(stream)
-    assert (event.name, event.kind) == ("coprocs/dsp0", api.Event.KIND_CHANGED)
+    assert (event.name, event.kind) == ("coprocs/dsp0/schedule", api.Event.KIND_CHANGED)
     assert event.description == "algorithm credit, slice 5000 us, lost: weight=7 of coprocs/dsp0"
     stream.cancel()
-    assert full.rig.queries.revision() == revision + 1
+    assert full.hub.revision() == revision + 1
 
 
 def test_a_fallback_is_shown(full: Server) -> None:
@@ -298,7 +298,7 @@ def test_following_ends_when_the_toolstack_or_the_scheduler_ends(full: Server) -
     thread = threading.Thread(target=lambda: found.put(list(stream)))
     thread.start()
     scheduling.followed.get(timeout=TIMEOUT_S)
-    full.gateway.stop()
+    full.streams.stop()
     assert found.get(timeout=TIMEOUT_S) == []
     thread.join()
     assert list(decisions(full, follow=True)) == []
@@ -307,7 +307,7 @@ def test_following_ends_when_the_toolstack_or_the_scheduler_ends(full: Server) -
 def test_followers_are_bounded_with_the_other_watchers(
     full: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(full.gateway, "_watchers", threading.BoundedSemaphore(1))
+    monkeypatch.setattr(full.streams, "_places", threading.BoundedSemaphore(1))
     stream = decisions(full, follow=True)
     full.rig.services.scheduling.followed.get(timeout=TIMEOUT_S)
     with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_EXCEEDED", "open streams"):

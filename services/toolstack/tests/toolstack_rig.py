@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
+from toolstack_looking import FakeLooking
 from toolstack_scheduling import FakeScheduling
 
 from vcoproc.config import SystemConfig, parse_system
@@ -36,6 +37,7 @@ from vcoproc_toolstack.schedule_queries import ScheduleQueries
 from vcoproc_toolstack.steps import (
     IRQ_ROUTER,
     SCHEDULER,
+    STORE,
     AddDomain,
     AddVcoproc,
     AttachVcoproc,
@@ -63,6 +65,7 @@ PLATFORM = PlatformRecord(
 TREE = """/dts-v1/;
 / {
     #address-cells = <1>; #size-cells = <1>;
+    aliases { codec = &dsp1; video = &dsp1; };
     chosen { shared { compatible = "vcoproc,shared-coprocs";
         dsp0 { coproc = <&dsp0>; max-vcoprocs = <3>; scheduler-params { weight = <7>; }; };
         dsp1 { coproc = <&dsp1>; slice-us = <2000>; };
@@ -117,6 +120,7 @@ class FakeServices:
 
     def __post_init__(self) -> None:
         self.scheduling = FakeScheduling(self.scheduled, self._answers)
+        self.looking = FakeLooking(self)
 
     def forget_schedules(self) -> None:
         """The scheduler dies and another one takes its place."""
@@ -173,6 +177,7 @@ class FakeServices:
                 0,
                 5,
                 tuple((number, VcoprocStatus(self._state(number), ZEROES)) for number in vcoprocs),
+                "rr",
             )
             for coproc, vcoprocs in self.scheduled.items()
         )
@@ -213,8 +218,10 @@ NOTHING: Mapping[str, object] = {
 class Rig:
     """All parts of a toolstack but servers and threads."""
 
-    def __init__(self, path: Path, *, lease: bool = True) -> None:
+    def __init__(self, path: Path, target: Path | str = "", *, lease: bool = True) -> None:
+        """target: of the store; a file in `path` by default."""
         self.path = path
+        self.target = target or path / "store.db"
         self.log = Log("toolstack")
         self.system: SystemConfig = parse_system(TREE, "tree.dts")
         self.memory_dir = path / "memory"
@@ -231,8 +238,10 @@ class Rig:
 
     def open(self) -> None:
         """Makes the parts that die with the process."""
-        self.store = Store(self.path / "store.db", lambda: next(self.clock))
         self.marks = Marks()
+        self.store = Store(
+            self.target, lambda: next(self.clock), failed=lambda: self.marks.mark(STORE)
+        )
         self.changes = Changes(
             self.store,
             self.leases,

@@ -191,8 +191,10 @@ class WatcherTooSlow(RequestError):
 
     reason = "WATCHER_TOO_SLOW"
 
-    def __init__(self, revision: int) -> None:
-        super().__init__(f"events were not read in time; resume the watch from {revision}")
+    def __init__(self, revision: int = 0) -> None:
+        """revision: of the last event that was sent; 0 for answers that are no events."""
+        resume = f"resume the watch from {revision}" if revision else "ask again"
+        super().__init__(f"answers were not read in time; {resume}")
         self.revision = revision
 
 

@@ -163,6 +163,24 @@ RESTART_DELAY_NS_MAX: Final = 5 * S
 RESTART_FORGIVEN_NS: Final = 10 * S
 """A process that lived this long gets the shortest delay again."""
 
+# --- clients of gRPC servers ---------------------------------------------------------------------
+REQUEST_WAIT_NS: Final = 10 * S
+"""A call whose request, or its next part, has not come whole after this is ended."""
+REQUESTS_AWAITED_MAX: Final = 64
+"""Calls of one server whose requests are still coming; then the oldest of them is ended."""
+ANSWER_WAIT_NS: Final = 10 * S
+"""A stream whose client has not taken an answer after this is ended: ABORTED."""
+OTHER_STREAMS_MAX: Final = 16
+"""Open streams of health and reflection; then LimitExceeded."""
+CONNECTIONS_MAX: Final = 256
+"""Connections to the public API; more are closed at once."""
+CALLS_PER_CONNECTION_MAX: Final = 128
+"""Calls at the same time; a client holds more of them back."""
+PING_INTERVAL_NS: Final = 20 * S
+PING_TIMEOUT_NS: Final = 10 * S
+"""A client of the public API that does not answer a ping, or does not complete the handshake of its
+connection, loses the connection after this."""
+
 # --- toolstack ------------------------------------------------------------------------------------
 CALL_TIMEOUT_NS: Final = 2 * S
 """One call of the toolstack to another service; then it counts as not answering."""
@@ -175,11 +193,32 @@ LEASE_WAIT_NS: Final = 2 * S
 """A new vcoproc waits this long for a coproc that is offline: one that restarts is back by then."""
 PAGE_SIZE_MAX: Final = 1000
 """Resources in one page of a list; more is InvalidArgument."""
+FILTER_BYTES_MAX: Final = 1024
+"""Of a filter of a list or a watch; a longer one is InvalidArgument."""
 REQUEST_ID_BYTES_MAX: Final = 63
 REQUESTS_KEPT_MAX: Final = 10_000
 """Answers kept for repeated request ids; the oldest are forgotten."""
+STORE_TIMEOUT_NS: Final = 5 * S
+"""One transaction of a PostgreSQL server, or a connection to it; then it counts as lost."""
+STORE_LOCK_WAIT_NS: Final = 2 * S
+"""Wait for the toolstack before, whose end the server has not noticed yet; then InvalidArgument."""
+NOTES_WAITING_MAX: Final = 1024
+"""Events of what has happened that wait for the database; then the oldest are lost and counted."""
 WATCHERS_MAX: Final = 64
-"""Open event streams; then LimitExceeded."""
+"""Open streams of the public API; then LimitExceeded."""
+EVENTS_RECENT_MAX: Final = 512
+"""Newest events that all watchers share; one that is further back reads them from the store."""
+EVENTS_TAKEN_MAX: Final = 32
+"""Events that a watcher takes at a time."""
+WATCHER_BLOCKED_NS_MAX: Final = 1 * S
+"""A watcher whose client left one event unread for longer, and who has fallen behind the shared
+events meanwhile, gets WatcherTooSlow."""
+LINE_INTERVAL_NS_MIN: Final = 10 * MS
+LINE_INTERVAL_NS_MAX: Final = 60 * S
+"""Between two samples of a watch of interrupt lines; out of this range is InvalidArgument."""
+LINE_INTERVAL_NS_DEFAULT: Final = 1 * S
+PICTURES_MAX: Final = 3
+"""Attempts to see the whole cluster at one revision; then the answer says that it moved."""
 CHANGES_WAITING_MAX: Final = 32
 """Changes under way or waiting for their turn; then LimitExceeded."""
 FILE_NAME_BYTES_MAX: Final = 512
@@ -213,5 +252,9 @@ assert CLOCK_HZ_MIN <= CLOCK_HZ_DEFAULT <= CLOCK_HZ_MAX
 assert RESTART_DELAY_NS_MIN <= RESTART_DELAY_NS_MAX <= RESTART_FORGIVEN_NS
 assert REPAIR_DELAY_NS_MIN <= REPAIR_DELAY_NS_MAX
 assert SWITCH_DEADLINE_NS < CALL_TIMEOUT_NS
+assert STORE_LOCK_WAIT_NS < STORE_TIMEOUT_NS
 assert SWITCH_IN_NS_MIN < SWITCH_DEADLINE_NS
 assert ACCOUNTS_TIMEOUT_NS < CALL_TIMEOUT_NS
+assert WATCHER_BLOCKED_NS_MAX < ANSWER_WAIT_NS
+assert EVENTS_TAKEN_MAX <= EVENTS_RECENT_MAX <= EVENTS_KEPT_MAX
+assert LINE_INTERVAL_NS_MIN <= LINE_INTERVAL_NS_DEFAULT <= LINE_INTERVAL_NS_MAX

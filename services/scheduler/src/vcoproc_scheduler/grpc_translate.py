@@ -38,6 +38,7 @@ def coproc(view: CoprocView) -> control_pb2.CoprocAccount:
                 vcoproc_id=each.vcoproc,
                 run_state=each.run_state,
                 accounting=accounting(each.account),
+                refusal_count=each.account.refusals.count,
             )
             for each in view.vcoprocs
         ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from vcoproc.errors import InvalidArgument, NotFound
 from vcoproc.runtime.logs import Log
 from vcoproc.runtime.process import main_guard
 from vcoproc.runtime.rundir import RunDir, default_run_dir
+from vcoproc_toolstack import target
 
 
 def main() -> None:
@@ -22,7 +24,12 @@ def main() -> None:
         "--include", type=Path, action="append", default=[], help="folder of what it includes"
     )
     parser.add_argument("--cpp", action="store_true", help="run the C preprocessor on the tree")
-    parser.add_argument("--store", type=Path, help="SQLite file; in the run directory by default")
+    parser.add_argument(
+        "--store",
+        default=os.environ.get(target.VARIABLE, ""),
+        help=f"SQLite file or {target.POSTGRESQL} URL, also as ${target.VARIABLE}; "
+        "a file in the run directory by default",
+    )
     parser.add_argument(
         "--listen",
         metavar="HOST:PORT",

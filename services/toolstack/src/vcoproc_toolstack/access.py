@@ -39,10 +39,10 @@ class Caller:
 
 
 _VIEWER: Final = (
-    "AnalyseSchedule", "GetCaller", "GetCluster", "GetConfiguration", "GetCoproc", "GetDomain", "GetDomainDeviceTree",
-    "GetSchedule", "GetStatistics", "GetVcoproc", "ListAlgorithms", "ListCoprocTypes",
-    "ListCoprocs", "ListDomains", "ListEvents", "ListFaults", "ListLines", "ListVcoprocs",
-    "WatchDecisions", "WatchEvents", "WatchLines",
+    "AnalyseSchedule", "GetCaller", "GetCluster", "GetConfiguration", "GetCoproc", "GetDomain",
+    "GetDomainDeviceTree", "GetSchedule", "GetStatistics", "GetVcoproc", "ListAlgorithms",
+    "ListCoprocTypes", "ListCoprocs", "ListDomains", "ListEvents", "ListFaults", "ListLines",
+    "ListVcoprocs", "WatchDecisions", "WatchEvents", "WatchLines",
 )  # fmt: skip
 _OPERATOR: Final = (
     "CrashDomain", "CreateDomain", "CreateVcoproc", "DestroyDomain", "DestroyVcoproc",

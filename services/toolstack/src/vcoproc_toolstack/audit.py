@@ -19,8 +19,8 @@ from vcoproc.errors import VcoprocError
 from vcoproc.limits import AUDIT_TEXT_BYTES_MAX
 from vcoproc.runtime.logs import Log
 from vcoproc_toolstack.access import CHANGES, NEEDED, Access, Caller
+from vcoproc_toolstack.audit_log import AuditLog
 from vcoproc_toolstack.records import ACTOR
-from vcoproc_toolstack.store import Store
 
 _TEXT_SHOWN_MAX: Final = 256
 """Of a text in a request; a domain's file is longer and may hold passwords."""
@@ -37,9 +37,9 @@ class Guard:
         describe: see there.
     """
 
-    def __init__(self, access: Access, store: Store, describe: Describe, log: Log) -> None:
+    def __init__(self, access: Access, audit_log: AuditLog, describe: Describe, log: Log) -> None:
         self._access = access
-        self._store = store
+        self._audit_log = audit_log
         self._describe = describe
         self._log = log
 
@@ -81,15 +81,14 @@ class Guard:
         self, caller: Caller, method: str, request: Any
     ) -> Iterator[Callable[[Any], None]]:
         name = name_of(request)
-        with self._store.change() as change:
-            number = change.begin_audit(
-                caller=caller.name,
-                role=caller.role,
-                method=method,
-                name=name,
-                request=shown(request),
-                before=self._describe(name) if name else "",
-            )
+        number = self._audit_log.begin(
+            caller=caller.name,
+            role=caller.role,
+            method=method,
+            name=name,
+            request=shown(request),
+            before=self._describe(name) if name else "",
+        )
         found = [name]
 
         def answered(answer: Any) -> None:
@@ -108,8 +107,7 @@ class Guard:
 
     def _complete(self, number: int, name: str, after: str, outcome: str) -> None:
         try:
-            with self._store.change() as change:
-                change.end_audit(number, name=name, after=after, outcome=outcome)
+            self._audit_log.complete(number, name=name, after=after, outcome=outcome)
         except VcoprocError as error:
             # What was asked for is done and was answered for; the entry says that it began.
             self._log.error("audit entry cannot be completed", number=number, why=str(error))

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from typing import Final
-
 import grpc
 
 from vcoproc import limits
 from vcoproc.api.v1 import audit_pb2
-from vcoproc.errors import InvalidArgument
-from vcoproc_toolstack import translate
+from vcoproc_toolstack import filter_fields, translate
 from vcoproc_toolstack.access import Caller
 from vcoproc_toolstack.audit import Guard, json_text, message_json
+from vcoproc_toolstack.audit_log import AuditLog
 from vcoproc_toolstack.leases import Leases
+from vcoproc_toolstack.lists import read_asked, read_position
 from vcoproc_toolstack.records import AuditRecord, Role
 from vcoproc_toolstack.schedule_changes import need_coproc
 from vcoproc_toolstack.store import Store, View
-
-_TOKEN: Final = "audit"
 
 
 class AuditGateway:
     """The part of ClusterService that is about callers."""
 
-    def __init__(self, guard: Guard, store: Store) -> None:
+    def __init__(self, guard: Guard, audit_log: AuditLog) -> None:
         self._guard = guard
-        self._audit_store = store
+        self._audit_log = audit_log
 
     def GetCaller(
         self, _request: audit_pb2.GetCallerRequest, context: grpc.ServicerContext
@@ -35,19 +32,10 @@ class AuditGateway:
     def ListAuditEntries(
         self, request: audit_pb2.ListAuditEntriesRequest, _context: grpc.ServicerContext
     ) -> audit_pb2.ListAuditEntriesResponse:
-        size = translate.read_page_size(request.page_size)
-        last = translate.read_page_token(request.page_token, _TOKEN, 1)
-        if last and not (last[0].isascii() and last[0].isdecimal()):
-            raise InvalidArgument("page_token", "was not made by this list")
-        before = int(last[0]) if last else 0
-        with self._audit_store.read() as view:
-            entries = view.audit(before, size + 1)
-        page = entries[:size]
-        more = len(entries) > size
-        return audit_pb2.ListAuditEntriesResponse(
-            entries=[entry_message(entry) for entry in page],
-            next_page_token=translate.page_token(_TOKEN, str(page[-1].number)) if more else "",
-        )
+        asked = read_asked(request, "audit", filter_fields.AUDIT, 1)
+        found = map(entry_message, self._audit_log.all_before(read_position(asked.after)))
+        page, token = asked.page(found, lambda entry: (str(entry.number),))
+        return audit_pb2.ListAuditEntriesResponse(entries=page, next_page_token=token)
 
 
 def _role(role: Role) -> audit_pb2.Caller.Role.ValueType:

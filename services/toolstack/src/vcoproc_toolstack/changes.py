@@ -7,7 +7,7 @@ import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 from vcoproc import limits
@@ -205,8 +205,9 @@ class Changes:
                     change.add_event(
                         vcoproc.resource, EventKind.CREATED, f"attached to coproc {vcoproc.coproc}"
                     )
-                    made = replace(vcoproc, life=Life.ALIVE)
-                    return self.keep(change, request, seal(made))
+                    attached = change.vcoproc(vcoproc.vcoproc_id)
+                    assert attached is not None
+                    return self.keep(change, request, seal(attached))
                 change.delete_vcoproc(vcoproc.vcoproc_id)
         assert saga.error is not None
         raise saga.error

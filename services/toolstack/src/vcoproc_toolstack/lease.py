@@ -15,9 +15,9 @@ from vcoproc.internal.v1 import control_pb2_grpc as rpc
 from vcoproc.runtime.logs import Log
 from vcoproc_toolstack import translate
 from vcoproc_toolstack.leases import Lease, Leases
-from vcoproc_toolstack.records import EventKind
+from vcoproc_toolstack.records import EventKind, FaultRecord
 from vcoproc_toolstack.steps import SCHEDULER
-from vcoproc_toolstack.store import Store
+from vcoproc_toolstack.store import Change, Store
 
 THREADS = limits.COPROCS_MAX + 16
 """A lease holds one as long as it lasts; the rest is for reports and refused askers."""
@@ -59,9 +59,7 @@ class LeaseGateway(rpc.LeaseServiceServicer):
             return  # the asker has gone already
         lease = self._leases.take(offer)
         try:
-            with self._store.change() as change:
-                change.put_platform(lease.platform)
-                change.add_event(self._name(lease), EventKind.ONLINE, f"leased to {lease.holder}")
+            self._store.note(lambda change: self._came(change, lease))
             self._log.info("coproc leased", coproc=lease.coproc.name, holder=lease.holder)
             yield translate.lease_message(
                 lease,
@@ -78,9 +76,15 @@ class LeaseGateway(rpc.LeaseServiceServicer):
     def _end(self, lease: Lease) -> None:
         if not self._leases.release(lease):
             return
-        with self._store.change() as change:
-            change.add_event(self._name(lease), EventKind.OFFLINE, f"{lease.holder} has gone")
+        words = f"{lease.holder} has gone"
+        self._store.note(
+            lambda change: change.add_event(self._name(lease), EventKind.OFFLINE, words)
+        )
         self._log.info("lease ended", coproc=lease.coproc.name, holder=lease.holder)
+
+    def _came(self, change: Change, lease: Lease) -> None:
+        change.put_platform(lease.platform)
+        change.add_event(self._name(lease), EventKind.ONLINE, f"leased to {lease.holder}")
 
     @staticmethod
     def _name(lease: Lease) -> str:
@@ -93,15 +97,16 @@ class LeaseGateway(rpc.LeaseServiceServicer):
         if name_problem(request.coproc) or self._leases.get(request.coproc) is None:
             shown = request.coproc[: limits.NAME_BYTES_MAX]
             raise InvalidArgument("coproc", f"{shown!r} is not leased")
-        with self._store.change() as change:
-            name = f"coprocs/{request.coproc}"
-            if request.vcoproc_id:
-                vcoproc = change.vcoproc(request.vcoproc_id)
-                if vcoproc is None or vcoproc.coproc != request.coproc:
-                    raise NotFound("vcoproc", str(request.vcoproc_id))
-                name = vcoproc.resource
-            else:
-                self._leases.fail(request.coproc, why)
-            text = f"{why} (code {request.code}, address {request.address:#x})"
-            change.add_event(name, EventKind.FAULTED, text)
+        name = f"coprocs/{request.coproc}"
+        if request.vcoproc_id:
+            with self._store.read() as view:
+                vcoproc = view.vcoproc(request.vcoproc_id)
+            if vcoproc is None or vcoproc.coproc != request.coproc:
+                raise NotFound("vcoproc", str(request.vcoproc_id))
+            name = vcoproc.resource
+        else:
+            self._leases.fail(request.coproc, why)
+        text = f"{why} (code {request.code}, address {request.address:#x})"
+        fault = FaultRecord(request.vcoproc_id, request.code, request.address)
+        self._store.note(lambda change: change.add_event(name, EventKind.FAULTED, text, fault))
         return pb.ReportFaultResponse()

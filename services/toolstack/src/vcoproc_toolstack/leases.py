@@ -56,7 +56,6 @@ class Leases:
         self.coprocs: Final[Mapping[str, CoprocConfig]] = {
             coproc.name: coproc for coproc in (*fixed, *instances)
         }
-        self._place = {name: place for place, name in enumerate(self.coprocs)}
         self._fixed = frozenset(coproc.name for coproc in fixed)
         self._lock = threading.Condition()
         self._serial = 0
@@ -178,7 +177,3 @@ class Leases:
         with self._lock:
             shown = self._fixed | self._seen | set(also)
         return [coproc for name, coproc in self.coprocs.items() if name in shown]
-
-    def place(self, name: str) -> int | None:
-        """Where a coproc stands in the order of the tree."""
-        return self._place.get(name)

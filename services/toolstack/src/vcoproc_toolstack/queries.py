@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vcoproc import limits
 from vcoproc.config import CoprocConfig, SystemConfig
 from vcoproc.errors import NotFound, VcoprocError, WrongState
+from vcoproc_toolstack.desired import Desired, read_desired
 from vcoproc_toolstack.leases import Leases
 from vcoproc_toolstack.memory import MemoryDir
 from vcoproc_toolstack.ports import Services
@@ -15,7 +16,6 @@ from vcoproc_toolstack.records import (
     CoprocAccount,
     CoprocState,
     DomainRecord,
-    EventRecord,
     Life,
     PlatformRecord,
     VcoprocRecord,
@@ -30,13 +30,18 @@ Statuses = Mapping[int, VcoprocStatus]
 
 @dataclass(frozen=True, slots=True)
 class CoprocStatus:
-    """A coproc of the tree and how it is now. current: resource name, or empty."""
+    """A coproc of the tree and how it is now. current: resource name, or empty.
+
+    memory_bytes: of the domains on it. revision: of the event that changed it last; 0 before one.
+    """
 
     config: CoprocConfig
     state: CoprocState
     vcoproc_count: int
     current: str
     switch_count: int
+    memory_bytes: int
+    revision: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +105,7 @@ class Queries:
             domain = _need_domain(view, name)
         return domain, self.statuses(domain.vcoprocs)
 
-    def domains(self, after: str, limit: int) -> tuple[list[DomainRecord], Statuses, int]:
+    def domains(self, after: str, limit: int | None) -> tuple[list[DomainRecord], Statuses, int]:
         """Sorted by name; the last is the revision that the list is of."""
         with self._store.read() as view:
             domains = view.domains(after=after, limit=limit)
@@ -118,7 +123,7 @@ class Queries:
         return found[0], self.statuses(found)
 
     def vcoprocs(
-        self, domain_name: str, after: tuple[str, str], limit: int
+        self, domain_name: str, after: tuple[str, str], limit: int | None
     ) -> tuple[list[VcoprocRecord], Statuses, int]:
         """Sorted by domain and name. domain_name: empty for all. Raises: NotFound."""
         with self._store.read() as view:
@@ -130,27 +135,17 @@ class Queries:
 
     def coproc(self, name: str) -> CoprocStatus:
         """Raises: NotFound."""
-        config = self._leases.coprocs.get(name)
-        if config is None:
-            raise NotFound("coproc", name)
-        return self._coproc_statuses([config])[0]
-
-    def coprocs(self, after: str, limit: int) -> tuple[list[CoprocStatus], int]:
-        """In the order of the tree. after: name of the coproc before the first; empty for none."""
         with self._store.read() as view:
-            counts = view.counts()
-            revision = view.revision()
-        listed = self._leases.listed(counts)
-        if after:
-            last = self._leases.place(after)
-            place = self._leases.place
-            listed = [
-                each for each in listed if last is not None and (place(each.name) or 0) > last
-            ]
-        return self._coproc_statuses(listed[:limit]), revision
+            desired = read_desired(view, self._leases, also=name)
+        return coproc_statuses(desired, [desired.coproc(name)], self._accounts() or ())[0]
 
-    def knows_coproc(self, name: str) -> bool:
-        return self._leases.place(name) is not None
+    def coprocs(self, after: str) -> tuple[list[CoprocStatus], int]:
+        """Sorted by name. after: name of the coproc before the first; empty for none."""
+        with self._store.read() as view:
+            desired = read_desired(view, self._leases)
+        accounts = self._accounts() or ()
+        listed = [coproc for coproc in desired.coprocs if coproc.name > after]
+        return coproc_statuses(desired, listed, accounts), desired.revision
 
     def open(self, name: str) -> DomainOpening:
         """The secrets and places of a domain.
@@ -197,19 +192,6 @@ class Queries:
             for each in listed
         ]
 
-    def revision(self) -> int:
-        """Of the newest event."""
-        with self._store.read() as view:
-            return view.revision()
-
-    def wait_for_events(self, after: int, stopped: Callable[[], bool]) -> list[EventRecord]:
-        """See `Store.wait_for_events`."""
-        return self._store.wait_for_events(after, stopped)
-
-    def wake(self) -> None:
-        """See `Store.wake`."""
-        self._store.wake()
-
     def _opening(self, view: View, vcoproc: VcoprocRecord) -> VcoprocOpening:
         lease = self._leases.get(vcoproc.coproc)
         platform = lease.platform if lease else view.platform(vcoproc.compatible)
@@ -247,13 +229,7 @@ class Queries:
         else:
             for account in accounts:
                 found.update(account.vcoprocs)
-        lost = VcoprocStatus(VcoprocState.LOST)
-        return {
-            vcoproc.vcoproc_id: found.get(vcoproc.vcoproc_id, VcoprocStatus(VcoprocState.UNKNOWN))
-            if vcoproc.coproc in online
-            else lost
-            for vcoproc in vcoprocs
-        }
+        return merged_statuses(vcoprocs, online, found)
 
     def _from_coprocs(self, names: Iterable[str]) -> dict[int, VcoprocStatus]:
         """States without accounting, from coprocs that answer; nothing from the others."""
@@ -266,27 +242,42 @@ class Queries:
             found.update({number: VcoprocStatus(state) for number, state in view.vcoprocs})
         return found
 
-    def _coproc_statuses(self, configs: Sequence[CoprocConfig]) -> list[CoprocStatus]:
-        accounts = {account.coproc: account for account in self._accounts() or ()}
-        statuses = []
-        with self._store.read() as view:
-            counts = view.counts()
-            settings = view.settings()
-            for given in configs:
-                setting = settings.get(given.name)
-                config = setting.applied(given) if setting else given
-                account = accounts.get(config.name)
-                current = view.vcoproc(account.current) if account and account.current else None
-                statuses.append(
-                    CoprocStatus(
-                        config=config,
-                        state=self._leases.state(config.name),
-                        vcoproc_count=counts.get(config.name, 0),
-                        current=current.resource if current else "",
-                        switch_count=account.switch_count if account else 0,
-                    )
-                )
-        return statuses
+
+def merged_statuses(
+    vcoprocs: Iterable[VcoprocRecord], online: Container[str], found: Statuses
+) -> Statuses:
+    """How these vcoprocs are. online: coprocs. found: what a service said of a vcoproc."""
+    lost = VcoprocStatus(VcoprocState.LOST)
+    unknown = VcoprocStatus(VcoprocState.UNKNOWN)
+    return {
+        vcoproc.vcoproc_id: found.get(vcoproc.vcoproc_id, unknown)
+        if vcoproc.coproc in online
+        else lost
+        for vcoproc in vcoprocs
+    }
+
+
+def coproc_statuses(
+    desired: Desired, coprocs: Iterable[CoprocConfig], accounts: Iterable[CoprocAccount]
+) -> list[CoprocStatus]:
+    """How these coprocs of the desired state are. accounts: what the scheduler says of all."""
+    by_name = {account.coproc: account for account in accounts}
+    statuses = []
+    for config in coprocs:
+        account = by_name.get(config.name)
+        current = desired.vcoprocs.get(account.current) if account else None
+        statuses.append(
+            CoprocStatus(
+                config=config,
+                state=desired.states[config.name],
+                vcoproc_count=desired.counts.get(config.name, 0),
+                current=current.resource if current else "",
+                switch_count=account.switch_count if account else 0,
+                memory_bytes=desired.memory_bytes.get(config.name, 0),
+                revision=desired.revisions.get(config.name, 0),
+            )
+        )
+    return statuses
 
 
 def _need_domain(view: View, name: str) -> DomainRecord:

@@ -114,7 +114,10 @@ class VcoprocLine:
 
 @dataclass(frozen=True, slots=True)
 class VcoprocRecord:
-    """A domain's instance of a coproc. ranges: in the platform's order. No number comes back."""
+    """A domain's instance of a coproc. ranges: in the platform's order. No number comes back.
+
+    revision: of the event that changed it, or its whole domain, last; 0 before the first.
+    """
 
     vcoproc_id: int
     domid: int
@@ -127,6 +130,7 @@ class VcoprocRecord:
     params: tuple[tuple[str, int], ...]
     ranges: tuple[VcoprocRange, ...]
     lines: tuple[VcoprocLine, ...]
+    revision: int = 0
 
     @property
     def resource(self) -> str:
@@ -143,7 +147,10 @@ class VcoprocRecord:
 
 @dataclass(frozen=True, slots=True)
 class DomainRecord:
-    """A virtual machine. vcoprocs: sorted by name."""
+    """A virtual machine. vcoprocs: sorted by name.
+
+    revision: of the event that changed it, or one of its vcoprocs, last; 0 before the first.
+    """
 
     domid: int
     name: str
@@ -152,6 +159,7 @@ class DomainRecord:
     irq_credential: bytes = field(repr=False)
     unknown_keys: tuple[str, ...]
     vcoprocs: tuple[VcoprocRecord, ...]
+    revision: int = 0
 
     @property
     def resource(self) -> str:
@@ -163,10 +171,22 @@ class DomainRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class FaultRecord:
+    """What faulted. vcoproc_id: 0 for the coproc itself. code, address: as its registers say."""
+
+    vcoproc_id: int
+    code: int
+    address: int
+
+
+@dataclass(frozen=True, slots=True)
 class EventRecord:
     """Something changed. revision: rises by one with each. time_ns: Unix time.
 
     actor: name of the caller who caused it; empty for the cluster itself.
+    resource: what changed, as it was after this event; None when it was gone by then, and for all
+    that is no domain or vcoproc. One that was read from the store has no credentials.
+    fault: of an event FAULTED; None for one that was kept before faults were.
     """
 
     revision: int
@@ -174,6 +194,8 @@ class EventRecord:
     kind: EventKind
     description: str
     time_ns: int
+    resource: DomainRecord | VcoprocRecord | None = field(default=None, repr=False)
+    fault: FaultRecord | None = None
     actor: str = ""
 
 
@@ -226,20 +248,28 @@ class Accounting:
 
 @dataclass(frozen=True, slots=True)
 class VcoprocStatus:
-    """How a vcoproc is now. accounting: None while the scheduler does not answer."""
+    """How a vcoproc is now. accounting: None while the scheduler does not answer.
+
+    refusal_count: how often it refused to leave.
+    """
 
     state: VcoprocState
     accounting: Accounting | None = None
+    refusal_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class CoprocAccount:
-    """What the scheduler says of a coproc. current: the vcoproc on it, 0 for none."""
+    """What the scheduler says of a coproc. current: the vcoproc on it, 0 for none.
+
+    algorithm: the one that decides.
+    """
 
     coproc: str
     current: int
     switch_count: int
     vcoprocs: tuple[tuple[int, VcoprocStatus], ...]
+    algorithm: str = ""
 
 
 @dataclass(frozen=True, slots=True)

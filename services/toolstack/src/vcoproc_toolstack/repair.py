@@ -17,7 +17,7 @@ from vcoproc_toolstack.memory import MemoryDir
 from vcoproc_toolstack.ports import Services
 from vcoproc_toolstack.reconcile import coproc_repair, router_repair, scheduler_repair
 from vcoproc_toolstack.records import DomainRecord, EventKind
-from vcoproc_toolstack.schedules import with_settings
+from vcoproc_toolstack.schedules import schedule_resource, with_settings
 from vcoproc_toolstack.steps import (
     IRQ_ROUTER,
     MEMORY,
@@ -32,6 +32,7 @@ from vcoproc_toolstack.steps import (
 from vcoproc_toolstack.store import Store
 
 _COPROC: Final = "coproc/"
+_MEMORY_GONE: Final = "its memory was gone and is zero again"
 FALLBACK: Final = "rr"
 """Schedules a coproc whose own algorithm the scheduler no longer takes, a plug-in that was removed
 perhaps, so that those who run on it go on. It needs no parameters."""
@@ -107,9 +108,7 @@ class Repairer:
                         wanted[step.file_name] = domain
                         made |= memory.make(step)
                 if made:
-                    with self._store.change() as change:
-                        why = "its memory was gone and is zero again"
-                        change.add_event(domain.resource, EventKind.CHANGED, why)
+                    self._note(domain.resource, EventKind.CHANGED, _MEMORY_GONE)
             for name in memory.remove_others(wanted.keys()):
                 self._log.warning("removed a memory file of no domain", file=name)
         for vcoproc in (vcoproc for domain in domains for vcoproc in domain.vcoprocs):
@@ -146,6 +145,7 @@ class Repairer:
 
     def _repair_store(self) -> bool:
         try:
+            self._store.recover()
             with self._changes.exclusive():
                 self._changes.finish_unfinished()
         except VcoprocError as error:  # the disk is still full, perhaps
@@ -181,8 +181,10 @@ class Repairer:
 
     def _note_refusal(self, coproc: CoprocConfig, why: VcoprocError) -> None:
         words = f"algorithm {coproc.scheduler} is refused, {FALLBACK} has taken over: {why}"
-        with self._store.change() as change:
-            change.add_event(f"coprocs/{coproc.name}", EventKind.FELL_BACK, words)
+        self._note(schedule_resource(coproc.name), EventKind.FELL_BACK, words)
+
+    def _note(self, name: str, kind: EventKind, words: str) -> None:
+        self._store.note(lambda change: change.add_event(name, kind, words))
 
     def _domains(self) -> list[DomainRecord]:
         with self._store.read() as view:

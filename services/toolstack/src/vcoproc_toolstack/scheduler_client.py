@@ -40,7 +40,26 @@ _RUN_STATES: Final = {
 def vcoproc_status(account: pb.VcoprocAccount) -> VcoprocStatus:
     """How a vcoproc is, as the scheduler says."""
     state = _RUN_STATES.get(account.run_state, VcoprocState.UNKNOWN)
-    return VcoprocStatus(state, _accounting(account.accounting))
+    return VcoprocStatus(state, _accounting(account.accounting), account.refusal_count)
+
+
+def schedule_view(answer: pb.GetScheduleResponse) -> ScheduleView:
+    """How a coproc is scheduled, as the scheduler says."""
+    fallback = ""
+    if answer.HasField("fallback") and answer.algorithm != answer.wanted_algorithm:
+        fallback = f"{answer.fallback.algorithm} failed: {answer.fallback.why}"
+    return ScheduleView(
+        algorithm=answer.algorithm,
+        wanted=answer.wanted_algorithm,
+        slice_ns=answer.slice_ns,
+        refusal_ns=answer.refusal_ns,
+        parameters=dict(answer.parameters),
+        vcoprocs=tuple(_vcoproc(each) for each in answer.vcoprocs),
+        current=answer.current_vcoproc_id,
+        switch_count=answer.switch_count,
+        fallback=fallback,
+        fallback_count=answer.fallback_count,
+    )
 
 
 class DecisionStream:
@@ -92,22 +111,8 @@ class GrpcScheduling:
 
     def schedule(self, coproc: str) -> ScheduleView:
         """See `ports.Scheduling.schedule`."""
-        answer = self._call(self._stub.GetSchedule, pb.GetScheduleRequest(coproc=coproc))
-        fallback = ""
-        if answer.HasField("fallback") and answer.algorithm != answer.wanted_algorithm:
-            fallback = f"{answer.fallback.algorithm} failed: {answer.fallback.why}"
-        return ScheduleView(
-            algorithm=answer.algorithm,
-            wanted=answer.wanted_algorithm,
-            slice_ns=answer.slice_ns,
-            refusal_ns=answer.refusal_ns,
-            parameters=dict(answer.parameters),
-            vcoprocs=tuple(_vcoproc(each) for each in answer.vcoprocs),
-            current=answer.current_vcoproc_id,
-            switch_count=answer.switch_count,
-            fallback=fallback,
-            fallback_count=answer.fallback_count,
-        )
+        request = pb.GetScheduleRequest(coproc=coproc)
+        return schedule_view(self._call(self._stub.GetSchedule, request))
 
     def set_coproc(self, step: SetCoproc, *, restart: bool = False) -> None:
         """See `ports.Scheduling.set_coproc`."""

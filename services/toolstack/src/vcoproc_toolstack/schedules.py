@@ -24,6 +24,11 @@ _NAMES_TOLD_MAX: Final = 32
 """Names listed in a message."""
 
 
+def schedule_resource(coproc: str) -> str:
+    """What events of how a coproc is scheduled are named after."""
+    return f"coprocs/{coproc}/schedule"
+
+
 # --- algorithms -----------------------------------------------------------------------------------
 
 

@@ -15,15 +15,15 @@ from vcoproc.runtime import grpc_kit
 from vcoproc.runtime.rundir import RunDir
 from vcoproc_toolstack.calls import Caller
 from vcoproc_toolstack.leases import Leases
+from vcoproc_toolstack.looking_client import GrpcLooking, coproc_state, to_accounts
 from vcoproc_toolstack.memory import MemoryDir
 from vcoproc_toolstack.records import (
     CoprocAccount,
     CoprocView,
     RouterView,
     VcoprocRecord,
-    VcoprocState,
 )
-from vcoproc_toolstack.scheduler_client import GrpcScheduling, vcoproc_status
+from vcoproc_toolstack.scheduler_client import GrpcScheduling
 from vcoproc_toolstack.steps import (
     IRQ_ROUTER,
     SCHEDULER,
@@ -59,6 +59,7 @@ class GrpcServices:
         self._scheduler = rpc.SchedulerControlServiceStub(self.scheduler_channel)
         self.scheduling = GrpcScheduling(self._caller, self._scheduler)
         self._router = rpc.IrqControlServiceStub(self.router_channel)
+        self.looking = GrpcLooking(self._caller, self._scheduler, self._router, self._coproc_stub)
 
     def cancel(self) -> None:
         """Gives up everything under way; to be followed by `close` once nobody calls any more."""
@@ -170,15 +171,7 @@ class GrpcServices:
         """See `ports.Services.accounts`."""
         request = pb.ListAccountsRequest()
         answer = self._call(SCHEDULER, self._scheduler.ListAccounts, request, timeout_ns)
-        return tuple(
-            CoprocAccount(
-                coproc.coproc,
-                coproc.current_vcoproc_id,
-                coproc.switch_count,
-                tuple((each.vcoproc_id, vcoproc_status(each)) for each in coproc.vcoprocs),
-            )
-            for coproc in answer.coprocs
-        )
+        return to_accounts(answer)
 
     def router(self) -> RouterView:
         """See `ports.Services.router`."""
@@ -197,7 +190,7 @@ class GrpcServices:
             answer.current_vcoproc_id,
             answer.switch_count,
             tuple(
-                (each.vcoproc_id, _state(each, answer.current_vcoproc_id))
+                (each.vcoproc_id, coproc_state(each, answer.current_vcoproc_id))
                 for each in answer.vcoprocs
             ),
         )
@@ -212,12 +205,3 @@ def _map_lines(vcoproc: VcoprocRecord) -> pb.MapLinesRequest:
             pb.MappedLine(line=line.index, irq=line.irq, level=line.level) for line in vcoproc.lines
         ],
     )
-
-
-def _state(status: pb.VcoprocStatus, current: int) -> VcoprocState:
-    """The state as far as a coproc-sim knows it, without the scheduler."""
-    if status.faulted:
-        return VcoprocState.FAULTED
-    if not status.runnable:
-        return VcoprocState.SLEEPING
-    return VcoprocState.RUNNING if status.vcoproc_id == current else VcoprocState.WAITING

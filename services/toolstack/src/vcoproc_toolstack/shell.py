@@ -15,6 +15,7 @@ from typing import Any
 
 import grpc
 
+from vcoproc.api.v1 import cluster_pb2_grpc as cluster_rpc
 from vcoproc.api.v1 import toolstack_pb2_grpc as api_rpc
 from vcoproc.config import SystemConfig
 from vcoproc.errors import InvalidArgument, InvariantViolation
@@ -27,7 +28,11 @@ from vcoproc_toolstack import gateway, lease
 from vcoproc_toolstack.access import Access, AccessFile
 from vcoproc_toolstack.audit import Guard
 from vcoproc_toolstack.audit_gateway import describe
+from vcoproc_toolstack.audit_log import AuditLog
 from vcoproc_toolstack.changes import Changes
+from vcoproc_toolstack.cluster_gateway import ClusterGateway
+from vcoproc_toolstack.cluster_queries import ClusterQueries
+from vcoproc_toolstack.event_hub import EventHub
 from vcoproc_toolstack.fallbacks import FallbackWatch
 from vcoproc_toolstack.health import HealthWatch
 from vcoproc_toolstack.leases import Leases
@@ -38,10 +43,12 @@ from vcoproc_toolstack.repair import Marks, Repairer
 from vcoproc_toolstack.schedule_changes import ScheduleChanges
 from vcoproc_toolstack.schedule_queries import ScheduleQueries
 from vcoproc_toolstack.services import GrpcServices
-from vcoproc_toolstack.steps import IRQ_ROUTER, SCHEDULER
+from vcoproc_toolstack.steps import IRQ_ROUTER, SCHEDULER, STORE
 from vcoproc_toolstack.store import Store
+from vcoproc_toolstack.streams import OpenStreams
 
 API_SERVICE = "vcoproc.api.v1.ToolstackService"
+CLUSTER_SERVICE = "vcoproc.api.v1.ClusterService"
 LEASE_SERVICE = "vcoproc.internal.v1.LeaseService"
 _GRACE_S = 0.5
 
@@ -67,7 +74,7 @@ class Shell:
         self,
         run_dir: RunDir,
         system: SystemConfig,
-        store_file: Path,
+        store: Path | str,
         log: Log,
         listen: Listen | None = None,
     ) -> None:
@@ -77,12 +84,13 @@ class Shell:
         self._exit = ExitStack()
         self._failed = False
         self._marks = Marks()
-        self._store = Store(store_file, time.time_ns)
+        self._store = Store(store, time.time_ns, failed=lambda: self._marks.mark(STORE))
         self._exit.callback(self._store.close)
         self._leases = Leases(system)
+        self._audit_log = AuditLog(self._store, time.time_ns)
         self._guard = Guard(
             Access(AccessFile(listen.access_file, log) if listen else None),
-            self._store,
+            self._audit_log,
             lambda name: describe(self._store, self._leases, name),
             log,
         )
@@ -113,8 +121,7 @@ class Shell:
     def start(self) -> None:
         """Repairs what an earlier one left, then serves."""
         self._repairer.start(self._memory)
-        with self._store.change() as change:
-            change.end_audits_cut_off()
+        self._audit_log.complete_cut_off()
         self._serve_leases()
         self._serve_api()
         thread = threading.Thread(target=self._repair, name="repair", daemon=True)
@@ -166,37 +173,50 @@ class Shell:
         self._serve(
             "lease",
             lambda server: rpc.add_LeaseServiceServicer_to_server(servicer, server),
-            LEASE_SERVICE,
+            (LEASE_SERVICE,),
             lease.THREADS,
         )
 
     def _serve_api(self) -> None:
+        hub = EventHub(self._store, self._leases, self._log)
+        hub.start()
+        self._exit.callback(hub.stop)
+        streams = OpenStreams()
         servicer = gateway.Gateway(
-            self._changes, self._queries, self._schedule_changes, self._schedules
+            self._changes, self._queries, self._schedule_changes, self._schedules, (hub, streams)
         )
+        looking = self._services.looking
+        queries = ClusterQueries(self._store, self._leases, looking, self._queries)
+        of_cluster = ClusterGateway(queries, streams, self._guard, self._audit_log)
+
+        def add(server: grpc.Server) -> None:
+            api_rpc.add_ToolstackServiceServicer_to_server(servicer, server)
+            cluster_rpc.add_ClusterServiceServicer_to_server(of_cluster, server)
+
         self._serve(
             "toolstack",
-            lambda server: api_rpc.add_ToolstackServiceServicer_to_server(servicer, server),
-            API_SERVICE,
+            add,
+            (API_SERVICE, CLUSTER_SERVICE),
             gateway.THREADS,
+            public=True,
             guard=self._guard,
             listen=(self._listen.address, self._listen.tls) if self._listen else None,
             bound=lambda address: self._log.info("listens", address=address),
         )
-        self._exit.callback(servicer.stop)
+        self._exit.callback(streams.stop)
 
     def _serve(
         self,
         name: str,
         add: Callable[[grpc.Server], None],
-        service: str,
+        services: tuple[str, ...],
         threads: int,
         **options: Any,
     ) -> None:
         server = grpc_kit.serve(
             self._run_dir.grpc(name),
             add,
-            service_names=(service,),
+            service_names=services,
             log=self._log,
             threads=threads,
             **options,
@@ -214,8 +234,7 @@ class Shell:
         return lambda: self._note(name, EventKind.OFFLINE, "does not answer")
 
     def _note(self, name: str, kind: EventKind, text: str) -> None:
-        with self._store.change() as change:
-            change.add_event(f"services/{name}", kind, text)
+        self._store.note(lambda change: change.add_event(f"services/{name}", kind, text))
         self._log.info(f"{name} {text}")
 
 
@@ -236,13 +255,12 @@ def lock_run_dir(run_dir: RunDir) -> int:
 
 
 def run(
-    run_dir: RunDir,
-    system: SystemConfig,
-    store_file: Path | None,
-    log: Log,
-    listen: Listen | None = None,
+    run_dir: RunDir, system: SystemConfig, store: str, log: Log, listen: Listen | None = None
 ) -> None:
     """Serves until SIGTERM or SIGINT.
+
+    Args:
+        store: a path or a postgresql:// URL; empty for a file in the run directory.
 
     Raises:
         InvalidArgument: the store, the run directory, the address or the certificates cannot be
@@ -255,7 +273,7 @@ def run(
     run_dir.create()
     lock = lock_run_dir(run_dir)
     try:
-        shell = Shell(run_dir, system, store_file or store_path(run_dir), log, listen)
+        shell = Shell(run_dir, system, store or store_path(run_dir), log, listen)
         try:
             shell.start()
             log.info("toolstack serves", coprocs=len(system.coprocs))

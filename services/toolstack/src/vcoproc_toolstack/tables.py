@@ -1,4 +1,13 @@
-"""The tables of the store, and how an older file becomes a newer one."""
+"""The tables of the store. How an older store becomes a newer one: `migrations`.
+
+To keep one more field of a record:
+    1. Append a column of the field's name here, with a server_default: what rows of older stores
+       get. Raise SCHEMA_VERSION, once for each release.
+    2. Append the field to the record (`records`), with the same default.
+    3. Where the column's type does not take the field as it is, add a codec (`rows`).
+Nothing else: rows are read, compared and written column by column. For a new table of records with
+a key each, add a `Keyed` (`rows`); for one that is only appended to, see `Change._append`.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +26,12 @@ from sqlalchemy import (
 )
 
 SCHEMA_VERSION: Final = 3
-"""Rises with every change below; a step for each old version goes into `store._MIGRATIONS`."""
+"""Rises with a release that changes anything below."""
 
 METADATA: Final = MetaData()
 
 META: Final = Table(
+    # Numbers that belong to the whole store: its version, what is given out next.
     "meta",
     METADATA,
     Column("key", Text, primary_key=True),
@@ -42,6 +52,8 @@ DOMAINS: Final = Table(
     Column("memory_bytes", BigInteger, nullable=False),
     Column("irq_credential", LargeBinary, nullable=False),
     Column("unknown_keys", Text, nullable=False),  # JSON
+    # Since version 3: of the event that changed it last.
+    Column("revision", BigInteger, nullable=False, server_default="0"),
 )
 VCOPROCS: Final = Table(
     "vcoprocs",
@@ -49,13 +61,15 @@ VCOPROCS: Final = Table(
     Column("vcoproc_id", BigInteger, primary_key=True, autoincrement=False),
     Column("domid", Integer, ForeignKey("domains.domid"), nullable=False),
     Column("name", Text, nullable=False),
-    Column("coproc", Text, nullable=False, index=True),
+    Column("coproc", Text, nullable=False),
     Column("compatible", Text, nullable=False),
     Column("life", Text, nullable=False),
     Column("trap_credential", LargeBinary, nullable=False),
     Column("params", Text, nullable=False),  # JSON, as the next two
     Column("ranges", Text, nullable=False),
     Column("lines", Text, nullable=False),
+    # Since version 3, as of a domain.
+    Column("revision", BigInteger, nullable=False, server_default="0"),
     UniqueConstraint("domid", "name"),
 )
 SCHEDULES: Final = Table(
@@ -70,29 +84,31 @@ SCHEDULES: Final = Table(
 EVENTS: Final = Table(
     "events",
     METADATA,
-    Column("revision", Integer, primary_key=True),
+    Column("revision", BigInteger, primary_key=True, autoincrement=False),
     Column("name", Text, nullable=False),
     Column("kind", Text, nullable=False),
     Column("description", Text, nullable=False),
     Column("time_ns", BigInteger, nullable=False),
-    Column("actor", Text, nullable=False),  # since version 3
-    # A revision must not come back after old events were deleted.
-    sqlite_autoincrement=True,
+    # Since version 3: what changed, as of then; JSON, deflated. See `rows.pack_resource`.
+    Column("resource", LargeBinary, nullable=True),
+    # Since version 3: what faulted, with code and address; JSON.
+    Column("fault", Text, nullable=True),
+    # Since version 3: name of the caller who caused it.
+    Column("actor", Text, nullable=False, server_default=""),
 )
 REQUESTS: Final = Table(
     "requests",
     METADATA,
-    Column("serial", Integer, primary_key=True),
+    Column("serial", BigInteger, primary_key=True, autoincrement=False),
     Column("request_id", Text, nullable=False, unique=True),
     Column("fingerprint", LargeBinary, nullable=False),
     Column("answer", LargeBinary, nullable=False),
-    sqlite_autoincrement=True,
 )
 AUDIT: Final = Table(
-    # Since version 3: who asked for which change.
+    # Since version 3: who asked for which change. Not kept in memory; see `audit_log`.
     "audit",
     METADATA,
-    Column("number", Integer, primary_key=True),
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
     Column("time_ns", BigInteger, nullable=False),
     Column("caller", Text, nullable=False),
     Column("role", Integer, nullable=False),
@@ -102,5 +118,4 @@ AUDIT: Final = Table(
     Column("before", Text, nullable=False),
     Column("after", Text, nullable=False),
     Column("outcome", Text, nullable=False),
-    sqlite_autoincrement=True,
 )

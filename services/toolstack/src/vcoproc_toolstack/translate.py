@@ -23,6 +23,7 @@ from vcoproc_toolstack.queries import (
     VcoprocOpening,
 )
 from vcoproc_toolstack.records import (
+    Accounting,
     DomainRecord,
     EventRecord,
     Life,
@@ -148,7 +149,7 @@ def read_page_token(token: str, kind: str, part_count: int) -> tuple[str, ...] |
         or not all(isinstance(part, str) for part in parts)
         or parts[0] != kind
     ):
-        raise InvalidArgument("page_token", "was not made by this list")
+        raise InvalidArgument("page_token", "was not made by this list, or with another filter")
     return tuple(parts[1:])
 
 
@@ -163,12 +164,13 @@ def domain_message(domain: DomainRecord, statuses: Statuses) -> api.Domain:
         state=_LIVES[domain.life],
         vcoprocs=[vcoproc_message(vcoproc, statuses) for vcoproc in domain.vcoprocs],
         unknown_keys=domain.unknown_keys,
+        revision=domain.revision,
     )
 
 
 def vcoproc_message(vcoproc: VcoprocRecord, statuses: Statuses) -> api.Vcoproc:
     status = statuses.get(vcoproc.vcoproc_id, _UNKNOWN)
-    message = api.Vcoproc(
+    return api.Vcoproc(
         name=vcoproc.resource,
         vcoproc_id=vcoproc.vcoproc_id,
         coproc=f"coprocs/{vcoproc.coproc}",
@@ -187,12 +189,23 @@ def vcoproc_message(vcoproc: VcoprocRecord, statuses: Statuses) -> api.Vcoproc:
             for line in vcoproc.lines
         ],
         parameters=dict(vcoproc.params),
+        accounting=accounting_message(status.accounting) if status.accounting else None,
+        revision=vcoproc.revision,
+        compatible=vcoproc.compatible,
     )
-    if status.accounting is not None:
-        for name in api.Accounting.DESCRIPTOR.fields_by_name:
-            setattr(message.accounting, name, getattr(status.accounting, name))
-        message.accounting.SetInParent()  # all figures may be zero
-    return message
+
+
+def accounting_message(figures: Accounting) -> api.Accounting:
+    return api.Accounting(
+        run_ns=figures.run_ns,
+        wait_ns=figures.wait_ns,
+        refused_ns=figures.refused_ns,
+        overtime_ns=figures.overtime_ns,
+        switch_ns=figures.switch_ns,
+        switch_count=figures.switch_count,
+        wake_count=figures.wake_count,
+        instruction_count=figures.instruction_count,
+    )
 
 
 def vcoproc_state(state: VcoprocState) -> api.Vcoproc.State.ValueType:
@@ -217,6 +230,11 @@ def coproc_message(status: CoprocStatus) -> api.Coproc:
         clock_hz=config.clock_hz,
         current_vcoproc=status.current,
         switch_count=status.switch_count,
+        memory_bytes=status.memory_bytes,
+        refusal_us=config.refusal_deadline_ns // limits.US,
+        refusal_drain_us=config.refusal_drain_ns // limits.US,
+        revision=status.revision,
+        aliases=config.aliases,
     )
 
 

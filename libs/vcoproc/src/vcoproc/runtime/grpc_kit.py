@@ -2,48 +2,27 @@
 
 from __future__ import annotations
 
-import traceback
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Final
 
 import grpc
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
-from vcoproc import errors
+from vcoproc import limits
 from vcoproc.errors import (
-    DeviceFault,
-    GuestError,
     InvalidArgument,
     PeerError,
     RequestError,
     VcoprocError,
+    WatcherTooSlow,
 )
+from vcoproc.runtime.grpc_calls import STATUS_KEY, Guard, Interceptor, open_to_all
 from vcoproc.runtime.logs import Log
 
-ERROR_DOMAIN: Final = "vcoproc"
-_STATUS_KEY: Final = "grpc-status-details-bin"
 _MESSAGE_BYTES_MAX: Final = 8 * 1024 * 1024
-_TRAILER_BYTES_MAX: Final = 7000
-_VALUE_MAX: Final = 200
-"""What is longer of an error is cut: gRPC takes 8 KiB of trailers, and loses all of more."""
-
-_CODES: Final[dict[str, grpc.StatusCode]] = {
-    errors.NotFound.reason: grpc.StatusCode.NOT_FOUND,
-    errors.AlreadyExists.reason: grpc.StatusCode.ALREADY_EXISTS,
-    errors.WrongState.reason: grpc.StatusCode.FAILED_PRECONDITION,
-    errors.NotAdmitted.reason: grpc.StatusCode.FAILED_PRECONDITION,
-    errors.LimitExceeded.reason: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    errors.RevisionGone.reason: grpc.StatusCode.OUT_OF_RANGE,
-    errors.WatcherTooSlow.reason: grpc.StatusCode.ABORTED,
-    errors.Unauthenticated.reason: grpc.StatusCode.UNAUTHENTICATED,
-    errors.PermissionDenied.reason: grpc.StatusCode.PERMISSION_DENIED,
-    errors.StoreUnavailable.reason: grpc.StatusCode.UNAVAILABLE,
-    errors.SwitchTimeout.reason: grpc.StatusCode.DEADLINE_EXCEEDED,
-}
 
 
 class RemoteRefusal(RequestError):
@@ -62,129 +41,6 @@ class RemoteUnavailable(PeerError):
 
     def __init__(self, words: str) -> None:
         super().__init__(words)
-
-
-def _code(error: VcoprocError) -> grpc.StatusCode:
-    if code := _CODES.get(error.reason):
-        return code
-    match error:
-        case PeerError():
-            return grpc.StatusCode.UNAVAILABLE
-        case DeviceFault():
-            return grpc.StatusCode.FAILED_PRECONDITION
-        case RequestError() | GuestError():
-            return grpc.StatusCode.INVALID_ARGUMENT
-        case _:
-            return grpc.StatusCode.INTERNAL
-
-
-def _cut(words: str) -> str:
-    """As much of a text as the trailers of a call have room for."""
-    room_thirds = 3 * _TRAILER_BYTES_MAX
-    for place, letter in enumerate(words):
-        # Twice in the trailers: percent-encoded, and as a message in base64.
-        code = letter.encode(errors="replace")
-        room_thirds -= len(code) * (3 * (1 if 0x20 <= code[0] < 0x7F else 3) + 4)
-        if room_thirds < 0:
-            return words[:place]
-    return words
-
-
-def _abort(context: grpc.ServicerContext, error: VcoprocError) -> None:
-    code = _code(error)
-    info = error_details_pb2.ErrorInfo(
-        reason=error.reason,
-        domain=ERROR_DOMAIN,
-        metadata={
-            key: str(value)[:_VALUE_MAX]
-            for key, value in vars(error).items()
-            if not key.startswith("_") and isinstance(value, (str, int))
-        },
-    )
-    words = _cut(str(error))
-    status = status_pb2.Status(code=code.value[0], message=words)
-    status.details.add().Pack(info)
-    context.set_trailing_metadata(((_STATUS_KEY, status.SerializeToString()),))
-    context.abort(code, words)
-
-
-Guard: TypeAlias = Callable[
-    [str, Any, grpc.ServicerContext], AbstractContextManager[Callable[[Any], None]]
-]
-"""What stands around every call: gets the method's full name, the request (None when it is a
-stream) and the context; raises VcoprocError to refuse. What it gives is told the answer."""
-
-
-def _open_to_all(
-    _method: str, _request: Any, _context: grpc.ServicerContext
-) -> AbstractContextManager[Callable[[Any], None]]:
-    return nullcontext(lambda _answer: None)
-
-
-class _Interceptor(grpc.ServerInterceptor):
-    """Turns exceptions of handlers into statuses; handlers only raise."""
-
-    def __init__(self, log: Log, guard: Guard) -> None:
-        self._log = log
-        self._guard = guard
-
-    def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], grpc.RpcMethodHandler[Any, Any] | None],
-        details: grpc.HandlerCallDetails,
-    ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        handler = continuation(details)
-        if handler is None:
-            return None
-        coding = {
-            "request_deserializer": handler.request_deserializer,
-            "response_serializer": handler.response_serializer,
-        }
-        method = details.method
-        if handler.unary_unary:
-            unary = self._unary(method, handler.unary_unary)
-            return grpc.unary_unary_rpc_method_handler(unary, **coding)
-        if handler.stream_unary:
-            unary = self._unary(method, handler.stream_unary, streamed=True)
-            return grpc.stream_unary_rpc_method_handler(unary, **coding)
-        if handler.unary_stream:
-            stream = self._stream(method, handler.unary_stream)
-            return grpc.unary_stream_rpc_method_handler(stream, **coding)
-        assert handler.stream_stream is not None, "the only kind that is left"
-        stream = self._stream(method, handler.stream_stream, streamed=True)
-        return grpc.stream_stream_rpc_method_handler(stream, **coding)
-
-    def _fail(self, context: grpc.ServicerContext, error: Exception) -> None:
-        if isinstance(error, VcoprocError):
-            _abort(context, error)
-        self._log.error("bug in a call", error=repr(error), trace=traceback.format_exc())
-        context.abort(grpc.StatusCode.INTERNAL, "internal error, see the log of the service")
-
-    def _unary(
-        self, method: str, behavior: Callable[..., Any], *, streamed: bool = False
-    ) -> Callable[..., Any]:
-        def guarded(request: Any, context: grpc.ServicerContext) -> Any:
-            try:
-                with self._guard(method, None if streamed else request, context) as answered:
-                    answer = behavior(request, context)
-                    answered(answer)
-                    return answer
-            except Exception as error:
-                self._fail(context, error)
-
-        return guarded
-
-    def _stream(
-        self, method: str, behavior: Callable[..., Any], *, streamed: bool = False
-    ) -> Callable[..., Any]:
-        def guarded(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-            try:
-                with self._guard(method, None if streamed else request, context):
-                    yield from behavior(request, context)
-            except Exception as error:
-                self._fail(context, error)
-
-        return guarded
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,9 +105,10 @@ def serve(
     service_names: Sequence[str],
     log: Log,
     threads: int = 4,
-    guard: Guard = _open_to_all,
+    guard: Guard = open_to_all,
     listen: tuple[str, TlsFiles] | None = None,
     bound: Callable[[str], None] = lambda _address: None,
+    public: bool = False,
 ) -> grpc.Server:
     """Starts a server. Its handlers raise VcoprocError to refuse.
 
@@ -259,10 +116,12 @@ def serve(
         target: "unix:/path".
         add: registers the servicers.
         service_names: full names, for health and reflection.
-        threads: a stream holds one as long as it is open.
+        threads: for calls whose requests have come; a stream holds one as long as it is open.
         guard: stands around every call.
         listen: also serve over TLS, at this "host:port"; port 0 takes a free one.
         bound: is told the "host:port" that was taken.
+        public: clients may be anybody's: their connections are bounded, and those that do not
+            answer are closed.
 
     Raises:
         InvalidArgument: that address or those certificates cannot be used.
@@ -270,12 +129,14 @@ def serve(
     from grpc_health.v1 import health, health_pb2, health_pb2_grpc
     from grpc_reflection.v1alpha import reflection
 
+    others = limits.REQUESTS_AWAITED_MAX + limits.OTHER_STREAMS_MAX
     server = grpc.server(
-        ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
-        interceptors=[_Interceptor(log, guard)],
+        ThreadPoolExecutor(threads + others, thread_name_prefix="grpc"),
+        interceptors=[Interceptor(log, guard)],
         options=(
             ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
             ("grpc.so_reuseport", 0),
+            *(_PUBLIC_OPTIONS if public else ()),
         ),
     )
     add(server)
@@ -298,6 +159,17 @@ def serve(
     return server
 
 
+_PUBLIC_OPTIONS: Final = (
+    ("grpc.max_allowed_incoming_connections", limits.CONNECTIONS_MAX),
+    ("grpc.max_concurrent_streams", limits.CALLS_PER_CONNECTION_MAX),
+    ("grpc.server_handshake_timeout_ms", limits.PING_TIMEOUT_NS // limits.MS),
+    ("grpc.keepalive_time_ms", limits.PING_INTERVAL_NS // limits.MS),
+    ("grpc.keepalive_timeout_ms", limits.PING_TIMEOUT_NS // limits.MS),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # Of the pings by which gRPC measures the connection. They come first, and without this a client
+    # that answers none is only found after a minute.
+    ("grpc.http2.ping_timeout_ms", limits.PING_TIMEOUT_NS // limits.MS),
+)
 _CHANNEL_OPTIONS: Final = (
     # Not min_reconnect_backoff_ms: it bounds each attempt, and a busy machine is slow.
     ("grpc.initial_reconnect_backoff_ms", 50),
@@ -334,7 +206,7 @@ def _credentials(tls: tuple[bytes, bytes, bytes]) -> grpc.ChannelCredentials:
 def error_info(error: grpc.Call | grpc.aio.AioRpcError) -> tuple[str, str, dict[str, str]] | None:
     """Reason, words and metadata that a service of ours gave; None when gRPC itself failed."""
     for key, value in error.trailing_metadata() or ():
-        if key == _STATUS_KEY:
+        if key == STATUS_KEY:
             status = status_pb2.Status.FromString(value)
             for detail in status.details:
                 info = error_details_pb2.ErrorInfo()
@@ -351,7 +223,9 @@ def to_error(error: grpc.RpcError) -> VcoprocError:
         return RemoteRefusal(*info)
     if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
         return RemoteUnavailable(words)
-    return RemoteRefusal(error.code().name, words, {})
+    # A stream that was cut has no room for its reason; nothing else of ours is ABORTED.
+    cut = error.code() is grpc.StatusCode.ABORTED
+    return RemoteRefusal(WatcherTooSlow.reason if cut else error.code().name, words, {})
 
 
 assert grpc.StatusCode.NOT_FOUND.value[0] == code_pb2.NOT_FOUND

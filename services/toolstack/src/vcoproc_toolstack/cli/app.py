@@ -9,13 +9,14 @@ from typing import Annotated
 import typer
 
 from vcoproc.errors import InvalidArgument
+from vcoproc_toolstack import target
+from vcoproc_toolstack.cli.access import access_app
 from vcoproc_toolstack.cli.config import (
     CppOption,
     IncludeOption,
     config_app,
     domain_device_tree,
 )
-from vcoproc_toolstack.cli.access import access_app
 from vcoproc_toolstack.cli.coprocs import coproc_app
 from vcoproc_toolstack.cli.domains import domain_app
 from vcoproc_toolstack.cli.options import (
@@ -77,9 +78,13 @@ def up(
         typer.Option(help="Logs, a file for each process; default: in the run directory."),
     ] = None,
     store: Annotated[
-        Path | None,
-        typer.Option(help="The toolstack's store; default: in the run directory."),
-    ] = None,
+        str,
+        typer.Option(
+            envvar=target.VARIABLE,
+            help="The toolstack's store: SQLite file or postgresql:// URL; "
+            "default: a file in the run directory.",
+        ),
+    ] = "",
     include: IncludeOption = None,
     cpp: CppOption = False,
     listen: Annotated[

@@ -67,11 +67,15 @@ class StartAborted(PeerError):
 
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
-    """A process to keep alive. log: where its stderr is appended; None for our own stderr."""
+    """A process to keep alive. log: where its stderr is appended; None for our own stderr.
+
+    environ: variables of this process alone.
+    """
 
     name: str
     command: tuple[str, ...]
     log: Path | None
+    environ: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -259,6 +263,7 @@ class Supervisor:
     def _spawn(self, child: _Child) -> None:
         environ = {
             **self._environ,
+            **child.spec.environ,
             "NOTIFY_SOCKET": str(self._notify_path),
             DIE_WITH_PARENT: str(os.getpid()),
         }

@@ -17,6 +17,7 @@ from vcoproc.config import CoprocConfig, SystemConfig, read_system_file
 from vcoproc.errors import InvalidArgument, RequestError
 from vcoproc.runtime.rundir import RunDir
 from vcoproc_toolstack.cli.supervisor import ChildSpec, Supervisor
+from vcoproc_toolstack.target import VARIABLE
 
 _LOCK: Final = "up.lock"
 _LOG_DIR: Final = "log"
@@ -62,7 +63,8 @@ class Cluster:
         run_dir: made when it does not exist, and then removed at the end.
         instances: coproc-sims for each template of the tree.
         log_dir: one file for each process; in the run directory (and gone with it) when None.
-        store: the toolstack's file; in the run directory when None.
+        store: of the toolstack: a path or a postgresql:// URL; a file in the run directory when
+            None.
         include: folders of what the tree includes, besides its own.
         cpp: whether the C preprocessor has to be run on the tree first.
         listen: where the control API is served over TCP too; nowhere when None.
@@ -81,7 +83,7 @@ class Cluster:
         *,
         instances: int = 1,
         log_dir: Path | None = None,
-        store: Path | None = None,
+        store: Path | str | None = None,
         include: Iterable[Path] = (),
         cpp: bool = False,
         listen: ListenOn | None = None,
@@ -173,18 +175,19 @@ class Cluster:
         self.stop()
 
     def _specs(self, log_dir: Path) -> list[ChildSpec]:
-        def spec(name: str, module: str, *arguments: str) -> ChildSpec:
+        def spec(name: str, module: str, *arguments: str, **environ: str) -> ChildSpec:
             # -P: what lies in the directory that the user is in must not be imported.
             command = (sys.executable, "-P", "-m", module, "--run-dir", str(self.run_dir))
-            return ChildSpec(name, (*command, *arguments), log_dir / f"{name}.log")
+            return ChildSpec(name, (*command, *arguments), log_dir / f"{name}.log", environ)
 
-        store = () if self._store is None else ("--store", str(self._store))
+        # Not on the command line: everybody can read it, and a URL may have a password.
+        store = {VARIABLE: str(self._store or "")}
         folders = [part for folder in self._include for part in ("--include", str(folder))]
         tree = ("--tree", str(self._tree), *folders, *(("--cpp",) if self._cpp else ()))
         listen = () if self._listen is None else self._listen.arguments()
         # The one that takes longest to start goes first.
         return [
-            spec("toolstack", "vcoproc_toolstack", *tree, *store, *listen),
+            spec("toolstack", "vcoproc_toolstack", *tree, *listen, **store),
             *(spec(coproc.name, "vcoproc_sim", "--coproc", coproc.name) for coproc in self.coprocs),
             spec("scheduler", "vcoproc_scheduler"),
             spec("irq-router", "vcoproc_irq_router"),

@@ -952,9 +952,12 @@ class VcoprocAccount(_message.Message):
     VCOPROC_ID_FIELD_NUMBER: _builtins.int
     RUN_STATE_FIELD_NUMBER: _builtins.int
     ACCOUNTING_FIELD_NUMBER: _builtins.int
+    REFUSAL_COUNT_FIELD_NUMBER: _builtins.int
     vcoproc_id: _builtins.int
     run_state: _builtins.str
     """A run state of the glossary: SLEEPING, WAITING, SWITCHING_IN, RUNNING, SWITCHING_OUT, FAULTED."""
+    refusal_count: _builtins.int
+    """Times that it refused to leave the coprocessor."""
     @_builtins.property
     def accounting(self) -> _toolstack_pb2.Accounting: ...
     def __init__(
@@ -963,10 +966,11 @@ class VcoprocAccount(_message.Message):
         vcoproc_id: _builtins.int = ...,
         run_state: _builtins.str = ...,
         accounting: _toolstack_pb2.Accounting | None = ...,
+        refusal_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["accounting", b"accounting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounting", b"accounting", "run_state", b"run_state", "vcoproc_id", b"vcoproc_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounting", b"accounting", "refusal_count", b"refusal_count", "run_state", b"run_state", "vcoproc_id", b"vcoproc_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
