@@ -136,4 +136,4 @@ class Turns:
         slice_ns, until_ns = (order.slice_ns, order.until_ns) if order else (None, 0)
         self._turn.begin(began_ns, slice_ns, until_ns)
         self._policy.sync(record)
-        self._policy.begin(record)
+        self._policy.begin(record, slice_ns)

@@ -182,6 +182,14 @@ class Policy(abc.ABC):
     def begin(self, vcoproc_id: int, now_ns: int) -> None:  # noqa: B027  optional on purpose
         """A turn of the vcoproc began on the coprocessor."""
 
+    def planned(self, vcoproc_id: int, slice_ns: int | None) -> None:  # noqa: B027
+        """The turn that has just begun is not the one that `pick` answered last: an answer before
+        it was on its way, or there already.
+
+        Args:
+            slice_ns: the length of this turn; None: not known.
+        """
+
     @abc.abstractmethod
     def charge(self, usage: Usage) -> None:
         """A vcoproc has used the coprocessor."""

@@ -183,6 +183,12 @@ class Edf(Policy):
         known = answer.vcoproc_id == vcoproc_id
         self._turn(server, now_ns, now_ns + answer.slice_ns if known else None)
 
+    def planned(self, vcoproc_id: int, slice_ns: int | None) -> None:
+        if slice_ns is None or self._since_ns is None:
+            self._turn_end_ns = None
+        else:
+            self._turn_end_ns = self._since_ns + slice_ns
+
     def charge(self, usage: Usage) -> None:
         self._advance(usage.now_ns)
         vcoproc_id = usage.vcoproc_id
