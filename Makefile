@@ -11,7 +11,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 	--no-emit-index-url --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench api firmware lock format sim clean
+.PHONY: help demo test lint bench api firmware lock format sim sim-edf clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,9 @@ lint: $(VENV)/.dev ## style, types, import rules, generated code and firmware up
 
 sim: $(VENV)/.dev ## one simulation again: make sim SEED=...
 	SEED=$(SEED) $(BIN)/python -m pytest tests/sim
+
+sim-edf: $(VENV)/.dev ## 10 000 task sets under edf, no deadline missed; one again: make sim-edf SEED=...
+	SEED=$(SEED) SETS=$(or $(SETS),10000) $(BIN)/python -m pytest tests/sim/test_sim_edf.py -k admitted
 
 format: $(VENV)/.dev ## formats the sources
 	$(BIN)/ruff check --fix $(SOURCES)

@@ -1,7 +1,7 @@
 """Carries out what a policy decides, on virtual time and without anything in between.
 
 No core, no messages: only the interface of policies and what a coproc does with a `Decision`. It is
-small because thousands of runs are made with it, and because what is wrong here is wrong alone.
+small because hundreds of runs are made with it, and because what is wrong here is wrong alone.
 """
 
 from __future__ import annotations

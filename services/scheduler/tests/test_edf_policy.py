@@ -1,9 +1,12 @@
-"""``edf``: budgets, periods, admission, and that what it admits is kept."""
+"""``edf`` alone: budgets, periods, admission, and that what it admits is kept.
+
+All cores together run 10 000 task sets in `tests/sim/test_sim_edf.py`; here some hundred show
+whether it is the policy that misses.
+"""
 
 from __future__ import annotations
 
 import math
-import os
 import pickle
 from fractions import Fraction
 from random import Random
@@ -25,8 +28,8 @@ from vcoproc_scheduler.policies.edf import GRACE_NS, Edf
 from vcoproc_scheduler.policies.edf_admission import Reservation, guaranteed, largest_budget_us
 
 SLICE_NS = 5 * MS
-SETS = int(os.environ.get("VCOPROC_EDF_SETS", "10000"))
-"""Random task sets; more than the default is for a night."""
+SETS = 500
+"""Random task sets."""
 
 
 def make(*, switch_us: int = 0, refusal_us: int = 0) -> Edf:
@@ -190,6 +193,29 @@ def test_without_budget_the_coprocessor_is_vacated_until_the_next_period() -> No
     assert policy.pick(4 * MS, None) == NOBODY
     assert policy.next_deadline_ns() == 10 * MS
     assert policy.pick(10 * MS, None) == Decision(1, 4 * MS)
+
+
+@pytest.mark.parametrize("slice_ns", [9 * MS, None])
+def test_a_turn_with_another_slice_than_the_budget_is_ended_in_time(slice_ns: int | None) -> None:
+    policy = make()
+    add(policy, 1, 4000, 10_000)
+    policy.wake(1, 0)
+    policy.pick(0, None)
+    policy.begin(1, 0)
+    policy.planned(1, slice_ns)
+    assert policy.pick(0, 1) == Decision(None, vacate=True)
+    assert policy.next_deadline_ns() == 4 * MS, "the coproc does not end it by itself"
+    assert policy.pick(4 * MS, 1) == Decision(None, vacate=True, preempt=True)
+
+
+def test_a_turn_with_a_shorter_slice_than_the_budget_is_followed_by_another() -> None:
+    policy = make()
+    add(policy, 1, 4000, 10_000)
+    policy.wake(1, 0)
+    policy.pick(0, None)
+    policy.begin(1, 0)
+    policy.planned(1, 1 * MS)
+    assert policy.pick(0, 1) == Decision(1, 3 * MS)
 
 
 def test_a_rest_shorter_than_a_slice_is_ended_by_a_deadline() -> None:
@@ -407,8 +433,7 @@ def check_run(seed: int) -> int:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(max(120, SETS // 50))
-def test_no_deadline_is_missed_in_10000_admitted_task_sets() -> None:
+def test_the_policy_alone_misses_no_deadline_of_an_admitted_task_set() -> None:
     met = sum(check_run(seed) for seed in range(SETS))
     assert met > 3 * SETS  # it did test something
 

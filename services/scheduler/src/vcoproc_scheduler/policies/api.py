@@ -9,7 +9,8 @@ What the core promises:
     * `wake` and `sleep` alternate for each vcoproc. Between them the vcoproc *wants* the
       coprocessor: it waits for it or is running on it.
     * `pick` is asked after every change. It must be repeatable: without another call in between it
-      gives the same answer. What it answered has happened only when `begin` says so.
+      gives the same answer. What it answered has happened only when `begin` says so; where an
+      earlier answer was carried out instead, with another slice, `planned` says that right after.
     * When a turn ends, the calls come in this order: `yield_` if the vcoproc gave up its slice,
       `charge`, then `sleep` if it no longer wants to run, then `begin` of the next, then `pick`.
     * `pick` is asked as long as anybody wants to run, also when that is the current one alone.
@@ -183,11 +184,10 @@ class Policy(abc.ABC):
         """A turn of the vcoproc began on the coprocessor."""
 
     def planned(self, vcoproc_id: int, slice_ns: int | None) -> None:  # noqa: B027
-        """The turn that has just begun is not the one that `pick` answered last: an answer before
-        it was on its way, or there already.
+        """The turn that has just begun has another slice than `pick` answered last for it.
 
         Args:
-            slice_ns: the length of this turn; None: not known.
+            slice_ns: of this turn; None: it is not known.
         """
 
     @abc.abstractmethod

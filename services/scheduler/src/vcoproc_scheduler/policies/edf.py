@@ -24,7 +24,8 @@ Parameters: PARAMETERS; defaults of the vcoproc as in Xen (extra time allowed, 4
 Cost: O(log n) for each call; `admit` O(n log n), and 24 times that for a refusal.
 Limits: less budget left than SLICE_NS_MIN is granted as a slice of that length and ended by a
     deadline: it takes a message in time. Without `switch_cost_us` switches come from the budget.
-    The time of messages is not in the guarantees; let `switch_cost_us` include it.
+    It must include all that keeps the next one from the coprocessor: the longest switch, a message
+    each way, and a burst of the coproc. Who wakes more often than once a period pays for it.
 Sources: xen/common/sched/rt.c; those named above.
 """
 
