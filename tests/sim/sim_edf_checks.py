@@ -3,10 +3,11 @@
 Apart from all cores: nothing of the scheduler is used here, only the doorbells that were rung, the
 budgets that were admitted, and the runs that the hardware wrote down.
 
-What is promised: a vcoproc that wants to run, and has not used the budget of the period before it
-does, has its budget before the period that began with that wish is over. Extra time is on top. One
-without extra time gets no more than its budget; what it overdraws, until it is made to leave, is
-missing in its next period.
+What is promised is the budget in each period. The first period begins when a vcoproc wants to run;
+while it wants to, one follows the other; when it comes back later, another one begins. So a job
+that takes no more than the budget, and comes no sooner than a period after the one before, is done
+within a period. One without extra time gets no more than its budget: what it overdraws until it is
+made to leave is missing in its next period.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from vcoproc_scheduler.vcoprocs import Vcoprocs
 
 GRANT_NUMBER_MAX: Final = 0xFFFF_FFFF
 REPLACED_KEPT_MAX: Final = 64
-"""Orders that were replaced and may have begun all the same; of an older one that begins it is not
+"""Orders that were replaced since one began. Of an older one that begins all the same it is not
 known how long its turn is."""
 
 
@@ -55,6 +55,7 @@ class Granting:
         self._clock = clock
         self._turn = turn
         self._withheld = False  # somebody waits, but gets no grant
+        # Told before the pending one; one of them may have begun all the same.
         self._replaced: deque[Pending] = deque(maxlen=REPLACED_KEPT_MAX)
 
     def reset(self) -> None:

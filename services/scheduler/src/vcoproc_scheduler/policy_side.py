@@ -64,7 +64,7 @@ class PolicySide:
         """Fallbacks that nobody has been told of yet."""
         self._fallen = False
         self._ticks_in_vain = 0
-        self._answer = NOBODY
+        self._answer = NOBODY  # the latest
         self._coproc = coproc
         self._catalogue = catalogue
         self._clock = clock
