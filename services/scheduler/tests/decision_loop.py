@@ -91,6 +91,7 @@ class DecisionLoop:
         self._releases = [(task.release_ns, task.id) for task in tasks]
         self._releases.sort()
         self._current: Task | None = None  # on the coprocessor, running or idle
+        self._stopped_ns = 0  # when anybody ran last
         self._slice_ns = 0
         self._end_ns = FOREVER_NS  # of the slice
         self._until_ns = FOREVER_NS
@@ -217,6 +218,7 @@ class DecisionLoop:
             left,
             bool(task.left_ns),
             self.now_ns,
+            self._stopped_ns,
         )
         task.run_ns = task.refused_ns = task.switch_ns = 0
         self.policy.charge(usage)
@@ -232,7 +234,7 @@ class DecisionLoop:
             current.run_ns += ran_ns
             current.ran_ns += ran_ns
             current.left_ns -= ran_ns
-            self.now_ns = to_ns
+            self.now_ns = self._stopped_ns = to_ns
             if not current.left_ns:
                 self._complete(current)
         self.now_ns = to_ns

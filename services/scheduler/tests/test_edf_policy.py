@@ -60,6 +60,7 @@ def usage(vcoproc: int, now_ns: int, run_ns: int = 0, **given: int | bool) -> Us
         "ended": True,
         "left": True,
         "runnable": True,
+        "stopped_ns": now_ns - given.get("refused_ns", 0) - given.get("switch_ns", 0),
     }
     return Usage(vcoproc_id=vcoproc, run_ns=run_ns, now_ns=now_ns, **(base | given))  # type: ignore[arg-type]
 
@@ -264,6 +265,36 @@ def test_the_one_displaced_does_not_pay_for_it() -> None:
     loop = DecisionLoop(policy, [victim, toggler], switch_ns=100 * US)
     loop.run(400 * MS)
     assert victim.missed == []
+
+
+@pytest.mark.parametrize(
+    ("budget_us", "extratime", "used_us"),
+    [
+        (2000, 1, 500),  # what it ran before was extra, or paid
+        (2000, 0, 8500),  # 10.5 ms, less the budget before
+        (9950, 0, 550),
+    ],
+)
+def test_each_period_pays_for_what_ran_in_it(budget_us: int, extratime: int, used_us: int) -> None:
+    """A message that is slower than the one before tells late that the turn had begun already."""
+    policy = make()
+    add(policy, 1, budget_us, 10_000, extratime)
+    policy.wake(1, 0)
+    policy.pick(0, None)
+    policy.begin(1, 100 * US)  # it was at 0
+    policy.pick(10 * MS, 1)
+    policy.charge(usage(1, 10_500 * US, 10_500 * US))
+    assert policy.export_accounting()[1]["edf_used_ns"] == used_us * US
+
+
+def test_a_turn_that_began_before_a_period_and_was_told_in_it_is_not_charged_to_it() -> None:
+    policy = make()
+    add(policy, 1, 2000, 10_000)
+    policy.wake(1, 0)
+    policy.pick(10_100 * US, None)
+    policy.begin(1, 10_100 * US)  # it was at 9.9 ms
+    policy.charge(usage(1, 10_500 * US, 600 * US))
+    assert policy.export_accounting()[1]["edf_used_ns"] == 500 * US
 
 
 def test_a_yield_gives_up_the_rest_of_the_budget() -> None:

@@ -323,9 +323,16 @@ class PolicySide:
             self._ask("yield_", record.id, self._clock.policy_ns())
 
     def charge(
-        self, record: Record, *, overtime_ns: int = 0, ended: bool = False, left: bool = False
+        self,
+        record: Record,
+        *,
+        stopped_ns: int,
+        overtime_ns: int = 0,
+        ended: bool = False,
+        left: bool = False,
     ) -> None:
-        """Tells the policy what a vcoproc has used since the last time."""
+        """Tells the policy what a vcoproc has used since the last time. stopped_ns: of the coproc's
+        clock."""
         if self.policy is None or not record.added:
             return
         usage = record.account.usage(
@@ -335,6 +342,7 @@ class PolicySide:
             left=left,
             runnable=record.machine.wants(),
             now_ns=self._clock.policy_ns(),
+            stopped_ns=self._clock.to_policy_ns(stopped_ns),
         )
         self._ask("charge", usage)
 

@@ -105,7 +105,9 @@ class Turns:
         )
         if report.end == EndReason.YIELD:
             self._policy.yielded(record)
-        self._policy.charge(record, overtime_ns=overtime_ns, ended=True, left=left)
+        self._policy.charge(
+            record, stopped_ns=report.ended_ns, overtime_ns=overtime_ns, ended=True, left=left
+        )
         began_ns = self._turn.began_ns
         return TurnEnded(
             vcoproc=record.id,

@@ -116,7 +116,9 @@ class Usage:
     run_ns: it ran. refused_ns: it held the coprocessor against an order to leave. switch_ns: it was
     switched in and out. overtime_ns: the part of run_ns beyond the slice of the turn that ended.
     ended: its turn has ended (False: it is idle, but still on the coprocessor). left: it has left
-    the coprocessor. runnable: it wants to run on. now_ns: up to when this reckons.
+    the coprocessor. runnable: it wants to run on. now_ns: up to when this reckons. stopped_ns: when
+    it ran last; a refusal and a switch may have followed, and messages are only as quick as they
+    are, so that its run time before a moment is known by this alone.
     """
 
     vcoproc_id: int
@@ -129,6 +131,7 @@ class Usage:
     left: bool
     runnable: bool
     now_ns: int
+    stopped_ns: int
 
 
 class Policy(abc.ABC):
