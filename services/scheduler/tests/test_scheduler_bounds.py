@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from scheduler_executor_model import FREE, Costs
 from scheduler_hostile import Cap, Table
 from scheduler_rig import SLICE_NS, Rig
@@ -32,7 +34,7 @@ from vcoproc_scheduler.events import (
     SetVcoprocParameters,
     Tick,
 )
-from vcoproc_scheduler.policies.api import NOBODY, Decision
+from vcoproc_scheduler.policies.api import NOBODY, Decision, Usage
 from vcoproc_scheduler.policies.loader import Catalogue
 from vcoproc_scheduler.policies.rr import RoundRobin
 
@@ -41,19 +43,24 @@ CLOCK_NS = 1000 * MS
 
 
 class Scripted(RoundRobin):
-    """Answers what it is told to."""
+    """Answers what it is told to. plans, usages: what it was told."""
 
     answer: Decision = NOBODY
 
     def __init__(self) -> None:
         super().__init__()
         self.plans: list[tuple[int, int | None]] = []
+        self.usages: list[Usage] = []
 
     def pick(self, now_ns: int, current: int | None) -> Decision:
         return self.answer
 
     def planned(self, vcoproc_id: int, slice_ns: int | None) -> None:
         self.plans.append((vcoproc_id, slice_ns))
+
+    def charge(self, usage: Usage) -> None:
+        super().charge(usage)
+        self.usages.append(usage)
 
 
 class Bench:
@@ -82,19 +89,20 @@ class Bench:
         return self.step(Tick())
 
     def report(
-        self, old: int, new: int, grant: int, end: EndReason = EndReason.SLICE
+        self, old: int, new: int, grant: int, end: EndReason = EndReason.SLICE, **others: int
     ) -> list[Effect]:
         at_ns = CLOCK_NS + self.ms * MS
-        return self.step(
-            Report(0, old, grant, new, end, old != 0, SLICE_NS if old else 0, 0, 0, 0, False, 0, 0,
-                   0, 0, at_ns, at_ns if new else 0)
+        report = Report(
+            0, old, grant, new, end, old != 0, SLICE_NS if old else 0, 0, 0, 0, False, 0, 0,
+            0, 0, at_ns, at_ns if new else 0,
         )  # fmt: skip
+        return self.step(replace(report, **others))
 
-    def plans(self) -> list[tuple[int, int | None]]:
-        """What the policy was told about slices that it did not answer last."""
+    @property
+    def policy(self) -> Scripted:
         policy = self.core._policy.policy
         assert isinstance(policy, Scripted)
-        return policy.plans
+        return policy
 
     def states(self) -> list[RunState | None]:
         return [self.core.run_state(1), self.core.run_state(2)]
@@ -129,7 +137,7 @@ def test_a_policy_is_told_of_a_turn_that_began_on_an_earlier_answer() -> None:
     bench.say(Decision(2, 1 * MS))  # order 3; but grant 2 has begun
     Scripted.answer = NOBODY
     bench.report(1, 2, 2)
-    assert bench.plans() == [(2, SLICE_NS)]
+    assert bench.policy.plans == [(2, SLICE_NS)]
     assert bench.states() == [WAITING, RUNNING]
 
 
@@ -138,14 +146,36 @@ def test_a_policy_is_told_that_a_slice_is_not_known() -> None:
     bench.say(Decision(2, SLICE_NS))
     bench.step(CoprocOnline())
     bench.step(Register("dsp0", CLOCK_NS, 2, ((1, True, False), (2, True, False))))
-    assert bench.plans() == [(2, None)]
+    assert bench.policy.plans == [(2, None)]
     # Of so many orders the oldest is forgotten.
     orders = [bench.say(Decision(1, SLICE_NS + number))[0] for number in range(66)]
     assert isinstance(orders[0], Grant) and isinstance(orders[1], Grant)
     bench.report(2, 1, orders[0].grant)
-    assert bench.plans()[1:] == [(1, None)]
+    assert bench.policy.plans[1:] == [(1, None)]
     bench.report(1, 1, orders[1].grant)
-    assert bench.plans()[2:] == [(1, SLICE_NS + 1)]
+    assert bench.policy.plans[2:] == [(1, SLICE_NS + 1)]
+
+
+def test_a_usage_says_when_its_vcoproc_ran_last() -> None:
+    bench = Bench()
+    bench.say(Decision(2, SLICE_NS))
+    Scripted.answer = NOBODY
+    bench.ms = 8
+    refused = {"refused_ns": 2 * MS, "refusals": 1, "save_ns": 1 * MS}
+    bench.report(1, 2, 2, ended_ns=CLOCK_NS + 5 * MS, **refused)
+    bench.ms = 9
+    bench.step(Sleep(2, CLOCK_NS + 9 * MS))
+    assert [(each.run_ns, each.now_ns, each.stopped_ns) for each in bench.policy.usages] == [
+        (5 * MS, CLOCK_NS + 8 * MS, CLOCK_NS + 5 * MS),
+        (1 * MS, CLOCK_NS + 9 * MS, CLOCK_NS + 9 * MS),
+    ]
+    # The clock of a new process begins anew, and the policy's goes on.
+    bench.step(CoprocOnline())
+    bench.step(Register("dsp0", 0, 1, ((1, True, False), (2, False, False))))
+    bench.ms = 12
+    bench.step(Sleep(1, 2 * MS))
+    last = bench.policy.usages[-1]
+    assert (last.now_ns, last.stopped_ns) == (CLOCK_NS + 11 * MS, CLOCK_NS + 11 * MS)
 
 
 def test_one_that_may_stay_after_all_is_granted_one_slice_and_after_the_present_one() -> None:

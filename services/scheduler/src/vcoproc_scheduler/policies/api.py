@@ -117,8 +117,8 @@ class Usage:
     switched in and out. overtime_ns: the part of run_ns beyond the slice of the turn that ended.
     ended: its turn has ended (False: it is idle, but still on the coprocessor). left: it has left
     the coprocessor. runnable: it wants to run on. now_ns: up to when this reckons. stopped_ns: when
-    it ran last; a refusal and a switch may have followed, and messages are only as quick as they
-    are, so that its run time before a moment is known by this alone.
+    it ran last, before a refusal or a switch. How much of run_ns was before a given time follows
+    from this, not from `begin`, which may be told late.
     """
 
     vcoproc_id: int
