@@ -12,7 +12,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 	--no-emit-index-url --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench api docs api-lint api-release firmware lock format sim schema clean
+.PHONY: help demo test lint bench api docs api-lint api-release firmware lock format sim sim-edf schema clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ schema: $(VENV)/.schema ## the binding schemas and the examples, by dtschema; co
 
 sim: $(VENV)/.dev ## one simulation again: make sim SEED=...
 	SEED=$(SEED) $(BIN)/python -m pytest tests/sim
+
+sim-edf: $(VENV)/.dev ## 10 000 task sets under edf, no deadline missed; one again: make sim-edf SEED=...
+	SEED=$(SEED) SETS=$(or $(SETS),10000) $(BIN)/python -m pytest tests/sim/test_sim_edf.py -k admitted
 
 format: $(VENV)/.dev ## formats the sources
 	$(BIN)/ruff check --fix $(SOURCES)

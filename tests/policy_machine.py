@@ -291,6 +291,7 @@ class PolicyMachine:
             left=left,
             runnable=guest.work_ns != 0,
             now_ns=self.now_ns,
+            stopped_ns=stopped_ns,
         )
         self.policy.charge(usage)
         self.charged_ns = self.now_ns

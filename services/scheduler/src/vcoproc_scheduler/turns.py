@@ -146,7 +146,9 @@ class Turns:
         )
         if report.end == EndReason.YIELD:
             self._policy.yielded(record)
-        self._policy.charge(record, overtime_ns=overtime_ns, ended=True, left=left)
+        self._policy.charge(
+            record, stopped_ns=report.ended_ns, overtime_ns=overtime_ns, ended=True, left=left
+        )
         began_ns = self._turn.began_ns
         return TurnEnded(
             vcoproc=record.id,
@@ -177,4 +179,4 @@ class Turns:
         slice_ns, until_ns = (order.slice_ns, order.until_ns) if order else (None, 0)
         self._turn.begin(began_ns, slice_ns, until_ns)
         self._policy.sync(record)
-        self._policy.begin(record)
+        self._policy.begin(record, slice_ns)
