@@ -348,13 +348,24 @@ class PolicyMachine:
             self.refused_in_ns[guest.id] = refused_ns
             return True
         self.resident, self.until_ns = None, 0
+        stopped_ns = self.now_ns
         self.now_ns += patience_ns
         guest.refused_ns += patience_ns
         given_up = patience_ns == self.bound_ns
         if given_up:
             self.policy.begin(guest.id, self.now_ns)
         usage = Usage(
-            guest.id, 0, patience_ns, 0, 0, 0, given_up, given_up, not given_up, self.now_ns
+            vcoproc_id=guest.id,
+            run_ns=0,
+            refused_ns=patience_ns,
+            switch_ns=0,
+            overtime_ns=0,
+            instructions=0,
+            ended=given_up,
+            left=given_up,
+            runnable=not given_up,
+            now_ns=self.now_ns,
+            stopped_ns=stopped_ns,
         )
         self.policy.charge(usage)
         if given_up:  # else it is late, and wants to run as before

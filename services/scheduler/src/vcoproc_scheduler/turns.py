@@ -117,7 +117,8 @@ class Turns:
         if given_up and record.awake:  # then that was its turn
             self._policy.begin(record)
         if refused or given_up:
-            self._policy.charge(record, ended=given_up, left=given_up)
+            stopped_ns = dropped.clock_ns - dropped.refused_ns
+            self._policy.charge(record, stopped_ns=stopped_ns, ended=given_up, left=given_up)
         self._policy.sync(record)
 
     def _not_taken_in(self, account: Account, dropped: GrantDropped, *, given_up: bool) -> None:
