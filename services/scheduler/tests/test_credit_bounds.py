@@ -22,6 +22,7 @@ from vcoproc_scheduler.analysis import Bounds, Member, Question, analyse
 from vcoproc_scheduler.events import AddVcoproc, SetAlgorithm
 from vcoproc_scheduler.policies.api import Scope, resolve_parameters
 from vcoproc_scheduler.policies.credit import Credit
+from vcoproc_scheduler.policy_guard import MIN_RUN, descriptions
 
 SLICE_NS = 1 * MS
 FOREVER_NS = 1000 * SLICE_NS
@@ -31,13 +32,14 @@ BURSTS_MAX = 1000
 
 @dataclass(frozen=True)
 class Scene:
-    """switch_ns: out and in together. refusal_ns: the longest."""
+    """switch_ns: out and in together. refusal_ns: the longest. min_run_us: with the core only."""
 
     weights: tuple[int, ...]
     caps: tuple[int, ...] = ()
     switch_ns: int = 0
     refusal_ns: int = 0
     slice_ns: int = SLICE_NS
+    min_run_us: int = 0
 
     def cap(self, vcoproc_id: int) -> int:
         return self.caps[vcoproc_id - 1] if self.caps else 0
@@ -52,7 +54,8 @@ class Scene:
             )
             for each, weight in enumerate(self.weights, 1)
         }
-        parameters = resolve_parameters(Credit.PARAMETERS, Scope.COPROC, {})
+        given = {MIN_RUN: self.min_run_us}
+        parameters = resolve_parameters(descriptions(Credit), Scope.COPROC, given)
         question = Question(
             "credit", self.slice_ns, parameters, members, self.switch_ns, self.refusal_ns
         )
@@ -366,7 +369,9 @@ def play_all(seed: int, scene: Scene, loads: Sequence[Load], time_ns: int) -> Se
         seed,
         faults=Faults(delay_ns=(20 * US, DELAY_NS)),
         costs=replace(COSTS, refuse_ns=(0, scene.refusal_ns)),
-        algorithm=SetAlgorithm("credit", scene.slice_ns, SWITCH_DEADLINE_NS, {}),
+        algorithm=SetAlgorithm(
+            "credit", scene.slice_ns, SWITCH_DEADLINE_NS, {MIN_RUN: scene.min_run_us}
+        ),
     )
     seen, send = Seen(), rig.executor.send
     bursts = dict.fromkeys(range(1, len(loads) + 1), 0)
@@ -418,6 +423,8 @@ def test_with_the_core_no_random_load_exceeds_the_bounds(part: int, capped: bool
         random = Random(seed)
         scene = random_scene(random, slice_ns=random.choice((1, 5)) * MS, capped=capped)
         loads = [random_load(random, scene.slice_ns) for _ in scene.weights]
+        if capped:
+            scene = replace(scene, min_run_us=random.choice((0, 0, 2_000)))
         seen = play_all(seed, scene, loads, 60 * scene.slice_ns)
         worst = seen.worst(replace(scene, switch_ns=SWITCH_NS))
         assert worst <= 1, f"seed {seed}: {scene}"
