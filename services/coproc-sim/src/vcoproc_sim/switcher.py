@@ -9,9 +9,9 @@ Theory of operation:
     asked at the end of its job (it idles or yields). At the bound of the refusal its context is
     saved by force, if the platform can do that, or else it is reset.
 Invariants:
-    A switch that is under way has somebody to come, or somebody who must go: he is destroyed, his
-    turn is over, or the hardware is to be vacated. The bound of a refusal is counted from its
-    beginning, whoever is granted meanwhile.
+    A switch that is under way has somebody to come, or somebody who must go: he is destroyed or
+    paused, his turn is over, or the hardware is to be vacated. The bound of a refusal is counted
+    from its beginning, whoever is granted meanwhile.
 Not handled:
     Running instructions, and who is granted what: the executor and the scheduler.
 """
@@ -44,7 +44,8 @@ class Switcher:
 
     Args:
         vcoprocs: the executor's, by id.
-        gone: called when a vcoproc with `removing` has left, with whether force was needed.
+        gone: called when a vcoproc with `removing` or `paused` has left, with whether force was
+            needed.
     """
 
     def __init__(
@@ -133,11 +134,12 @@ class Switcher:
         self.lines.levels(vcoproc, now_ns, on_hardware=True)
         if turn.idle and (vcoproc.timer_due or self._platform.wants_to_run()):
             turn.resume(now_ns)
-            self.notices.wake(vcoproc, now_ns, resumed=True)
+            if not vcoproc.paused:  # else it is only that it refuses to leave
+                self.notices.wake(vcoproc, now_ns, resumed=True)
 
     def runnable(self, vcoproc: Vcoproc) -> bool:
         """Whether it would execute something, if it were on the hardware."""
-        if self.failure or vcoproc.removing:
+        if self.failure or vcoproc.removing or vcoproc.paused:
             return False
         if self.turn is not None and self.turn.vcoproc is vcoproc:
             return not self.turn.idle
@@ -290,7 +292,7 @@ class Switcher:
     def _saved_by_force(self, leaving: Leaving) -> bool:
         """Whether the context of one that refuses could be saved nevertheless."""
         force_save: Any = getattr(self._platform, "force_save", None)
-        if force_save is None or leaving.end is EndReason.REMOVED:  # what for?
+        if force_save is None or leaving.turn.vcoproc.removing:  # what for?
             return False
         return isinstance(force_save(leaving.turn.vcoproc.id), Done)
 
@@ -378,7 +380,7 @@ class Switcher:
         if isinstance(self.next, Vacate) and entered is None:  # whyever it has left
             vacate, self.next = self.next.grant, None
         self.notices.report(left, entered, runnable=runnable, at_ns=at_ns, vacate=vacate)
-        if left is not None and left.turn.vcoproc.removing:
+        if left is not None and (left.turn.vcoproc.removing or left.turn.vcoproc.paused):
             self._gone(left.turn.vcoproc, left.forced)
 
     # --- what comes to nothing --------------------------------------------------------------------

@@ -11,7 +11,7 @@ import zmq
 
 from vcoproc.errors import BadCredential, InvalidArgument, NotFound, RemoteProtocolError
 from vcoproc.limits import CONTROL_CREDIT, IRQ_CREDIT
-from vcoproc.runtime.link import LinkServer, Peer
+from vcoproc.runtime.link_server import LinkServer, Peer
 from vcoproc.runtime.logs import Log
 from vcoproc.runtime.loop import Loop
 from vcoproc.runtime.rundir import RunDir
