@@ -17,7 +17,7 @@ from vcoproc.runtime.link_server import LinkServer, Peer
 from vcoproc.runtime.logs import Log
 from vcoproc.runtime.rundir import RunDir
 from vcoproc.wire.messages import Hello
-from vcoproc_sim.departures import Paused
+from vcoproc_sim.departures import Paused, PauseEnd
 from vcoproc_sim.executor import Executor
 from vcoproc_sim.frontend import farewell
 from vcoproc_sim.memory import Mapping, map_file
@@ -184,7 +184,12 @@ class VcoprocControl:
 
     def pause(self, vcoproc_id: int, deadline_ns: int, done: Paused) -> None:
         """Begins to pause a vcoproc; see `Executor.pause`."""
-        self._executor.pause(vcoproc_id, deadline_ns, done)
+
+        def ended(end: PauseEnd) -> None:
+            self._send()  # the scheduler hears of its last turn before anybody asks for it
+            done(end)
+
+        self._executor.pause(vcoproc_id, deadline_ns, ended)
         self._serve_driver(vcoproc_id)
 
     def resume(self, vcoproc_id: int) -> None:
