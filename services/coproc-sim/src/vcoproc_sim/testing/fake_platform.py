@@ -150,6 +150,7 @@ class FakeContext:
     rung: list[int] = field(default_factory=list)
     resets: int = 0
     forced: int = 0
+    pulses: int = 0
 
 
 @dataclass(slots=True)
@@ -161,6 +162,7 @@ class FakeImage:
     fault: Fault | None
     instructions: int
     rung: list[int]
+    pulses: int
 
     def to_bytes(self) -> bytes:
         return pickle.dumps(self)
@@ -462,6 +464,7 @@ class FakePlatform:
             case Pulse():
                 self._edges.append(EVENT_LINE)
                 self.pulse_count += 1
+                context.pulses += 1
                 return StopReason.ATTENTION
             case Yield():
                 return StopReason.YIELD
@@ -485,6 +488,7 @@ class FakePlatform:
             context.fault,
             context.instructions,
             list(context.rung),
+            context.pulses,
         )
 
     def read_snapshot(self, blob: bytes) -> ContextImage:
@@ -504,6 +508,7 @@ class FakePlatform:
         context.fault = image.fault
         context.instructions = image.instructions
         context.rung = list(image.rung)
+        context.pulses = image.pulses
 
     def close(self) -> None:
         self.closed = True
