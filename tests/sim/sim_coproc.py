@@ -164,7 +164,7 @@ class CoprocNode:
         def passed() -> None:
             edges = self.router_side.unsaid_of(vcoproc_id, self._edges_sent)
             image = self.executor.save(vcoproc_id, edges, moving=moving)
-            done(image.to_bytes(self.platform.info))
+            done(b"".join(image.pieces(self.platform.info)))
 
         def act() -> None:
             self._emit()
@@ -177,7 +177,7 @@ class CoprocNode:
 
     def restore(self, vcoproc_id: int, blob: bytes) -> None:
         def act() -> None:
-            image = saving.read(blob, self.platform)
+            image = saving.read(memoryview(blob), self.platform)
             self.executor.restore(vcoproc_id, image)
             self.router_side.restored(vcoproc_id, image.edges, self.executor.switch_count)
 

@@ -150,7 +150,7 @@ def test_a_fault_goes_along(rig: CoreRig) -> None:
 
 def test_edges_not_said_yet_go_along(rig: CoreRig) -> None:
     rig.pause(1)
-    assert saving.read(rig.save(1, edges=[1]), rig.platform).edges == (1,)
+    assert saving.read(memoryview(rig.save(1, edges=[1])), rig.platform).edges == (1,)
 
 
 def test_what_mapped_ranges_hold_is_written_down_but_for_a_move(rig: CoreRig) -> None:
@@ -222,20 +222,25 @@ def test_a_damaged_one_is_refused_and_changes_nothing(data: st.DataObject) -> No
     assert rig.save(1) == blob
 
 
-def forged(blob: bytes, **changes: object) -> bytes:
-    """With another body, and a right checksum."""
-    body = {**msgpack.unpackb(blob[HEAD.size :]), **changes}
-    packed = msgpack.packb(body)
+def forged(blob: bytes, rest: bytes | None = None, **changes: object) -> bytes:
+    """With another body, or something else behind it, and a right checksum."""
+    at = HEAD.size + 4
+    end = at + struct.unpack_from("<I", blob, HEAD.size)[0]
+    packed = msgpack.packb({**msgpack.unpackb(blob[at:end]), **changes})
+    body = struct.pack("<I", len(packed)) + packed + (blob[end:] if rest is None else rest)
     magic, version, _length, _digest = HEAD.unpack_from(blob)
-    return HEAD.pack(magic, version, len(packed), hashlib.sha256(packed).digest()) + packed
+    return HEAD.pack(magic, version, len(body), hashlib.sha256(body).digest()) + body
 
 
 @pytest.mark.parametrize(
     ("changes", "why"),
     [
         ({"compatible": "vcoproc,other"}, "vcoproc,other"),
-        ({"context": b"junk"}, "context"),
-        ({"context": 5}, "context"),
+        ({"context_bytes": 1}, "mapped ranges"),
+        ({"context_bytes": 1 << 40}, "context_bytes"),
+        ({"context_bytes": -1}, "context_bytes"),
+        ({"rest": b"junk" + bytes(4096), "context_bytes": 4}, "context"),
+        ({"rest": bytes(4096), "context_bytes": 0}, "context"),
         ({"replay": [["CONTROL", 1]]}, "not queued"),
         ({"replay": [["NOWHERE", 1]]}, "not queued"),
         ({"replay": [["DOORBELL", 1 << 32]]}, "no value"),
@@ -246,11 +251,10 @@ def forged(blob: bytes, **changes: object) -> bytes:
         ({"edges": ["event", "event"]}, "twice"),
         ({"timer_due": 1}, "timer_due"),
         ({"timer_left_ns": -1}, "timer_left_ns"),
-        ({"trap_count": 1 << 64}, "msgpack"),
+        ({"trap_count": -1}, "trap_count"),
         ({"instruction_count": "many"}, "instruction_count"),
-        ({"mapped": [b"short"]}, "sizes"),
-        ({"mapped": []}, "sizes"),
-        ({"mapped": ["text"]}, "another form"),
+        ({"has_mapped": False}, "mapped ranges"),
+        ({"has_mapped": 1}, "has_mapped"),
     ],
 )
 def test_a_forged_one_is_refused_and_changes_nothing(
@@ -258,12 +262,8 @@ def test_a_forged_one_is_refused_and_changes_nothing(
 ) -> None:
     rig.pause(1)
     blob = rig.save(1)
-    try:
-        bad = forged(blob, **changes)
-    except OverflowError:
-        return  # it cannot even be written
     with pytest.raises(BadSnapshot, match=why):
-        rig.restore(1, bad)
+        rig.restore(1, forged(blob, **changes))
     assert rig.save(1) == blob
 
 

@@ -104,14 +104,15 @@ class Coproc:
 
     def take(self, vcoproc_id: int) -> bytes:
         self.executor.pause(vcoproc_id, 0, lambda _end: None)
-        return self.executor.save(vcoproc_id, (), moving=True).to_bytes(self.platform.info)
+        image = self.executor.save(vcoproc_id, (), moving=True)
+        return b"".join(image.pieces(self.platform.info))
 
     def put(self, vcoproc_id: int, blob: bytes) -> None:
-        self.executor.restore(vcoproc_id, saving.read(blob, self.platform))
+        self.executor.restore(vcoproc_id, saving.read(memoryview(blob), self.platform))
 
     def snapshot(self, vcoproc_id: int) -> bytes:
         self.executor.pause(vcoproc_id, 0, lambda _end: None)
-        return self.platform.snapshot(vcoproc_id, 0).to_bytes()
+        return b"".join(self.platform.snapshot(vcoproc_id, 0).pieces())
 
 
 @pytest.fixture

@@ -106,9 +106,10 @@ class CoprocSimService(control_pb2_grpc.CoprocSimServiceServicer):
             if saved.cancel():
                 raise PeerTimeout("irq-router", FENCE_TIMEOUT_NS) from None
             image = saved.result()
-        blob = image.to_bytes(self._platform.info)
-        for at in range(0, len(blob), IMAGE_CHUNK_BYTES):
-            yield control_pb2.VcoprocChunk(data=blob[at : at + IMAGE_CHUNK_BYTES])
+        for piece in image.pieces(self._platform.info):
+            for at in range(0, len(piece), IMAGE_CHUNK_BYTES):
+                data = bytes(piece[at : at + IMAGE_CHUNK_BYTES])
+                yield control_pb2.VcoprocChunk(data=data)
 
     def RestoreVcoproc(
         self,
@@ -118,11 +119,12 @@ class CoprocSimService(control_pb2_grpc.CoprocSimServiceServicer):
         first = next(request_iterator, None)
         if first is None or first.WhichOneof("part") != "vcoproc_id":
             raise InvalidArgument("part", "the first message says into which vcoproc")
-        image = saving.read(self._collect(request_iterator), self._platform)
+        blob = memoryview(self._collect(request_iterator))
+        image = saving.read(blob, self._platform)
         self._shell.loop.call(lambda: self._shell.control.restore(first.vcoproc_id, image))
         return control_pb2.RestoreVcoprocResponse()
 
-    def _collect(self, chunks: Iterator[control_pb2.RestoreVcoprocRequest]) -> bytes:
+    def _collect(self, chunks: Iterator[control_pb2.RestoreVcoprocRequest]) -> bytearray:
         """All bytes of a snapshot; no more than any can have."""
         blob = bytearray()
         bytes_max = saving.image_bytes_max(self._platform.info)
@@ -134,7 +136,7 @@ class CoprocSimService(control_pb2_grpc.CoprocSimServiceServicer):
             blob += chunk.data
             if len(blob) > bytes_max:
                 raise BadSnapshot(f"longer than {bytes_max} bytes")
-        return bytes(blob)
+        return blob
 
     def GetStatus(
         self, request: control_pb2.GetStatusRequest, context: grpc.ServicerContext

@@ -2,10 +2,12 @@
 
 Theory of operation:
     A paused vcoproc is taken as it is (`take`): its context from the platform, and what the
-    framework keeps of it. That is quick. The bytes are made of it, and read and checked, wherever
-    there is time. Putting an image into a paused vcoproc (`put`) cannot fail.
-    Form of the bytes: magic, version (u16), length of the body (u64), SHA-256 of the body, body
-    (msgpack map), little endian. Registers and lines are named, not numbered.
+    framework keeps of it. That is quick. The bytes are made of it, and read and checked, on another
+    thread; in pieces, since whoever copies much at once stops all threads. Putting an image into a
+    paused vcoproc (`put`) cannot fail.
+    Form of the bytes: magic, version (u16), length of all that follows the header (u64) and its
+    SHA-256; length of the body (u32), body (msgpack map), the platform's bytes, the mapped ranges;
+    little endian. Registers and lines are named, not numbered.
 Invariants:
     The reader believes nothing: an image that was read fits this platform.
 """
@@ -25,6 +27,7 @@ from vcoproc.errors import BadSnapshot, InvalidArgument, WrongState
 from vcoproc.limits import MIB, PRIVATE_MEMORY_BYTES_MAX, REPLAY_QUEUE_MAX
 from vcoproc_sim.lines import LineWatch
 from vcoproc_sim.platforms.api import (
+    Buffer,
     ContextImage,
     Platform,
     PlatformInfo,
@@ -37,6 +40,7 @@ from vcoproc_sim.vcoprocs import Vcoproc
 _MAGIC: Final = b"VCvcoproc"
 _VERSION: Final = 1
 _HEADER: Final = struct.Struct("<9sHQ32s")
+_LENGTH: Final = struct.Struct("<I")
 _OTHER_BYTES_MAX: Final = 4 * MIB
 """Of everything but private memory and mapped ranges."""
 _U64: Final = (1 << 64) - 1
@@ -59,25 +63,29 @@ class VcoprocImage:
     timer_left_ns: int | None
     trap_count: int
     instruction_count: int
-    mapped: tuple[bytes, ...] | None
+    mapped: tuple[Buffer, ...] | None
 
-    def to_bytes(self, info: PlatformInfo) -> bytes:
-        """For any thread: it takes long."""
+    def pieces(self, info: PlatformInfo) -> list[Buffer]:
+        """As bytes, in order. For any thread: it takes long."""
+        context = self.context.pieces()
         body: bytes = msgpack.packb(
             {
                 "compatible": self.compatible,
-                "context": self.context.to_bytes(),
+                "context_bytes": sum(map(len, context)),
+                "has_mapped": self.mapped is not None,
                 "replay": [[info.registers[place].name, value] for place, value in self.replay],
                 "edges": [info.lines[number].name for number in self.edges],
                 "timer_due": self.timer_due,
                 "timer_left_ns": self.timer_left_ns,
                 "trap_count": self.trap_count,
                 "instruction_count": self.instruction_count,
-                "mapped": self.mapped,
             }
         )
-        head = _HEADER.pack(_MAGIC, _VERSION, len(body), hashlib.sha256(body).digest())
-        return head + body
+        rest = [_LENGTH.pack(len(body)) + body, *context, *(self.mapped or ())]
+        digest = hashlib.sha256()
+        for piece in rest:
+            digest.update(piece)
+        return [_HEADER.pack(_MAGIC, _VERSION, sum(map(len, rest)), digest.digest()), *rest]
 
 
 def take(
@@ -141,17 +149,20 @@ def image_bytes_max(info: PlatformInfo) -> int:
     return _OTHER_BYTES_MAX + PRIVATE_MEMORY_BYTES_MAX + sum(_mapped_sizes(info))
 
 
-def read(blob: bytes, platform: Platform) -> VcoprocImage:
-    """An image from its bytes. For any thread.
+def read(blob: memoryview, platform: Platform) -> VcoprocImage:
+    """An image from its bytes, which must not change any more. For any thread.
 
     Raises:
         BadSnapshot: damaged, or not of this platform.
     """
-    body, info = _unpack(blob), platform.info
+    body, rest = _unpack(blob)
+    info = platform.info
     if body.get("compatible") != info.compatible:
         raise BadSnapshot(f"of {str(body.get('compatible'))[:64]!r}, this is {info.compatible!r}")
+    context_bytes = _number(body, "context_bytes", len(rest))
+    mapped = _mapped(body, rest[context_bytes:], info)
     try:
-        context = platform.read_snapshot(_get(body, "context", bytes))
+        context = platform.read_snapshot(rest[:context_bytes])
     except InvalidArgument as error:
         raise BadSnapshot(f"context: {error.why}") from None
     timer_left_ns = body.get("timer_left_ns")
@@ -164,30 +175,34 @@ def read(blob: bytes, platform: Platform) -> VcoprocImage:
         timer_left_ns=None if timer_left_ns is None else _number(body, "timer_left_ns", _U64 >> 1),
         trap_count=_number(body, "trap_count", _U64),
         instruction_count=_number(body, "instruction_count", _U64),
-        mapped=None if body.get("mapped") is None else _mapped(body, info),
+        mapped=mapped,
     )
 
 
-def _unpack(blob: bytes) -> dict[Any, Any]:
-    if len(blob) < _HEADER.size:
+def _unpack(blob: memoryview) -> tuple[dict[Any, Any], memoryview]:
+    """The body, and what follows it."""
+    if len(blob) < _HEADER.size + _LENGTH.size:
         raise BadSnapshot("too short")
     magic, version, length, digest = _HEADER.unpack_from(blob)
     if magic != _MAGIC:
         raise BadSnapshot("not of a vcoproc")
     if version != _VERSION:
         raise BadSnapshot(f"version {version}, this coproc-sim reads {_VERSION}")
-    packed = memoryview(blob)[_HEADER.size :]
-    if len(packed) != length:
-        raise BadSnapshot(f"{len(packed)} bytes of {length}")
-    if hashlib.sha256(packed).digest() != digest:
+    rest = blob[_HEADER.size :]
+    if len(rest) != length:
+        raise BadSnapshot(f"{len(rest)} bytes of {length}")
+    if hashlib.sha256(rest).digest() != digest:
         raise BadSnapshot("damaged: the checksum is wrong")
+    end = _LENGTH.size + _LENGTH.unpack_from(rest)[0]
+    if end > len(rest):
+        raise BadSnapshot("the body is longer than all of it")
     try:
-        body = msgpack.unpackb(packed)
+        body = msgpack.unpackb(rest[_LENGTH.size : end])
     except (ValueError, msgpack.exceptions.UnpackException) as error:
         raise BadSnapshot(f"not msgpack: {error}") from None
     if not isinstance(body, dict):
         raise BadSnapshot("the body is no map")
-    return body
+    return body, rest[end:]
 
 
 def _get(body: dict[Any, Any], name: str, kind: type) -> Any:
@@ -237,10 +252,16 @@ def _mapped_sizes(info: PlatformInfo) -> list[int]:
     return [rng.size_bytes for rng in info.ranges if rng.kind is RangeKind.MAPPED]
 
 
-def _mapped(body: dict[Any, Any], info: PlatformInfo) -> tuple[bytes, ...]:
-    ranges = _get(body, "mapped", list)
-    if any(type(data) is not bytes for data in ranges):
-        raise BadSnapshot("a mapped range has another form")
-    if [len(data) for data in ranges] != _mapped_sizes(info):
-        raise BadSnapshot("the mapped ranges have other sizes")
+def _mapped(
+    body: dict[Any, Any], rest: memoryview, info: PlatformInfo
+) -> tuple[Buffer, ...] | None:
+    sizes = _mapped_sizes(info) if _get(body, "has_mapped", bool) else []
+    if len(rest) != sum(sizes):
+        raise BadSnapshot(f"{len(rest)} bytes of mapped ranges, not {sum(sizes)}")
+    if not body["has_mapped"]:
+        return None
+    ranges = []
+    for size_bytes in sizes:
+        ranges.append(rest[:size_bytes])
+        rest = rest[size_bytes:]
     return tuple(ranges)

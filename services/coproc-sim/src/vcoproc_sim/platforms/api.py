@@ -184,11 +184,17 @@ class ContextSpec:
     shadow: list[int]
 
 
+Buffer: TypeAlias = bytes | memoryview
+
+
 class ContextImage(Protocol):
     """A context as it was when it was written down; what it is made of changes no more."""
 
-    def to_bytes(self) -> bytes:
-        """The same in a portable, versioned form. For any thread: it may take long."""
+    def pieces(self) -> list[Buffer]:
+        """The same in a portable, versioned form: bytes, in order. For any thread.
+
+        Large pieces are not copied: that would stop all other threads.
+        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -341,8 +347,8 @@ class Platform(Protocol):
                 timers have come.
         """
 
-    def read_snapshot(self, blob: bytes) -> ContextImage:
-        """An image from its bytes, checked. For any thread.
+    def read_snapshot(self, blob: memoryview) -> ContextImage:
+        """An image from its bytes, checked. For any thread; large parts of it are not copied.
 
         Raises:
             InvalidArgument: not a snapshot of this platform as it is configured, or damaged.

@@ -341,7 +341,7 @@ class CortexM4:
         self._engine.restore(current)
         return Snapshot.of(context, registers, self.info, now_ns)
 
-    def read_snapshot(self, blob: bytes) -> Snapshot:
+    def read_snapshot(self, blob: memoryview) -> Snapshot:
         return Snapshot.read(blob, self._private_bytes, self.info)
 
     def restore(self, vcoproc_id: int, image: ContextImage, now_ns: int) -> None:

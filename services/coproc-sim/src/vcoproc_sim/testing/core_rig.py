@@ -88,10 +88,10 @@ class CoreRig:
     def save(self, vcoproc_id: int, *, moving: bool = False, edges: Sequence[int] = ()) -> bytes:
         image = self.executor.save(vcoproc_id, edges, moving=moving)
         self.collect()
-        return image.to_bytes(self.platform.info)
+        return b"".join(image.pieces(self.platform.info))
 
     def restore(self, vcoproc_id: int, blob: bytes) -> None:
-        self.executor.restore(vcoproc_id, saving.read(blob, self.platform))
+        self.executor.restore(vcoproc_id, saving.read(memoryview(blob), self.platform))
         self.collect()
 
     def vcoproc(self, vcoproc_id: int) -> Vcoproc:

@@ -22,6 +22,7 @@ from typing import Final, TypeAlias
 from vcoproc.errors import InvalidArgument
 from vcoproc_sim.platforms.api import (
     Access,
+    Buffer,
     Busy,
     ContextImage,
     ContextSpec,
@@ -164,8 +165,8 @@ class FakeImage:
     rung: list[int]
     pulses: int
 
-    def to_bytes(self) -> bytes:
-        return pickle.dumps(self)
+    def pieces(self) -> list[Buffer]:
+        return [pickle.dumps(self)]
 
 
 def _shifted(program: deque[Op], delta_ns: int) -> deque[Op]:
@@ -491,7 +492,7 @@ class FakePlatform:
             context.pulses,
         )
 
-    def read_snapshot(self, blob: bytes) -> ContextImage:
+    def read_snapshot(self, blob: memoryview) -> ContextImage:
         try:
             image = pickle.loads(blob)
         except Exception as error:

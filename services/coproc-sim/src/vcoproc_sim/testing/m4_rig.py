@@ -151,10 +151,11 @@ class Rig:
         return guest
 
     def snapshot(self, vcoproc_id: int, now_ns: int = 0) -> bytes:
-        return self.platform.snapshot(vcoproc_id, now_ns).to_bytes()
+        return b"".join(self.platform.snapshot(vcoproc_id, now_ns).pieces())
 
     def restore(self, vcoproc_id: int, blob: bytes, now_ns: int = 0) -> None:
-        self.platform.restore(vcoproc_id, self.platform.read_snapshot(blob), now_ns)
+        image = self.platform.read_snapshot(memoryview(blob))
+        self.platform.restore(vcoproc_id, image, now_ns)
 
     def run(self, budget: int = 1000, now_ns: int = 0) -> RunResult:
         return self.platform.run(budget, now_ns)
