@@ -14,7 +14,15 @@ import zmq
 
 from vcoproc.api.v1 import toolstack_pb2 as pb
 from vcoproc.api.v1 import toolstack_pb2_grpc as pb_grpc
-from vcoproc.errors import BadCredential, DomainGone, NotFound, VcoprocGone, WrongState
+from vcoproc.errors import (
+    BadCredential,
+    DomainGone,
+    LimitExceeded,
+    NotFound,
+    RequestError,
+    VcoprocGone,
+    WrongState,
+)
 from vcoproc.guest import Domain
 from vcoproc.guest.trap_link import Place
 from vcoproc.limits import PAGE_BYTES, S
@@ -37,7 +45,7 @@ class Toolstack(pb_grpc.ToolstackServiceServicer):
         self.secret = b"secret of domain fir"
         self.state = pb.Domain.STATE_RUNNING
         self.exists = True
-        self.refuses: WrongState | None = None
+        self.refuses: RequestError | None = None
         self.endpoint = "ipc:///nowhere/0.sock"
         self.vcoproc_id = 11
         self.crashes: list[pb.CrashDomainRequest] = []
@@ -207,6 +215,14 @@ def test_a_domain_that_is_not_opened_any_more_says_why(world: World) -> None:
     world.toolstack.refuses = WrongState("domain fir", "STOPPED", "it running")
     with pytest.raises(DomainGone, match="domain fir is STOPPED"):
         find(world)
+
+
+def test_a_toolstack_that_fails_says_nothing_about_the_domain(world: World) -> None:
+    world.toolstack.refuses = LimitExceeded("open streams", 3)
+    with pytest.raises(RemoteUnavailable, match="open streams"):
+        find(world)
+    world.toolstack.refuses = None
+    assert find(world).credential == b"trap"
 
 
 def test_a_domain_that_was_started_anew_has_other_memory(world: World) -> None:

@@ -444,12 +444,15 @@ def test_one_that_is_gone_is_gone_for_good(world: World, known: bool) -> None:
     world.link.call(Read(0, 0, 4))
     if known:
         world.gone = DomainGone("fir", "it was destroyed")
+    world.link.post(post(1))
+    world.here.until_taken(2)
     world.here.leave(VcoprocGone("v", "it was detached"), farewell=False)
     for _ in range(2):
         with pytest.raises(DomainGone if known else VcoprocGone):
             world.link.call(Read(0, 4, 4))
     with pytest.raises(DomainGone if known else VcoprocGone):
         world.link.post(post(1))
+    assert not world.link.unsure, "nobody waits for what is never done"
 
 
 def test_one_that_is_not_let_in_asks_whether_it_is_in_the_right_place(world: World) -> None:

@@ -21,10 +21,10 @@ from vcoproc_sim.departures import Paused, PauseEnd
 from vcoproc_sim.executor import Executor
 from vcoproc_sim.frontend import farewell
 from vcoproc_sim.memory import Mapping, map_file
-from vcoproc_sim.platforms.api import ContextSpec, MemoryRegion, Platform
+from vcoproc_sim.platforms.api import ContextSpec, MemoryRegion
 from vcoproc_sim.router_side import RouterSide
 from vcoproc_sim.saving import VcoprocImage, must_stand_still
-from vcoproc_sim.vcoprocs import Outbox, Vcoproc
+from vcoproc_sim.vcoprocs import Vcoproc
 
 
 class VcoprocControl:
@@ -39,8 +39,6 @@ class VcoprocControl:
     def __init__(
         self,
         executor: Executor,
-        platform: Platform,
-        outbox: Outbox,
         router: LinkClient,
         *,
         run_dir: RunDir,
@@ -50,8 +48,8 @@ class VcoprocControl:
     ) -> None:
         self.router_side = RouterSide(executor.vcoprocs)
         self._executor = executor
-        self._platform = platform
-        self._outbox = outbox
+        self._platform = executor.platform
+        self._outbox = executor.outbox
         self._router = router
         self._run_dir = run_dir
         self._log = log

@@ -67,11 +67,18 @@ class Executor:
         drain_after_ns: int | None = None,
     ) -> None:
         self.coproc = coproc
-        self._platform = platform
+        self.platform = self._platform = platform
+        self.outbox = self._outbox = outbox
         self._frontend = frontend
-        self._outbox = outbox
         self._clock = clock
-        self._switcher = Switcher(coproc, platform, frontend, outbox, clock, self._has_left)
+        self._switcher = Switcher(
+            coproc,
+            platform,
+            frontend,
+            outbox,
+            clock,
+            lambda *left: self._departures.has_left(*left),
+        )
         self._switcher.drain_after_ns = drain_after_ns
         self._departures = Departures(self._switcher, platform, frontend, outbox, clock)
 
@@ -105,6 +112,9 @@ class Executor:
         self, vcoproc_id: int, name: str, spec: ContextSpec, *, paused: bool = False
     ) -> None:
         """Creates the context of a vcoproc; it sleeps.
+
+        Args:
+            paused: it stands still until it is resumed.
 
         Raises:
             AlreadyExists: that number is taken.
@@ -210,9 +220,6 @@ class Executor:
             switcher.notices.faulted(vcoproc, seen, now_ns)
         self._frontend.thaw(vcoproc, now_ns)
         switcher.poke(vcoproc)
-
-    def _has_left(self, vcoproc: Vcoproc, forced: bool) -> None:
-        self._departures.has_left(vcoproc, forced)
 
     # --- what comes in ----------------------------------------------------------------------------
 

@@ -95,8 +95,6 @@ class CoprocShell:
         )
         self.control = VcoprocControl(
             self._executor,
-            platform,
-            self._outbox,
             self._router,
             run_dir=run_dir,
             log=log,

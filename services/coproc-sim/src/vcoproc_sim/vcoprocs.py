@@ -72,11 +72,10 @@ class Vcoproc:
     """It has been written down to go on elsewhere; no access is done here."""
     behind_ns: int = 0
     """How far its own clock, by which its timers go, is behind the coproc's."""
-    trap_count: int = 0
-    instruction_count: int = 0
-
     timer_left_ns: int | None = None
     """While it stands still: how long its timer has still to go."""
+    trap_count: int = 0
+    instruction_count: int = 0
     _still_since_ns: int | None = None
 
     @property

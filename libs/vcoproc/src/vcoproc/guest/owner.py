@@ -10,9 +10,9 @@ from typing import Final, TypeVar
 import grpc
 
 from vcoproc.api.v1 import toolstack_pb2, toolstack_pb2_grpc
-from vcoproc.errors import DomainGone, NotFound
+from vcoproc.errors import DomainGone, NotFound, WrongState
 from vcoproc.limits import CALL_TIMEOUT_NS, S
-from vcoproc.runtime.grpc_kit import RemoteRefusal, channel, to_error
+from vcoproc.runtime.grpc_kit import RemoteRefusal, RemoteUnavailable, channel, to_error
 from vcoproc.runtime.rundir import RunDir, default_run_dir
 
 OPEN_TIMEOUT_NS: Final = 10 * S
@@ -88,8 +88,11 @@ class Owner:
                 return access
         except (RemoteRefusal, NotFound) as another:
             error, self.name = another, old
-        gone = error.reason == NotFound.reason
-        raise DomainGone(old, "it was destroyed" if gone else str(error)) from None
+        if error.reason == NotFound.reason:
+            raise DomainGone(old, "it was destroyed") from None
+        if error.reason == WrongState.reason:
+            raise DomainGone(old, str(error)) from None
+        raise RemoteUnavailable(str(error)) from None  # whatever it is, it may pass
 
     def crash(self, why: str) -> toolstack_pb2.Domain:
         """Declares that the domain has crashed. Raises: as `open`, and DomainGone."""

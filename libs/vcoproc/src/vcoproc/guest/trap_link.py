@@ -177,18 +177,20 @@ class TrapLink:
         if self._gone is not None:
             raise self._gone
         deadline_ns = 0
-        while True:
-            session = self._link.session
-            if session is None or not session.can_send():
-                now_ns = time.monotonic_ns()
-                deadline_ns = deadline_ns or now_ns + TRAP_TIMEOUT_NS
-                self._hear(self._take(self._wait(deadline_ns, now_ns)))
-            elif self._again:
-                post = self._again.popleft()
-                self._link.send(post)
-                self._keep(session.last_sent, post)
-            else:
-                return
+        while not self._say_again():
+            now_ns = time.monotonic_ns()
+            deadline_ns = deadline_ns or now_ns + TRAP_TIMEOUT_NS
+            self._hear(self._take(self._wait(deadline_ns, now_ns)))
+
+    def _say_again(self) -> bool:
+        """Says what has to be said again, as far as it can. True: now something else can be."""
+        while (session := self._link.session) is not None and session.can_send():
+            if not self._again:
+                return True
+            post = self._again.popleft()
+            self._link.send(post)
+            self._keep(session.last_sent, post)
+        return False
 
     # --- posted writes ----------------------------------------------------------------------------
 
@@ -213,8 +215,7 @@ class TrapLink:
             self._look(now_ns + LOOK_NS, now_ns)
         while events := self._link.receive(1):
             self._hear(self._take(events))
-        if self._link.session is not None and self._again and self._link.session.can_send():
-            self._make_way()
+        self._say_again()
         self._link.flush()
 
     @property
@@ -318,6 +319,8 @@ class TrapLink:
     def _end(self, error: VcoprocError) -> NoReturn:
         """There is no such vcoproc any more."""
         self._gone = error
+        self._posted.clear()
+        self._again.clear()
         self._link.close()
         raise error
 

@@ -14,8 +14,6 @@ from vcoproc.limits import BATCH_OPS_MAX
 from vcoproc.wire.messages import Batch as BatchMessage
 from vcoproc.wire.messages import Post, Read, Write
 
-__all__ = ["Batch", "RegisterAddress", "TrapRefused", "Vcoproc", "resource_id"]
-
 
 @dataclass(frozen=True, slots=True)
 class RegisterAddress:
