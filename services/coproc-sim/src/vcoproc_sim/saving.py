@@ -91,7 +91,11 @@ class VcoprocImage:
 def take(
     vcoproc: Vcoproc, platform: Platform, edges: Sequence[int], *, moving: bool
 ) -> VcoprocImage:
-    """Takes a vcoproc down. moving: nothing is done to it here any more, see `Vcoproc.saved`.
+    """Writes a vcoproc down.
+
+    Args:
+        edges: lines of it whose edge was not said yet.
+        moving: from now on no access to it is done here, until it is resumed or paused again.
 
     Raises:
         WrongState: it does not stand still.
