@@ -9,14 +9,10 @@ from __future__ import annotations
 
 import inspect
 import pickle
-import sys
-from collections.abc import Callable
 from random import Random
-from types import FrameType
-from typing import Any
 
 import pytest
-from policy_machine import Guest, PolicyMachine
+from policy_machine import Guest, PolicyMachine, lines_of
 
 from vcoproc.errors import InvalidArgument, RequestError
 from vcoproc.limits import MS, SLICE_NS_MAX, SLICE_NS_MIN, US, S
@@ -363,24 +359,6 @@ def test_it_takes_over_from_any_other_while_vcoprocs_run(name: str, other: str) 
 
 
 # --- cost -----------------------------------------------------------------------------------------
-
-
-def lines_of(call: Callable[[], object]) -> int:
-    """Lines of Python that a call runs: a measure of its cost that no other process disturbs."""
-    count = 0
-
-    def trace(frame: FrameType, event: str, argument: Any) -> Any:
-        nonlocal count
-        count += event == "line"
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        call()
-    finally:
-        sys.settrace(before)
-    return count
 
 
 def decision_lines(name: str, count: int) -> int:

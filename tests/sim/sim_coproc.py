@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from vcoproc.limits import US
+from vcoproc.testing.clock import Timer
 from vcoproc.testing.network import SimLink
 from vcoproc.wire.messages import Grant, LineEdge, Message, Resample, Revoke, Vacate
 from vcoproc_sim.executor import Executor
@@ -21,10 +22,10 @@ from vcoproc_sim.testing.fake_platform import StepClock
 from vcoproc_sim.vcoprocs import Outbox
 
 if TYPE_CHECKING:
-    from sim_world import World
+    from sim_base import Simulation
 
 ROUND_NS = 1 * US
-"""A round of the loop takes at least this."""
+"""A round of the loop takes this, besides what it does."""
 
 
 class TrapSession:
@@ -45,13 +46,16 @@ class CoprocNode:
 
     def __init__(
         self,
-        world: World,
+        world: Simulation,
         name: str,
         make_platform: Callable[[StepClock], Platform],
         wrap: Callable[[Platform, StepClock], Platform] | None = None,
+        *,
+        round_ns: int = ROUND_NS,
     ) -> None:
         self.world = world
         self.name = name
+        self.round_ns = round_ns
         self.offset_ns = world.random.randrange(1 << 40)
         self.clock = StepClock(world.now_ns + self.offset_ns)
         self.platform = make_platform(self.clock)
@@ -69,7 +73,7 @@ class CoprocNode:
         self._edges_unsaid: dict[tuple[int, int], LineEdge] = {}
         self._edges_sent: deque[LineEdge] = deque()
         self._inbox: deque[Callable[[], None]] = deque()
-        self._wake_at_ns: int | None = None
+        self._next_round: Timer | None = None
         self._free_at_ns = 0
         self._sessions: dict[int, TrapSession] = {}
 
@@ -84,9 +88,9 @@ class CoprocNode:
         self._wake(max(self.world.now_ns, self._free_at_ns))
 
     def _wake(self, at_ns: int) -> None:
-        if self._wake_at_ns is None or at_ns < self._wake_at_ns:
-            self._wake_at_ns = at_ns
-            self.world.clock.call_at(at_ns, lambda: self._round(at_ns))
+        if self._next_round is None or at_ns < self._next_round.due_ns:
+            self.world.clock.cancel(self._next_round)
+            self._next_round = self.world.clock.call_at(at_ns, self._round)
 
     def attach(self, vcoproc_id: int, spec: ContextSpec) -> None:
         self.put(lambda: self.executor.attach(vcoproc_id, f"v{vcoproc_id}", spec))
@@ -170,10 +174,8 @@ class CoprocNode:
 
     # --- the loop ---------------------------------------------------------------------------------
 
-    def _round(self, at_ns: int) -> None:
-        if self._wake_at_ns != at_ns:
-            return  # an earlier call took its place
-        self._wake_at_ns = None
+    def _round(self) -> None:
+        self._next_round = None
         executor, clock = self.executor, self.clock
         clock.now_ns = max(clock.now_ns, self.world.now_ns + self.offset_ns)
         while self._inbox:
@@ -185,7 +187,7 @@ class CoprocNode:
         if executor.wants_cpu():
             executor.burst()
             self._emit()
-        clock.now_ns += ROUND_NS
+        clock.now_ns += self.round_ns
         self.world.check_coproc(self)
         self._free_at_ns = clock.now_ns - self.offset_ns
         deadline_ns = executor.next_deadline_ns()
@@ -210,14 +212,14 @@ class CoprocNode:
             if self._schedule_up:
                 call_at(now_ns, partial(self._tell_scheduler, session, message))
         for fault in outbox.faults:
-            self.world.note(f"{self.name} fault {fault}")
+            self.world.note(self.name, "fault", fault)
         for effects in (outbox.to_router, outbox.replies, outbox.to_scheduler, outbox.faults):
             effects.clear()
 
     def _tell_scheduler(self, session: int, message: Message) -> None:
         # What was said in a session that has ended since is in the Register of the next one.
         if session == self._schedule_session and self.schedule is not None:
-            self.world.note(f"{self.name} -> scheduler {message}")
+            self.world.note(self.name, "-> scheduler", message)
             self.schedule.to_server(message)
 
     def _tell_router(self, message: Message) -> None:
@@ -231,10 +233,10 @@ class CoprocNode:
                 self._edges_unsaid[message.vcoproc, message.line] = message
         if sent:
             assert self.irq is not None
-            self.world.note(f"{self.name} -> router {message}")
+            self.world.note(self.name, "-> router", message)
             self.irq.to_server(message)
 
     def _reply(self, session: TrapSession, message: Message) -> None:
         if session.open:
-            self.world.note(f"{self.name} -> driver {session.vcoproc_id} {message}")
+            self.world.note(self.name, "-> driver", session.vcoproc_id, message)
             session.link.to_client(message)

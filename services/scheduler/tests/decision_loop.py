@@ -1,7 +1,7 @@
 """Carries out what a policy decides, on virtual time and without anything in between.
 
 No core, no messages: only the interface of policies and what a coproc does with a `Decision`. It is
-small because thousands of runs are made with it, and because what is wrong here is wrong alone.
+small because hundreds of runs are made with it, and because what is wrong here is wrong alone.
 """
 
 from __future__ import annotations
@@ -97,6 +97,7 @@ class DecisionLoop:
         self._current: Task | None = None  # on the coprocessor, running or idle
         self._refused: Task | None = None  # the empty coprocessor does not take it in
         self._refused_since_ns = self._refused_until_ns = 0
+        self._stopped_ns = 0  # when anybody ran last
         self._slice_ns = 0
         self._end_ns = FOREVER_NS  # of the slice
         self._until_ns = FOREVER_NS
@@ -279,6 +280,7 @@ class DecisionLoop:
             left,
             bool(task.left_ns),
             self.now_ns,
+            self._stopped_ns,
         )
         task.run_ns = task.refused_ns = task.switch_ns = 0
         self.policy.charge(usage)
@@ -294,7 +296,7 @@ class DecisionLoop:
             current.run_ns += ran_ns
             current.ran_ns += ran_ns
             current.left_ns -= ran_ns
-            self.now_ns = to_ns
+            self.now_ns = self._stopped_ns = to_ns
             if not current.left_ns:
                 self._complete(current)
         self.now_ns = to_ns

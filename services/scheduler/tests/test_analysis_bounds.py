@@ -87,13 +87,27 @@ def test_arinc653() -> None:
     assert ask("arinc653", one, {}, coproc=coproc)[1].share_ppm == 0
 
 
-def test_fixed_and_credit_and_null() -> None:
+def test_fixed_and_null() -> None:
     fixed = ask("fixed", {"share_permille": 500}, {"share_permille": 300}, refusal_ns=300 * MS)
     assert fixed[0].wait_ns is None and "long run" in fixed[0].note
-    credit = ask("credit", {"weight": 512}, {}, {"cap": 10})
-    assert [each.share_ppm for each in credit] == [500_000, 250_000, 100_000]
-    assert {each.wait_ns for each in credit} == {None}
     assert ask("null", {}, switch_ns=50) == [Bounds(PPM, 50, MS + 50)]
+
+
+def test_credit() -> None:
+    """More of it in ``test_credit_bounds.py``."""
+    bounds = ask("credit", {"weight": 512}, {}, {"cap": 10})
+    assert [each.share_ppm for each in bounds] == [500_000, 250_000, 100_000]
+    # Its debt of a slice and half a turn, of which the others make half each, and their turns.
+    assert bounds[0] == Bounds(500_000, 25 * MS, 26 * MS)
+    # And 27 ms until its cap of 3 ms allows it again, and no grant for less than 100 us.
+    assert bounds[2].wait_ns == ask("credit", {"weight": 512}, {}, {})[2].wait_ns + 27_100 * US
+    # A turn of 5 ms takes 6 with its switch and its refusal.
+    lossy = ask("credit", {}, {}, switch_ns=400 * US, refusal_ns=600 * US)[0]
+    assert lossy == Bounds(PPM * 5 // 12, 23 * MS, 24 * MS)
+    # A cap that is shorter than a refusal has many periods to pay for it, but still a bound.
+    refusing = ask("credit", {"cap": 1}, {}, refusal_ns=30 * MS)[0]
+    assert refusing.wait_ns is not None and refusing.response_ns is not None
+    assert 101 * 29_700 * US < refusing.wait_ns < refusing.response_ns
 
 
 def test_an_algorithm_of_others_has_no_bounds() -> None:
@@ -120,6 +134,8 @@ def vcoproc_parameters(algorithm: str, random: Random, number: int) -> dict[str,
         return {"priority": random.randint(0, 3)}
     if algorithm == "fixed":
         return {"share_permille": random.randint(100, 400)}
+    if algorithm == "credit":
+        return {"weight": random.choice((64, 256, 1024)), "cap": random.choice((0, 0, 0, 30))}
     if algorithm == "edf":
         period_us = random.choice((2000, 5000, 8000, 10_000, 20_000))
         budget_us = random.randint(200, period_us // 2)
@@ -192,7 +208,7 @@ def random_scene(algorithm: str, seed: int) -> tuple[Policy, Question, list[Task
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", ["rr", "priority", "edf", "arinc653", "fixed"])
+@pytest.mark.parametrize("algorithm", ["rr", "priority", "edf", "arinc653", "fixed", "credit"])
 def test_what_is_observed_is_never_beyond_the_bound(algorithm: str) -> None:
     bounded = closest = 0
     for seed in range(60):

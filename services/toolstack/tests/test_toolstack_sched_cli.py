@@ -306,7 +306,7 @@ def test_parameters_of_a_whole_domain_are_checked_as_single_ones(full: Server) -
     ("arguments", "code", "said"),
     [
         (["show", "nope"], 1, "coproc 'nope' does not exist [NOT_FOUND]"),
-        (["show", "a/b"], 2, "coproc: must have the form coprocs/{coproc}"),
+        (["show", "a/b"], 2, "'coprocs/a/b' is no name of a coproc"),
         (["set", "nope", "rr"], 1, "[NOT_FOUND]"),
         (["set", "dsp0", "rt"], 2, "'rt' is not installed; there are: credit, edf, rr"),
         (["set", "dsp0", "credit", "-p", "wait=1"], 2, "credit has no such parameter for a coproc"),

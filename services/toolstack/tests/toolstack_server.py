@@ -19,6 +19,10 @@ from vcoproc.internal.v1 import control_pb2 as pb
 from vcoproc.internal.v1 import control_pb2_grpc as rpc
 from vcoproc.runtime import grpc_kit
 from vcoproc.runtime.rundir import RunDir
+from vcoproc_toolstack.access import Access, AccessFile
+from vcoproc_toolstack.audit import Guard
+from vcoproc_toolstack.audit_gateway import describe
+from vcoproc_toolstack.audit_log import AuditLog
 from vcoproc_toolstack.cluster_gateway import ClusterGateway
 from vcoproc_toolstack.cluster_queries import ClusterQueries
 from vcoproc_toolstack.event_hub import EventHub
@@ -33,7 +37,13 @@ TIMEOUT_S = 20
 class Server:
     """A rig, its servers, and stubs to call them."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        listen: tuple[str, grpc_kit.TlsFiles] | None = None,
+        roles: Path | None = None,
+    ) -> None:
         self.run_dir = RunDir(path)
         self.run_dir.create()
         self.rig = Rig(path, lease=False)
@@ -48,8 +58,15 @@ class Server:
             rig.schedules,
             (self.hub, self.streams),
         )
+        self.audit_log = AuditLog(rig.store, lambda: next(rig.clock))
+        guard = Guard(
+            Access(AccessFile(roles, rig.log) if roles else None),
+            self.audit_log,
+            lambda name: describe(rig.store, rig.leases, name),
+            rig.log,
+        )
         cluster_queries = ClusterQueries(rig.store, rig.leases, rig.services.looking, rig.queries)
-        self.cluster_gateway = ClusterGateway(cluster_queries, self.streams)
+        self.cluster_gateway = ClusterGateway(cluster_queries, self.streams, guard, self.audit_log)
         self.leases = LeaseGateway(
             self.rig.store,
             self.rig.leases,
@@ -58,6 +75,8 @@ class Server:
             credential=b"cluster key",
             mark=self.rig.marks.mark,
         )
+        self.address = ""
+        """host:port, when it listens."""
         self._servers = [
             grpc_kit.serve(
                 self.run_dir.grpc("toolstack"),
@@ -65,6 +84,9 @@ class Server:
                 service_names=(API_SERVICE, CLUSTER_SERVICE),
                 log=self.rig.log,
                 threads=THREADS,
+                guard=guard,
+                listen=listen,
+                bound=self._bound,
             ),
             grpc_kit.serve(
                 self.run_dir.grpc("lease"),
@@ -81,6 +103,9 @@ class Server:
         self.api = api_rpc.ToolstackServiceStub(self._channels[0])
         self.cluster = cluster_rpc.ClusterServiceStub(self._channels[0])
         self.lease = rpc.LeaseServiceStub(self._channels[1])
+
+    def _bound(self, address: str) -> None:
+        self.address = address
 
     def _add(self, server: grpc.Server) -> None:
         api_rpc.add_ToolstackServiceServicer_to_server(self.gateway, server)

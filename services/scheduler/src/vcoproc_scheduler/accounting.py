@@ -203,6 +203,7 @@ class Account:
         left: bool,
         runnable: bool,
         now_ns: int,
+        stopped_ns: int,
     ) -> Usage:
         """What was used since the last call."""
         times, charged = self._times, self._charged
@@ -220,6 +221,7 @@ class Account:
             left=left,
             runnable=runnable,
             now_ns=now_ns,
+            stopped_ns=stopped_ns,
         )
 
     def view(self, clock_ns: int | None = None) -> AccountView:

@@ -268,7 +268,7 @@ class CoprocSchedulerCore:
         # When it wakes where it is, it gets a new slice.
         slice_ns = self._turn.slice_ns
         overtime_ns = 0 if slice_ns is None else record.account.end_slice(slice_ns)
-        self._policy.charge(record, overtime_ns=overtime_ns)
+        self._policy.charge(record, stopped_ns=sleep.clock_ns, overtime_ns=overtime_ns)
         self._policy.sync(record)
 
     def _on_dropped(self, dropped: GrantDropped) -> None:

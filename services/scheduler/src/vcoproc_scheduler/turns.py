@@ -117,7 +117,8 @@ class Turns:
         if given_up and record.awake:  # then that was its turn
             self._policy.begin(record)
         if refused or given_up:
-            self._policy.charge(record, ended=given_up, left=given_up)
+            stopped_ns = dropped.clock_ns - dropped.refused_ns
+            self._policy.charge(record, stopped_ns=stopped_ns, ended=given_up, left=given_up)
         self._policy.sync(record)
 
     def _not_taken_in(self, account: Account, dropped: GrantDropped, *, given_up: bool) -> None:
@@ -146,7 +147,9 @@ class Turns:
         )
         if report.end == EndReason.YIELD:
             self._policy.yielded(record)
-        self._policy.charge(record, overtime_ns=overtime_ns, ended=True, left=left)
+        self._policy.charge(
+            record, stopped_ns=report.ended_ns, overtime_ns=overtime_ns, ended=True, left=left
+        )
         began_ns = self._turn.began_ns
         return TurnEnded(
             vcoproc=record.id,
@@ -177,4 +180,4 @@ class Turns:
         slice_ns, until_ns = (order.slice_ns, order.until_ns) if order else (None, 0)
         self._turn.begin(began_ns, slice_ns, until_ns)
         self._policy.sync(record)
-        self._policy.begin(record)
+        self._policy.begin(record, slice_ns)

@@ -14,6 +14,7 @@ from vcoproc import limits
 from vcoproc.errors import LimitExceeded
 from vcoproc_toolstack.frozen import FrozenRing
 from vcoproc_toolstack.records import (
+    ACTOR,
     DomainRecord,
     EventKind,
     EventRecord,
@@ -196,7 +197,9 @@ class Change(View):
         # PostgreSQL keeps no text with this character, and part of a description comes from others.
         words = description.replace("\0", "\ufffd")
         revision = self.revision() + 1
-        event = EventRecord(revision, name, kind, words, self._now_ns(), fault=fault)
+        event = EventRecord(
+            revision, name, kind, words, self._now_ns(), fault=fault, actor=ACTOR.get()
+        )
         events = self._state.events.plus(KeptEvent(event), limits.EVENTS_KEPT_MAX)
         self._state = replace(self._state, events=events)
         self._put_revision(name, revision)

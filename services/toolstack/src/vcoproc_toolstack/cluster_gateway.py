@@ -15,6 +15,9 @@ from vcoproc.api.v1 import cluster_pb2
 from vcoproc.api.v1 import cluster_pb2_grpc as rpc
 from vcoproc_toolstack import filter_fields
 from vcoproc_toolstack import translate_cluster as translate
+from vcoproc_toolstack.audit import Guard
+from vcoproc_toolstack.audit_gateway import AuditGateway
+from vcoproc_toolstack.audit_log import AuditLog
 from vcoproc_toolstack.cluster_queries import ClusterQueries, Line
 from vcoproc_toolstack.filters import Filter, parse_filter
 from vcoproc_toolstack.lists import read_asked, read_position
@@ -25,10 +28,13 @@ _PAUSE_FACTOR: Final = 5
 """A watch of lines waits at least so many times as long as it took to look, and looks again."""
 
 
-class ClusterGateway(rpc.ClusterServiceServicer):
+class ClusterGateway(AuditGateway, rpc.ClusterServiceServicer):
     """Implements ClusterService."""
 
-    def __init__(self, queries: ClusterQueries, streams: OpenStreams) -> None:
+    def __init__(
+        self, queries: ClusterQueries, streams: OpenStreams, guard: Guard, audit_log: AuditLog
+    ) -> None:
+        super().__init__(guard, audit_log)
         self._cluster = queries
         self._samples = LineSamples(queries.lines)
         self._streams = streams

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 from vcoproc import limits
-from vcoproc.api.v1 import cluster_pb2
+from vcoproc.api.v1 import audit_pb2, cluster_pb2
 from vcoproc.api.v1 import toolstack_pb2 as api
 from vcoproc_toolstack.filters import FLAG, Field, Name, Number, Text, Value, Word
 from vcoproc_toolstack.records import EventRecord
@@ -104,4 +104,10 @@ FAULTS: Final[Mapping[str, Field[cluster_pb2.Fault]]] = {
     "name": _same("name", Name()),
     "code": _same("code", Number(_NUMBER_MAX)),
     "current": _flag("current"),
+}
+AUDIT: Final[Mapping[str, Field[audit_pb2.AuditEntry]]] = {
+    "caller": _same("caller", Text()),
+    "method": _same("method", Text()),
+    "name": _same("name", Name()),
+    "outcome": _same("outcome", Text()),
 }

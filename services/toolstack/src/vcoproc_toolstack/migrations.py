@@ -7,7 +7,7 @@ Theory of operation:
 Versions:
     1  the first one
     2  table schedules
-    3  PostgreSQL; column events.resource
+    3  PostgreSQL; what `tables` says is since version 3
 """
 
 from __future__ import annotations

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextvars
 import enum
 from dataclasses import dataclass, field
+from typing import Final
 
 
 class Life(enum.Enum):
@@ -181,6 +183,7 @@ class FaultRecord:
 class EventRecord:
     """Something changed. revision: rises by one with each. time_ns: Unix time.
 
+    actor: name of the caller who caused it; empty for the cluster itself.
     resource: what changed, as it was after this event; None when it was gone by then, and for all
     that is no domain or vcoproc. One that was read from the store has no credentials.
     fault: of an event FAULTED; None for one that was kept before faults were.
@@ -193,6 +196,37 @@ class EventRecord:
     time_ns: int
     resource: DomainRecord | VcoprocRecord | None = field(default=None, repr=False)
     fault: FaultRecord | None = None
+    actor: str = ""
+
+
+class Role(enum.IntEnum):
+    """What a caller may do, as in the public API: each may do what those before it may."""
+
+    VIEWER = 1
+    OPERATOR = 2
+    ADMIN = 3
+
+
+ACTOR: Final[contextvars.ContextVar[str]] = contextvars.ContextVar("actor", default="")
+"""Name of the caller for whom something is being changed now; empty for the cluster itself."""
+CUT_OFF: Final = "CUT_OFF"
+"""Outcome of a change whose toolstack died before it could say."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """One entry of the audit log; see the public API. outcome: empty while it is under way."""
+
+    number: int
+    time_ns: int
+    caller: str
+    role: Role
+    method: str
+    name: str
+    request: str
+    before: str
+    after: str
+    outcome: str
 
 
 # --- what is alive, as the other services say -----------------------------------------------------

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,10 @@ from vcoproc.runtime.logs import Log
 from vcoproc.runtime.process import notify_ready, notify_stopping
 from vcoproc.runtime.rundir import RunDir
 from vcoproc_toolstack import gateway, lease
+from vcoproc_toolstack.access import Access, AccessFile
+from vcoproc_toolstack.audit import Guard
+from vcoproc_toolstack.audit_gateway import describe
+from vcoproc_toolstack.audit_log import AuditLog
 from vcoproc_toolstack.changes import Changes
 from vcoproc_toolstack.cluster_gateway import ClusterGateway
 from vcoproc_toolstack.cluster_queries import ClusterQueries
@@ -48,6 +53,15 @@ LEASE_SERVICE = "vcoproc.internal.v1.LeaseService"
 _GRACE_S = 0.5
 
 
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """How the public API is served over TCP. address: "host:port"."""
+
+    address: str
+    tls: grpc_kit.TlsFiles
+    access_file: Path
+
+
 def store_path(run_dir: RunDir) -> Path:
     """Where the store is when nobody says otherwise."""
     return run_dir.path / "toolstack.db"
@@ -56,8 +70,16 @@ def store_path(run_dir: RunDir) -> Path:
 class Shell:
     """All parts of a running toolstack."""
 
-    def __init__(self, run_dir: RunDir, system: SystemConfig, store: Path | str, log: Log) -> None:
+    def __init__(
+        self,
+        run_dir: RunDir,
+        system: SystemConfig,
+        store: Path | str,
+        log: Log,
+        listen: Listen | None = None,
+    ) -> None:
         self._run_dir = run_dir
+        self._listen = listen
         self._log = log
         self._exit = ExitStack()
         self._failed = False
@@ -65,6 +87,13 @@ class Shell:
         self._store = Store(store, time.time_ns, failed=lambda: self._marks.mark(STORE))
         self._exit.callback(self._store.close)
         self._leases = Leases(system)
+        self._audit_log = AuditLog(self._store, time.time_ns)
+        self._guard = Guard(
+            Access(AccessFile(listen.access_file, log) if listen else None),
+            self._audit_log,
+            lambda name: describe(self._store, self._leases, name),
+            log,
+        )
         self._memory = MemoryDir(run_dir.memory_dir)
         self._services = GrpcServices(run_dir, self._memory, self._leases)
         self._exit.callback(self._services.close)
@@ -92,6 +121,7 @@ class Shell:
     def start(self) -> None:
         """Repairs what an earlier one left, then serves."""
         self._repairer.start(self._memory)
+        self._audit_log.complete_cut_off()
         self._serve_leases()
         self._serve_api()
         thread = threading.Thread(target=self._repair, name="repair", daemon=True)
@@ -157,14 +187,22 @@ class Shell:
         )
         looking = self._services.looking
         queries = ClusterQueries(self._store, self._leases, looking, self._queries)
-        of_cluster = ClusterGateway(queries, streams)
+        of_cluster = ClusterGateway(queries, streams, self._guard, self._audit_log)
 
         def add(server: grpc.Server) -> None:
             api_rpc.add_ToolstackServiceServicer_to_server(servicer, server)
             cluster_rpc.add_ClusterServiceServicer_to_server(of_cluster, server)
 
-        services = (API_SERVICE, CLUSTER_SERVICE)
-        self._serve("toolstack", add, services, gateway.THREADS, public=True)
+        self._serve(
+            "toolstack",
+            add,
+            (API_SERVICE, CLUSTER_SERVICE),
+            gateway.THREADS,
+            public=True,
+            guard=self._guard,
+            listen=(self._listen.address, self._listen.tls) if self._listen else None,
+            bound=lambda address: self._log.info("listens", address=address),
+        )
         self._exit.callback(streams.stop)
 
     def _serve(
@@ -216,14 +254,17 @@ def lock_run_dir(run_dir: RunDir) -> int:
     return descriptor
 
 
-def run(run_dir: RunDir, system: SystemConfig, store: str, log: Log) -> None:
+def run(
+    run_dir: RunDir, system: SystemConfig, store: str, log: Log, listen: Listen | None = None
+) -> None:
     """Serves until SIGTERM or SIGINT.
 
     Args:
         store: a path or a postgresql:// URL; empty for a file in the run directory.
 
     Raises:
-        InvalidArgument: the store or the run directory cannot be used.
+        InvalidArgument: the store, the run directory, the address or the certificates cannot be
+            used.
     """
     # Blocked in every thread and waited for in this one: a handler would only run once this thread
     # does, and a signal that comes just before it begins to wait would not end the wait.
@@ -232,7 +273,7 @@ def run(run_dir: RunDir, system: SystemConfig, store: str, log: Log) -> None:
     run_dir.create()
     lock = lock_run_dir(run_dir)
     try:
-        shell = Shell(run_dir, system, store or store_path(run_dir), log)
+        shell = Shell(run_dir, system, store or store_path(run_dir), log, listen)
         try:
             shell.start()
             log.info("toolstack serves", coprocs=len(system.coprocs))

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -36,6 +36,7 @@ from vcoproc_toolstack.view import State, View
 
 __all__ = ["Change", "Store", "View"]
 
+T = TypeVar("T")
 Note = Callable[[Change], None]
 """Tells a change what has happened. Must not refuse."""
 NAME: Final = "services/store"
@@ -118,6 +119,16 @@ class Store:
             change = Change(self._state, self._now_ns)
             yield change
             self._keep(change)
+
+    def execute(self, work: Callable[[Connection], T]) -> T:
+        """Does some work, in one transaction, on tables that are not kept in memory.
+
+        Raises:
+            StoreUnavailable: nothing of it is kept.
+        """
+        with self._told(), self._write_lock:
+            self._settle()
+            return self._database.run(work)
 
     def note(self, note: Note) -> None:
         """Keeps what has happened and cannot be refused: now, or when the database is back.

@@ -93,6 +93,8 @@ EVENTS: Final = Table(
     Column("resource", LargeBinary, nullable=True),
     # Since version 3: what faulted, with code and address; JSON.
     Column("fault", Text, nullable=True),
+    # Since version 3: name of the caller who caused it.
+    Column("actor", Text, nullable=False, server_default=""),
 )
 REQUESTS: Final = Table(
     "requests",
@@ -101,4 +103,19 @@ REQUESTS: Final = Table(
     Column("request_id", Text, nullable=False, unique=True),
     Column("fingerprint", LargeBinary, nullable=False),
     Column("answer", LargeBinary, nullable=False),
+)
+AUDIT: Final = Table(
+    # Since version 3: who asked for which change. Not kept in memory; see `audit_log`.
+    "audit",
+    METADATA,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("time_ns", BigInteger, nullable=False),
+    Column("caller", Text, nullable=False),
+    Column("role", Integer, nullable=False),
+    Column("method", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("request", Text, nullable=False),  # JSON, as the next two
+    Column("before", Text, nullable=False),
+    Column("after", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
 )

@@ -12,6 +12,7 @@ Not handled:
 from __future__ import annotations
 
 import enum
+import functools
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -157,6 +158,7 @@ def _matrix() -> tuple[Register, ...]:
     )
 
 
+@functools.cache
 def make_info(contexts_max: int = 8) -> PlatformInfo:
     shadow = WhenOut.SHADOW
     ctrl = (

@@ -9,7 +9,8 @@ What the core promises:
     * `wake` and `sleep` alternate for each vcoproc. Between them the vcoproc *wants* the
       coprocessor: it waits for it or is running on it.
     * `pick` is asked after every change. It must be repeatable: without another call in between it
-      gives the same answer. What it answered has happened only when `begin` says so.
+      gives the same answer. What it answered has happened only when `begin` says so; where an
+      earlier answer was carried out instead, with another slice, `planned` says that right after.
     * When a turn ends, the calls come in this order: `yield_` if the vcoproc gave up its slice,
       `charge`, then `sleep` if it no longer wants to run, then `begin` of the next, then `pick`.
     * `pick` is asked as long as anybody wants to run, also when that is the current one alone.
@@ -119,7 +120,9 @@ class Usage:
     the part of run_ns beyond the slice of the turn that ended. ended: its turn has ended (False: it
     is idle, but still on the coprocessor; or its turn has not begun, and was taken back while the
     coprocessor refused it). left: it has left the coprocessor. runnable: it wants to run on.
-    now_ns: up to when this reckons.
+    now_ns: up to when this reckons. stopped_ns: when it ran last, before a refusal or a switch. How
+    much of run_ns was before a given time follows from this, not from `begin`, which may be told
+    late.
     """
 
     vcoproc_id: int
@@ -132,6 +135,7 @@ class Usage:
     left: bool
     runnable: bool
     now_ns: int
+    stopped_ns: int
 
 
 class Policy(abc.ABC):
@@ -185,6 +189,13 @@ class Policy(abc.ABC):
 
     def begin(self, vcoproc_id: int, now_ns: int) -> None:  # noqa: B027  optional on purpose
         """A turn of the vcoproc began on the coprocessor."""
+
+    def planned(self, vcoproc_id: int, slice_ns: int | None) -> None:  # noqa: B027
+        """The turn that has just begun has another slice than `pick` answered last for it.
+
+        Args:
+            slice_ns: of this turn; None: it is not known.
+        """
 
     @abc.abstractmethod
     def charge(self, usage: Usage) -> None:

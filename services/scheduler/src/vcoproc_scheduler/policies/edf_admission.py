@@ -51,7 +51,7 @@ PARAMETERS: Final = (
         minimum=0,
         maximum=SWITCH_DEADLINE_NS // US,
         default=0,
-        doc="Longest switch from one vcoproc to another that the guarantees reckon with.",
+        doc="Longest switch, two messages and a burst in it, that the guarantees reckon with.",
     ),
     Parameter(
         name="refusal_us",

@@ -9,12 +9,13 @@ import typer
 
 from vcoproc_toolstack.cli.options import (
     EPILOG,
+    DomainArgument,
     Output,
     OutputOption,
     RunDirOption,
     connect,
     group,
-    print_json,
+    print_data,
 )
 
 config_app = group("Configuration: checks files, shows what is in force. docs/configuration.md.")
@@ -47,8 +48,7 @@ def config_check(
 
     reader = config_files.Reader(include or (), cpp=cpp)
     reports = config_files.check(reader, files, tree)
-    if output is Output.JSON:
-        config_files.print_reports(reports)
+    if print_data(output, config_files.reports_data(reports)):
         if any(report.problems for report in reports):
             raise typer.Exit(config_files.EXIT_WRONG)
         return
@@ -72,8 +72,6 @@ def config_show(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Shows every setting with its value and where that came from."""
-    from vcoproc.api.v1 import toolstack_pb2 as api
-
     if file is not None:
         from vcoproc_toolstack.cli import config_files
 
@@ -81,10 +79,8 @@ def config_show(
         answer = config_files.settings_of(reader, file, tree, coproc)
     else:
         with connect(run_dir) as client:
-            name = f"coprocs/{coproc}" if coproc else ""
-            answer = client.read("GetConfiguration", api.GetConfigurationRequest(coproc=name))
-    if output is Output.JSON:
-        print_json(answer)
+            answer = client.configuration(coproc)
+    if print_data(output, answer):
         return
     from vcoproc_toolstack.cli import config_tables
 
@@ -92,7 +88,7 @@ def config_show(
 
 
 def domain_device_tree(
-    name: Annotated[str, typer.Argument(help="Name of the domain.")],
+    name: DomainArgument,
     blob: Annotated[
         Path | None, typer.Option("--blob", metavar="FILE", help="Write it compiled to this file.")
     ] = None,
@@ -101,15 +97,11 @@ def domain_device_tree(
 ) -> None:
     """Prints the device-tree fragment by which a domain's drivers find its vcoprocs."""
     with connect(run_dir) as client:
-        from vcoproc.api.v1 import toolstack_pb2 as api
-
-        request = api.GetDomainDeviceTreeRequest(name=f"domains/{name}")
-        answer = client.read("GetDomainDeviceTree", request)
+        answer = client.device_tree(name)
     if blob is not None:
         from vcoproc_toolstack.cli import config_files
 
         config_files.write_file(blob, answer.blob)
     elif output is Output.TABLE:
         typer.echo(answer.source, nl=False)
-    if output is Output.JSON:
-        print_json(answer)
+    print_data(output, answer)

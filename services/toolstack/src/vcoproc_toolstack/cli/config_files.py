@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import typer
 
@@ -27,7 +26,7 @@ from vcoproc.config.fdt import BLOB_MAGIC
 from vcoproc.config.files import IncludedFiles, read_source
 from vcoproc.config.settings import coproc_settings, domain_settings
 from vcoproc.errors import ConfigProblem, InvalidArgument, InvalidConfig, NotFound
-from vcoproc_toolstack.cli.client import EXIT_USAGE
+from vcoproc_toolstack.cli.advice import EXIT_USAGE
 from vcoproc_toolstack.translate_configuration import setting_message
 
 EXIT_WRONG: Final = EXIT_USAGE
@@ -151,8 +150,8 @@ def _vcoprocs(domain: DomainConfig) -> str:
     return f"{domain.name} has {names}"
 
 
-def print_reports(reports: Sequence[Report]) -> None:
-    """Prints reports for programs."""
+def reports_data(reports: Sequence[Report]) -> dict[str, Any]:
+    """Reports for programs."""
     files = [
         {
             "file": report.file,
@@ -170,7 +169,7 @@ def print_reports(reports: Sequence[Report]) -> None:
         }
         for report in reports
     ]
-    typer.echo(json.dumps({"files": files}, indent=2))
+    return {"files": files}
 
 
 # --- showing --------------------------------------------------------------------------------------

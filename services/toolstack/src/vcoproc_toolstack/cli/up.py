@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -35,6 +36,20 @@ class RunDirBusy(RequestError):
         self.owner = owner
 
 
+@dataclass(frozen=True, slots=True)
+class ListenOn:
+    """How the control API is served over TCP: see `vcoproc-toolstack --help`."""
+
+    address: str
+    tls_dir: Path
+    access_file: Path
+
+    def arguments(self) -> tuple[str, ...]:
+        """For the toolstack's command."""
+        files = ("--tls-dir", str(self.tls_dir.absolute()))
+        return ("--listen", self.address, *files, "--access", str(self.access_file.absolute()))
+
+
 class Cluster:
     """A cluster of child processes.
 
@@ -52,6 +67,7 @@ class Cluster:
             None.
         include: folders of what the tree includes, besides its own.
         cpp: whether the C preprocessor has to be run on the tree first.
+        listen: where the control API is served over TCP too; nowhere when None.
         report: is told, in words for people, of processes that die and return.
 
     Raises:
@@ -70,8 +86,10 @@ class Cluster:
         store: Path | str | None = None,
         include: Iterable[Path] = (),
         cpp: bool = False,
+        listen: ListenOn | None = None,
         report: Callable[[str], None] = lambda _text: None,
     ) -> None:
+        self._listen = listen
         self._tree = Path(tree).absolute()
         self._include = tuple(Path(folder).absolute() for folder in include)
         self._cpp = cpp
@@ -166,9 +184,10 @@ class Cluster:
         store = {VARIABLE: str(self._store or "")}
         folders = [part for folder in self._include for part in ("--include", str(folder))]
         tree = ("--tree", str(self._tree), *folders, *(("--cpp",) if self._cpp else ()))
+        listen = () if self._listen is None else self._listen.arguments()
         # The one that takes longest to start goes first.
         return [
-            spec("toolstack", "vcoproc_toolstack", *tree, **store),
+            spec("toolstack", "vcoproc_toolstack", *tree, *listen, **store),
             *(spec(coproc.name, "vcoproc_sim", "--coproc", coproc.name) for coproc in self.coprocs),
             spec("scheduler", "vcoproc_scheduler"),
             spec("irq-router", "vcoproc_irq_router"),

@@ -2742,7 +2742,9 @@ class Configuration(_message.Message):
     file_name: _builtins.str
     """The system's device tree."""
     @_builtins.property
-    def settings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Setting]: ...
+    def settings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Setting]:
+        """By resource, in the order of the tree."""
+
     def __init__(
         self,
         *,
@@ -2770,6 +2772,7 @@ class Setting(_message.Message):
     class _SourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Setting._Source.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         SOURCE_UNSPECIFIED: Setting._Source.ValueType  # 0
+        """Never sent."""
         SOURCE_DEFAULT: Setting._Source.ValueType  # 1
         """Nobody said anything else."""
         SOURCE_FILE: Setting._Source.ValueType  # 2
@@ -2779,8 +2782,11 @@ class Setting(_message.Message):
         SOURCE_CHOSEN: Setting._Source.ValueType  # 4
         """A free place was taken, since no file says where."""
 
-    class Source(_Source, metaclass=_SourceEnumTypeWrapper): ...
+    class Source(_Source, metaclass=_SourceEnumTypeWrapper):
+        """Where a value comes from."""
+
     SOURCE_UNSPECIFIED: Setting.Source.ValueType  # 0
+    """Never sent."""
     SOURCE_DEFAULT: Setting.Source.ValueType  # 1
     """Nobody said anything else."""
     SOURCE_FILE: Setting.Source.ValueType  # 2
@@ -2803,9 +2809,11 @@ class Setting(_message.Message):
     value: _builtins.str
     """As in the device tree, for people."""
     source: Global___Setting.Source.ValueType
+    """Where it comes from."""
     file: _builtins.str
-    """Where it is given, for SOURCE_FILE; line 0 in a compiled tree."""
+    """File in which it is given, for SOURCE_FILE."""
     line: _builtins.int
+    """Line there, counted from 1; 0 in a compiled tree."""
     def __init__(
         self,
         *,
