@@ -105,7 +105,7 @@ class _Answers:
         except VcoprocError as error:
             # A coproc that the scheduler has not been told of yet is no gap.
             if error.reason != NotFound.reason:
-                self._gaps.setdefault(pending.who, str(error))
+                self._gaps.setdefault(pending.who, str(error).removeprefix(f"{pending.who} "))
             return None
 
     def gaps(self) -> tuple[str, ...]:

@@ -83,11 +83,10 @@ class ClientWaits:
         """Waits for the next one whose time is over; None when nobody waits any more."""
         with self._lock:
             while self._waits:
-                number, (since_ns, give_up) = next(iter(self._waits.items()))
-                left_ns = since_ns + self._limit_ns - time.monotonic_ns()
+                number = next(iter(self._waits))
+                left_ns = self._waits[number][0] + self._limit_ns - time.monotonic_ns()
                 if left_ns <= 0:
-                    del self._waits[number]
-                    return give_up
+                    return self._waits.pop(number)[1]
                 self._lock.wait(left_ns / S)
             self._watched = False
             return None

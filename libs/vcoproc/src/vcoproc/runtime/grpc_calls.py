@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, nullcontext
 from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
 
@@ -232,9 +232,13 @@ class Interceptor(grpc.ServerInterceptor):
             slow = answers.too_slow() if isinstance(answers, Resumable) else WatcherTooSlow()
             _cut(context, slow)
 
-        for answer in answers:
-            with self._answers.bounded(give_up):
-                yield answer
+        try:
+            for answer in answers:
+                with self._answers.bounded(give_up):
+                    yield answer
+        finally:
+            if isinstance(answers, Generator):
+                answers.close()  # now, whoever still knows of it
 
     def _place(self, method: str) -> AbstractContextManager[Any]:
         """Our own streams bound themselves; those of the libraries do not."""

@@ -98,6 +98,21 @@ class TlsFiles:
         return grpc.ssl_server_certificate_configuration([pair], root_certificates=client_ca)
 
 
+def _public_options() -> tuple[tuple[str, int], ...]:
+    """Bounds of connections, and of clients that fell silent."""
+    return (
+        ("grpc.max_allowed_incoming_connections", limits.CONNECTIONS_MAX),
+        ("grpc.max_concurrent_streams", limits.CALLS_PER_CONNECTION_MAX),
+        ("grpc.server_handshake_timeout_ms", limits.PING_TIMEOUT_NS // limits.MS),
+        ("grpc.keepalive_time_ms", limits.PING_INTERVAL_NS // limits.MS),
+        ("grpc.keepalive_timeout_ms", limits.PING_TIMEOUT_NS // limits.MS),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # Of the pings by which gRPC measures a connection. They come first, and without this a
+        # client that answers none is only found after a minute.
+        ("grpc.http2.ping_timeout_ms", limits.PING_TIMEOUT_NS // limits.MS),
+    )
+
+
 def serve(
     target: str,
     add: Callable[[grpc.Server], None],
@@ -136,7 +151,7 @@ def serve(
         options=(
             ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
             ("grpc.so_reuseport", 0),
-            *(_PUBLIC_OPTIONS if public else ()),
+            *(_public_options() if public else ()),
         ),
     )
     add(server)
@@ -159,17 +174,6 @@ def serve(
     return server
 
 
-_PUBLIC_OPTIONS: Final = (
-    ("grpc.max_allowed_incoming_connections", limits.CONNECTIONS_MAX),
-    ("grpc.max_concurrent_streams", limits.CALLS_PER_CONNECTION_MAX),
-    ("grpc.server_handshake_timeout_ms", limits.PING_TIMEOUT_NS // limits.MS),
-    ("grpc.keepalive_time_ms", limits.PING_INTERVAL_NS // limits.MS),
-    ("grpc.keepalive_timeout_ms", limits.PING_TIMEOUT_NS // limits.MS),
-    ("grpc.keepalive_permit_without_calls", 1),
-    # Of the pings by which gRPC measures the connection. They come first, and without this a client
-    # that answers none is only found after a minute.
-    ("grpc.http2.ping_timeout_ms", limits.PING_TIMEOUT_NS // limits.MS),
-)
 _CHANNEL_OPTIONS: Final = (
     # Not min_reconnect_backoff_ms: it bounds each attempt, and a busy machine is slow.
     ("grpc.initial_reconnect_backoff_ms", 50),

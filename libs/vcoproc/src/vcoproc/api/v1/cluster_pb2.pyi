@@ -208,7 +208,7 @@ class CoprocStatistics(_message.Message):
     trap_count: _builtins.int
     """Register accesses of drivers that were served."""
     interrupt_count: _builtins.int
-    """Interrupts that its vcoprocs raised."""
+    """Interrupts that the vcoprocs raised that it has now: falls when one leaves."""
     @_builtins.property
     def vcoprocs(self) -> _containers.RepeatedCompositeFieldContainer[Global___VcoprocStatistics]:
         """All that it has."""
@@ -375,7 +375,7 @@ class WatchLinesResponse(_message.Message):
 
     @_builtins.property
     def removed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Lines that are gone since the last sample: Line.name."""
+        """Lines that are gone since the last sample, or no longer match the filter: Line.name."""
 
     def __init__(
         self,
@@ -529,7 +529,7 @@ class Fault(_message.Message):
     name: _builtins.str
     """Resource name of the vcoproc or coproc that faulted."""
     code: _builtins.int
-    """FAULT_STATUS; 0 for a coproc."""
+    """FAULT_STATUS; 0 for a coproc, and for one that an older version noted."""
     address: _builtins.int
     """FAULT_ADDRESS."""
     why: _builtins.str

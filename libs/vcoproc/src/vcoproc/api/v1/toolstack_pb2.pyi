@@ -12,7 +12,8 @@ Errors carry a google.rpc.ErrorInfo with domain "vcoproc" and a stable reason (U
   UNAVAILABLE         PEER_LOST, PEER_TIMEOUT, PEER_REJECTED: a service does not answer; retry
                       STORE_UNAVAILABLE: nothing can be kept just now, so nothing is changed; retry
   OUT_OF_RANGE        REVISION_GONE: the watch must start again from a list
-  ABORTED             WATCHER_TOO_SLOW: the watch must be resumed from the revision it has
+  ABORTED             WATCHER_TOO_SLOW: the watch must be resumed from the revision it has. A stream
+                      that is not read at all is cut, and has code and text alone
   UNAUTHENTICATED     UNAUTHENTICATED: no client certificate that this cluster knows
   PERMISSION_DENIED   PERMISSION_DENIED: the caller's role does not allow this call
 
@@ -21,6 +22,15 @@ first one's answer and changes nothing. Empty: not idempotent. It stays known fo
 
 A filter is a list of terms with spaces between, all of which must hold: FIELD=VALUE or FIELD!=VALUE,
 where "*" in a value stands for any text. Each list says which fields it knows. At most 1024 bytes.
+A resource is meant by its whole name or by the last word of it: domains/fir or fir. States and kinds
+are written large or small, with or without STATE_ or KIND_. Numbers are decimal or hexadecimal, and
+switches are true or false. A filter that can never match is INVALID_ARGUMENT.
+
+A page_token says after which resource the next page begins: one that is there all the time is listed
+once, whatever comes and goes meanwhile. It belongs to its list and filter.
+
+A call whose request, or its next part, does not come whole within 10 seconds is ended with
+INVALID_ARGUMENT; so is with ABORTED a stream whose answer is not taken within 10 seconds.
 """
 
 from collections import abc as _abc
@@ -112,7 +122,7 @@ class Domain(_message.Message):
     create_time_ns: _builtins.int
     """Output only. Unix time in nanoseconds."""
     revision: _builtins.int
-    """Output only. Revision of the event that changed it last."""
+    """Output only. Revision of the event that changed it, or one of its vcoprocs, last."""
     on_poweroff: _builtins.str
     """What follows when it is shut down: "destroy", "restart" or "preserve"."""
     on_crash: _builtins.str
@@ -239,7 +249,7 @@ class Coproc(_message.Message):
     state_reason: _builtins.str
     """Output only. Why it is in this state, for people; empty when there is nothing to say."""
     revision: _builtins.int
-    """Output only. Revision of the event that changed it last."""
+    """Output only. Revision of the event that changed it, or its schedule, last; 0 before the first."""
     added: _builtins.bool
     """Added at run time; false: it is in the system's device tree."""
     @_builtins.property
@@ -367,7 +377,7 @@ class Vcoproc(_message.Message):
     state: Global___Vcoproc.State.ValueType
     """Output only."""
     revision: _builtins.int
-    """Output only. Revision of the event that changed it last."""
+    """Output only. Revision of the event that changed it, or its whole domain, last."""
     compatible: _builtins.str
     """Coprocessor type, for example "vcoproc,cortex-m4"."""
     @_builtins.property
@@ -1727,7 +1737,7 @@ class ListEventsRequest(_message.Message):
     filter: _builtins.str
     """As of WatchEvents."""
     after_revision: _builtins.int
-    """Only events after this revision."""
+    """Only events after this revision; 0: all that are kept."""
     def __init__(
         self,
         *,
@@ -1837,7 +1847,9 @@ class Event(_message.Message):
     revision: _builtins.int
     """Rising by one with each event."""
     name: _builtins.str
-    """Resource name of what changed."""
+    """Resource name of what changed: domains/{domain}, domains/{domain}/vcoprocs/{vcoproc},
+    coprocs/{coproc}, coprocs/{coproc}/schedule for how a coproc is scheduled, services/{service}.
+    """
     kind: Global___Event.Kind.ValueType
     """What happened."""
     description: _builtins.str

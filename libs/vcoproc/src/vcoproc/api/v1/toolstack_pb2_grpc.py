@@ -457,13 +457,14 @@ class ToolstackServiceServicer:
     def WatchEvents(self, request, context):
         """Streams every change after a revision, oldest first, and stays open. A client that reads too slowly
         gets ABORTED WATCHER_TOO_SLOW and may resume from the last revision that it has seen.
+        OUT_OF_RANGE REVISION_GONE when events after the revision are no longer kept: the newest 10000 are.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListEvents(self, request, context):
-        """Events that are kept, oldest first.
+        """Events that are kept, oldest first. OUT_OF_RANGE REVISION_GONE as of WatchEvents.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

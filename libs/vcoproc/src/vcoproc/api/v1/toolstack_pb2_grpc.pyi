@@ -12,7 +12,8 @@ Errors carry a google.rpc.ErrorInfo with domain "vcoproc" and a stable reason (U
   UNAVAILABLE         PEER_LOST, PEER_TIMEOUT, PEER_REJECTED: a service does not answer; retry
                       STORE_UNAVAILABLE: nothing can be kept just now, so nothing is changed; retry
   OUT_OF_RANGE        REVISION_GONE: the watch must start again from a list
-  ABORTED             WATCHER_TOO_SLOW: the watch must be resumed from the revision it has
+  ABORTED             WATCHER_TOO_SLOW: the watch must be resumed from the revision it has. A stream
+                      that is not read at all is cut, and has code and text alone
   UNAUTHENTICATED     UNAUTHENTICATED: no client certificate that this cluster knows
   PERMISSION_DENIED   PERMISSION_DENIED: the caller's role does not allow this call
 
@@ -21,6 +22,15 @@ first one's answer and changes nothing. Empty: not idempotent. It stays known fo
 
 A filter is a list of terms with spaces between, all of which must hold: FIELD=VALUE or FIELD!=VALUE,
 where "*" in a value stands for any text. Each list says which fields it knows. At most 1024 bytes.
+A resource is meant by its whole name or by the last word of it: domains/fir or fir. States and kinds
+are written large or small, with or without STATE_ or KIND_. Numbers are decimal or hexadecimal, and
+switches are true or false. A filter that can never match is INVALID_ARGUMENT.
+
+A page_token says after which resource the next page begins: one that is there all the time is listed
+once, whatever comes and goes meanwhile. It belongs to its list and filter.
+
+A call whose request, or its next part, does not come whole within 10 seconds is ended with
+INVALID_ARGUMENT; so is with ABORTED a stream whose answer is not taken within 10 seconds.
 """
 
 from collections import abc as _abc
@@ -150,9 +160,10 @@ class ToolstackServiceStub:
     WatchEvents: _grpc.UnaryStreamMultiCallable[_toolstack_pb2.WatchEventsRequest, _toolstack_pb2.Event]
     """Streams every change after a revision, oldest first, and stays open. A client that reads too slowly
     gets ABORTED WATCHER_TOO_SLOW and may resume from the last revision that it has seen.
+    OUT_OF_RANGE REVISION_GONE when events after the revision are no longer kept: the newest 10000 are.
     """
     ListEvents: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.ListEventsRequest, _toolstack_pb2.ListEventsResponse]
-    """Events that are kept, oldest first."""
+    """Events that are kept, oldest first. OUT_OF_RANGE REVISION_GONE as of WatchEvents."""
     ListAlgorithms: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.ListAlgorithmsRequest, _toolstack_pb2.ListAlgorithmsResponse]
     """All installed scheduling algorithms, with a description of every parameter."""
     GetSchedule: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.GetScheduleRequest, _toolstack_pb2.Schedule]
@@ -272,9 +283,10 @@ class ToolstackServiceAsyncStub(ToolstackServiceStub):
     WatchEvents: _aio.UnaryStreamMultiCallable[_toolstack_pb2.WatchEventsRequest, _toolstack_pb2.Event]  # type: ignore[assignment]
     """Streams every change after a revision, oldest first, and stays open. A client that reads too slowly
     gets ABORTED WATCHER_TOO_SLOW and may resume from the last revision that it has seen.
+    OUT_OF_RANGE REVISION_GONE when events after the revision are no longer kept: the newest 10000 are.
     """
     ListEvents: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.ListEventsRequest, _toolstack_pb2.ListEventsResponse]  # type: ignore[assignment]
-    """Events that are kept, oldest first."""
+    """Events that are kept, oldest first. OUT_OF_RANGE REVISION_GONE as of WatchEvents."""
     ListAlgorithms: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.ListAlgorithmsRequest, _toolstack_pb2.ListAlgorithmsResponse]  # type: ignore[assignment]
     """All installed scheduling algorithms, with a description of every parameter."""
     GetSchedule: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.GetScheduleRequest, _toolstack_pb2.Schedule]  # type: ignore[assignment]
@@ -571,6 +583,7 @@ class ToolstackServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_toolstack_pb2.Event], _abc.AsyncIterator[_toolstack_pb2.Event]]:
         """Streams every change after a revision, oldest first, and stays open. A client that reads too slowly
         gets ABORTED WATCHER_TOO_SLOW and may resume from the last revision that it has seen.
+        OUT_OF_RANGE REVISION_GONE when events after the revision are no longer kept: the newest 10000 are.
         """
 
     @_abc_1.abstractmethod
@@ -579,7 +592,7 @@ class ToolstackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _toolstack_pb2.ListEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_toolstack_pb2.ListEventsResponse, _abc.Awaitable[_toolstack_pb2.ListEventsResponse]]:
-        """Events that are kept, oldest first."""
+        """Events that are kept, oldest first. OUT_OF_RANGE REVISION_GONE as of WatchEvents."""
 
     @_abc_1.abstractmethod
     def ListAlgorithms(
