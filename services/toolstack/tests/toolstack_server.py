@@ -18,6 +18,7 @@ from vcoproc.internal.v1 import control_pb2 as pb
 from vcoproc.internal.v1 import control_pb2_grpc as rpc
 from vcoproc.runtime import grpc_kit
 from vcoproc.runtime.rundir import RunDir
+from vcoproc_toolstack import translate
 from vcoproc_toolstack.gateway import Gateway
 from vcoproc_toolstack.lease import LeaseGateway
 from vcoproc_toolstack.shell import API_SERVICE, LEASE_SERVICE
@@ -33,7 +34,8 @@ class Server:
         self.run_dir.create()
         self.rig = Rig(path, lease=False)
         rig = self.rig
-        self.gateway = Gateway(rig.changes, rig.queries, rig.schedule_changes, rig.schedules)
+        rig.seal_domain = translate.seal_domain
+        self.gateway = Gateway(rig.verbs, rig.queries, rig.schedule_changes, rig.schedules)
         self.leases = LeaseGateway(
             self.rig.store,
             self.rig.leases,
