@@ -94,7 +94,7 @@ class Moves:
             change.add_hold(Hold(old, number, move.files))
             return commit(change)
 
-        with self._changes.store.change() as change:
+        with self._changes.change() as change:
             change.add_hold(Hold(new, number, move.files))
         return self._changes.carry_out(
             Saga(move.before(), move.after()),
