@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
+from toolstack_fakes import RESET
 from toolstack_operations import OPERATIONS, Operation
 from toolstack_picture import picture
 from toolstack_points import ask_again, differences, make_rig, undisturbed, unwatch
@@ -20,7 +22,14 @@ from toolstack_rig import REFUSED, Rig
 
 from vcoproc.errors import PeerLost, StoreUnavailable, VcoprocError
 from vcoproc.model.domain_state import DomainState
-from vcoproc_toolstack.steps import MEMORY, Step, coproc_service, service_of
+from vcoproc_toolstack.steps import (
+    MEMORY,
+    ForgetContext,
+    SaveContext,
+    Step,
+    coproc_service,
+    service_of,
+)
 
 STORE_LOST = StoreUnavailable("store.db", "the disk is full")
 Trouble = Callable[[Rig, Step], None]
@@ -54,7 +63,8 @@ def die(rig: Rig, step: Step) -> None:
 CALLS: dict[str, tuple[str, Trouble]] = {
     "refuses": ("before", refuse),
     "loses the answer": ("after", lose),
-    "falls silent": ("after", fall_silent),
+    "falls silent": ("before", fall_silent),
+    "falls silent after it": ("after", fall_silent),
     "dies": ("before", die),
     "dies after it": ("after", die),
 }
@@ -102,12 +112,11 @@ def test_whatever_call_fails_it_is_all_or_nothing(
         rig = make_rig(short_path / str(place), operation)
         disturb(rig, trouble, place)
         done = False
-        try:
+        with suppress(VcoprocError):
             given = operation.act(rig)
             done = True
             assert given in (answer, operation.also)
-        except VcoprocError:
-            rig.services.check_reach()
+        rig.services.check_reach()
         recover(rig)
         if MEMORY in rig.marked:
             rig.restart()  # takes away what could not be removed
@@ -153,11 +162,10 @@ def test_whatever_change_of_the_store_fails_it_is_all_or_nothing(
 
         rig.grave.commit = fail
         done = False
-        try:
+        with suppress(VcoprocError):
             operation.act(rig)
             done = True
-        except VcoprocError:
-            rig.services.check_reach()
+        rig.services.check_reach()
         recover(rig)
         where = f"{when} commit {place}"
         found = picture(rig)
@@ -167,4 +175,41 @@ def test_whatever_change_of_the_store_fails_it_is_all_or_nothing(
             assert found == new, f"{where}; it was acknowledged"
         if not (operation.once and found == new):
             ask_again(rig, operation, where, answer=answer, new=new)
+        rig.close()
+
+
+MOVE = next(each for each in OPERATIONS if each.name == "move")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("coproc", ["dsp0", "ncore-0"])
+def test_a_move_keeps_the_context_although_one_of_the_two_dies(
+    short_path: Path, coproc: str
+) -> None:
+    """The old one may die as soon as it has written the context down; the new one at any time until
+    the vcoproc is about to run there: from then on it could only go back to what it was."""
+    *_, points = undisturbed(short_path / "undisturbed", MOVE)
+    count = points["before a call"]
+    for place in range(count):
+        rig = make_rig(short_path / str(place), MOVE)
+        seen: list[Step] = []
+
+        def hook(step: Step, rig: Rig = rig, place: int = place, seen: list[Step] = seen) -> None:
+            if len(seen) == place:
+                rig.unlease(coproc)
+            seen.append(step)
+
+        rig.services.before = hook
+        with suppress(VcoprocError):
+            MOVE.act(rig)
+        recover(rig)
+        [label] = {
+            seat.label
+            for seats in rig.services.attached.values()
+            for number, seat in seats.items()
+            if number == 1
+        }
+        done = {type(step) for step in seen[:place]}
+        kept = SaveContext in done if coproc == "dsp0" else ForgetContext not in done
+        assert label == ("worked" if kept else RESET), f"call {place}"
         rig.close()
