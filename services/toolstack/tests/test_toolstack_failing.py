@@ -209,7 +209,7 @@ def test_a_move_keeps_the_context_although_one_of_the_two_dies(
             for number, seat in seats.items()
             if number == 1
         }
-        done = {type(step) for step in seen[:place]}
-        kept = SaveContext in done if coproc == "dsp0" else ForgetContext not in done
+        done, begun = ({type(step) for step in seen[: place + more]} for more in (0, 1))
+        kept = SaveContext in done if coproc == "dsp0" else ForgetContext not in begun
         assert label == ("worked" if kept else RESET), f"call {place}"
         rig.close()
