@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from toolstack_looking import FakeLooking
 from toolstack_scheduling import FakeScheduling
 
 from vcoproc.errors import NotFound, PeerLost, WrongState
@@ -146,6 +147,7 @@ class FakeServices:
 
     def __post_init__(self) -> None:
         self.scheduling = FakeScheduling(self.scheduled, self._answers)
+        self.looking = FakeLooking(self)
 
     def belong_to(self, memory: MemoryDir, leases: Leases, grave: Grave) -> None:
         """Another toolstack steers them from now on."""
