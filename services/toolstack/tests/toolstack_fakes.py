@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from toolstack_looking import FakeLooking
 from toolstack_scheduling import FakeScheduling
@@ -52,6 +53,7 @@ from vcoproc_toolstack.steps import (
 )
 from vcoproc_toolstack.store import Change, Store
 
+CONTEXT_BYTES_MAX = 10_000
 RESET = "reset"
 """What a context is that nobody has used."""
 
@@ -107,17 +109,35 @@ class MortalStore(Store):
 class Seat:
     """A vcoproc in a coproc-sim. label, run_count: its context, and how often it was let run.
 
-    inodes: of the files that it has mapped, by name.
+    files: those that it has mapped, open, by name.
     """
 
     step: AttachVcoproc
-    inodes: dict[str, int]
+    files: dict[str, IO[bytes]]
     label: str = RESET
     run_count: int = 0
     paused: bool = False
 
     def context(self) -> bytes:
-        return f"{self.label} {self.run_count}".encode()
+        """All that it has, with what its mapped ranges hold."""
+        mapped = [file.read() for file in self._mapped() if file.seek(0) == 0]
+        return b"\n".join([f"{self.label} {self.run_count}".encode(), *mapped])
+
+    def load(self, context: bytes) -> None:
+        head, *mapped = context.split(b"\n", len(self.files) - 1)
+        label, run_count = head.decode().split()
+        self.label, self.run_count = label, int(run_count)
+        for file, content in zip(self._mapped(), mapped, strict=True):
+            file.seek(0)
+            file.write(content)
+            file.flush()
+
+    def _mapped(self) -> list[IO[bytes]]:
+        return [file for name, file in self.files.items() if name != self.step.memory_file]
+
+    def close(self) -> None:
+        for file in self.files.values():
+            file.close()
 
 
 @dataclass
@@ -169,7 +189,8 @@ class FakeServices:
 
     def forget_coproc(self, name: str) -> None:
         """A coproc-sim dies, with all its contexts."""
-        self.attached.pop(name, None)
+        for seat in self.attached.pop(name, {}).values():
+            seat.close()
 
     def perform(self, step: Step) -> None:
         self.grave.check()
@@ -193,8 +214,10 @@ class FakeServices:
                 self._attach(step)
             case DetachVcoproc():
                 self.leases.need(step.coproc)
-                if self.attached.get(step.coproc, {}).pop(step.vcoproc_id, None) and step.moved:
-                    self.told_moved.append((step.coproc, step.vcoproc_id))
+                seat = self.attached.get(step.coproc, {}).pop(step.vcoproc_id, None)
+                if seat is not None:
+                    seat.close()
+                    self.told_moved += [(step.coproc, step.vcoproc_id)] if step.moved else []
             case PauseVcoproc() | ResumeVcoproc() | SaveContext() | LoadContext():
                 self._do_seat(step)
             case _:
@@ -218,7 +241,8 @@ class FakeServices:
             case AddVcoproc(vcoproc=vcoproc):
                 if vcoproc.vcoproc_id not in self.scheduled.get(vcoproc.coproc, {}):
                     place = vcoproc.coproc, vcoproc.vcoproc_id
-                    self.used[place] = step.accounting or Accounting(0, 0, 0, 0, 0, 0, 0, 0)
+                    before = self.used.get((step.used_on, vcoproc.vcoproc_id))
+                    self.used[place] = before or Accounting(0, 0, 0, 0, 0, 0, 0, 0)
                 self.scheduling.add(vcoproc.coproc, vcoproc.vcoproc_id, vcoproc.params)
             case RemoveVcoproc(coproc=coproc, vcoproc_id=vcoproc_id):
                 self.scheduled.get(coproc, {}).pop(vcoproc_id, None)
@@ -272,8 +296,10 @@ class FakeServices:
         if number in seats:
             seats[number].step = step  # only its name may be another one
             return
-        inodes = {name: self.memory.path_of(name).stat().st_ino for name in step.files}
-        seats[number] = Seat(step, inodes, paused=step.paused)
+        files: dict[str, IO[bytes]] = {
+            name: self.memory.path_of(name).open("r+b") for name in step.files
+        }
+        seats[number] = Seat(step, files, paused=step.paused)
         self.latest.pop((number, RESET), None)
         if not step.paused:
             self._let_run(number, seats[number])
@@ -298,15 +324,14 @@ class FakeServices:
             case SaveContext(file_name=file_name):
                 if not seat.paused:
                     raise WrongState("vcoproc", "not paused", "a paused one")
-                self.memory.write(file_name, [seat.context()], 100)
+                self.memory.write(file_name, [seat.context()], CONTEXT_BYTES_MAX)
             case LoadContext(file_name=file_name):
                 if not seat.paused:
                     raise WrongState("vcoproc", "not paused", "a paused one")
-                label, run_count = b"".join(self.memory.read(file_name)).decode().split()
-                latest = self.latest.get((step.vcoproc_id, label), 0)
+                seat.load(b"".join(self.memory.read(file_name)))
+                latest = self.latest.get((step.vcoproc_id, seat.label), 0)
                 asked_for = file_name != context_file(step.vcoproc_id)
-                assert asked_for or int(run_count) >= latest, "it has gone on since"
-                seat.label, seat.run_count = label, int(run_count)
+                assert asked_for or seat.run_count >= latest, "it has gone on since"
 
     def accounts(self, timeout_ns: int) -> tuple[CoprocAccount, ...]:
         self._answers(SCHEDULER)
@@ -360,7 +385,12 @@ class FakeServices:
         """What coproc-sims have mapped is there still, and is no other file of that name."""
         for seats in self.attached.values():
             for seat in seats.values():
-                for name, inode in seat.inodes.items():
+                for name, file in seat.files.items():
                     path = self.memory.path_of(name)
                     assert path.exists(), f"{name} was removed under {seat.step.vcoproc.resource}"
-                    assert path.stat().st_ino == inode, f"{name} is another file now"
+                    status = os.fstat(file.fileno())
+                    assert os.path.samestat(status, path.stat()), f"{name} is another file now"
+
+    def close(self) -> None:
+        for name in list(self.attached):
+            self.forget_coproc(name)

@@ -232,6 +232,7 @@ class Rig:
 
     def close(self) -> None:
         self.store.close()
+        self.services.close()
 
 
 def seal_domain(domain: DomainRecord) -> bytes:

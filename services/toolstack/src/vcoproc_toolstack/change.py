@@ -23,6 +23,7 @@ from vcoproc_toolstack.records import (
     Life,
     PlatformRecord,
     VcoprocRecord,
+    memory_file,
 )
 from vcoproc_toolstack.rows import (
     FILES,
@@ -86,14 +87,17 @@ class Change(View):
     def next_domid(self) -> int:
         """A number that no domain has. Rises, and begins again at the end, as Xen's do.
 
+        Not that of a domain that has gone and whose memory somebody may still reach.
+
         Raises:
             LimitExceeded: there are `limits.DOMAINS_MAX` domains.
         """
         used = self._state.names
         if len(used) >= limits.DOMAINS_MAX:
             raise LimitExceeded("domains", limits.DOMAINS_MAX)
+        held = {name for hold in self.holds() for name in hold.files}
         domid = self._number("next_domid", limits.DOMID_MIN)
-        while domid in used or domid > limits.DOMID_MAX:
+        while domid in used or memory_file(domid) in held or domid > limits.DOMID_MAX:
             domid = limits.DOMID_MIN if domid >= limits.DOMID_MAX else domid + 1
         self.put(NUMBERS, "next_domid", domid + 1)
         return domid

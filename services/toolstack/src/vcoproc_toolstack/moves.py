@@ -13,7 +13,6 @@ from vcoproc_toolstack.changes import Changes, VcoprocSeal, need_domain, need_vc
 from vcoproc_toolstack.placing import NewVcoproc
 from vcoproc_toolstack.plans import Move
 from vcoproc_toolstack.records import (
-    Accounting,
     DomainRecord,
     EventKind,
     Hold,
@@ -82,7 +81,9 @@ class Moves:
         if vcoproc.coproc == coproc or not vcoproc.placed:
             return changes.carry_out(Saga(), commit)
         changes.release(holds)
-        move = Move(domain, vcoproc, moved, to, self._accounting(vcoproc))
+        # Nobody is paused for a scheduler that does not answer.
+        changes.services.accounts(limits.CALL_TIMEOUT_NS)
+        move = Move(domain, vcoproc, moved, to)
         return self._run(move, commit)
 
     def _run(self, move: Move, commit: Callable[[Change], bytes]) -> bytes:
@@ -102,14 +103,6 @@ class Moves:
             undone=lambda change: change.delete_hold(new, number),
             finished=lambda change: change.delete_hold(old, number),
         )
-
-    def _accounting(self, vcoproc: VcoprocRecord) -> Accounting | None:
-        """What a vcoproc has used so far. Raises: PeerError (the scheduler does not answer)."""
-        for account in self._changes.services.accounts(limits.CALL_TIMEOUT_NS):
-            if account.coproc == vcoproc.coproc:
-                status = dict(account.vcoprocs).get(vcoproc.vcoproc_id)
-                return status.accounting if status else None
-        return None
 
 
 def _check_type(vcoproc: VcoprocRecord, to: CoprocConfig, platform: PlatformRecord) -> None:

@@ -176,8 +176,11 @@ def _seat_steps(
     steps: list[Step] = [attach]
     if context:
         steps.append(ForgetContext(*seat))
-    if present and paused is not domain.held:
-        steps.append(PauseVcoproc(*seat) if domain.held else ResumeVcoproc(*seat))
+    if present and domain.held:
+        # Also one that is paused: a move that was cut off may have left its driver waiting.
+        steps.append(PauseVcoproc(*seat, again=paused))
+    elif present and paused:
+        steps.append(ResumeVcoproc(*seat))
     return steps
 
 

@@ -184,6 +184,11 @@ class VcoprocRecord:
         )
 
 
+def memory_file(domid: int) -> str:
+    """The file with the memory of a domain."""
+    return f"domain-{domid}"
+
+
 @dataclass(frozen=True, slots=True)
 class DomainRecord:
     """A virtual machine. vcoprocs: sorted by name.
@@ -214,7 +219,7 @@ class DomainRecord:
 
     @property
     def memory_file(self) -> str:
-        return f"domain-{self.domid}"
+        return memory_file(self.domid)
 
     @property
     def placed(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, Final, assert_never
@@ -20,6 +21,7 @@ from vcoproc_toolstack.leases import Leases
 from vcoproc_toolstack.looking_client import GrpcLooking, coproc_state, to_accounts
 from vcoproc_toolstack.memory import MemoryDir
 from vcoproc_toolstack.records import (
+    Accounting,
     CoprocAccount,
     CoprocView,
     LineNow,
@@ -151,14 +153,32 @@ class GrpcServices:
                     vcoproc_id=vcoproc.vcoproc_id,
                     parameters=dict(vcoproc.params),
                 )
-                if step.accounting is not None:
-                    add.accounting.MergeFrom(api.Accounting(**asdict(step.accounting)))
+                if used := self._used(step):
+                    add.accounting.MergeFrom(api.Accounting(**asdict(used)))
                 self._add_vcoproc(vcoproc, add)
             case RemoveVcoproc(coproc=name, vcoproc_id=vcoproc_id):
                 remove = pb.RemoveVcoprocRequest(coproc=name, vcoproc_id=vcoproc_id)
                 self._call(SCHEDULER, self._scheduler.RemoveVcoproc, remove, limits.CALL_TIMEOUT_NS)
             case _:
                 assert_never(step)
+
+    def _used(self, step: AddVcoproc) -> Accounting | None:
+        """What a vcoproc has used on the coproc that it leaves.
+
+        It is off that coproc by now. The scheduler, which learns so by itself, is asked until it
+        knows: only then its last turn is part of the account.
+        """
+        number = step.vcoproc.vcoproc_id
+        until_ns = time.monotonic_ns() + limits.ACCOUNTS_TIMEOUT_NS
+        while step.used_on:
+            accounts = {each.coproc: each for each in self.accounts(limits.CALL_TIMEOUT_NS)}
+            account = accounts.get(step.used_on)
+            status = dict(account.vcoprocs).get(number) if account is not None else None
+            if account is None or status is None:
+                return None
+            if account.current != number or time.monotonic_ns() > until_ns:
+                return status.accounting
+        return None
 
     def _add_vcoproc(self, vcoproc: VcoprocRecord, request: pb.AddVcoprocRequest) -> None:
         try:
@@ -204,7 +224,7 @@ class GrpcServices:
         stream = self._caller.stream(
             f"coproc {step.coproc}",
             self._coproc_stub(step.coproc).SaveVcoproc,
-            pb.SaveVcoprocRequest(vcoproc_id=step.vcoproc_id),
+            pb.SaveVcoprocRequest(vcoproc_id=step.vcoproc_id, moving=step.moving),
             timeout_ns=limits.CONTEXT_TIMEOUT_NS,
         )
         pieces = (chunk.data for chunk in stream)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from vcoproc.config.records import CoprocConfig
-from vcoproc_toolstack.records import Accounting, DomainRecord, LineNow, VcoprocRecord
+from vcoproc_toolstack.records import DomainRecord, LineNow, VcoprocRecord
 
 # --- memory directory -----------------------------------------------------------------------------
 
@@ -112,10 +112,13 @@ class SetCoproc:
 
 @dataclass(frozen=True, slots=True)
 class AddVcoproc:
-    """Makes a vcoproc known to the scheduler. accounting: what it has used elsewhere."""
+    """Makes a vcoproc known to the scheduler.
+
+    used_on: name of the coproc that it was on, whose account goes on; empty for a new one.
+    """
 
     vcoproc: VcoprocRecord
-    accounting: Accounting | None = None
+    used_on: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +163,14 @@ class DetachVcoproc:
 
 @dataclass(frozen=True, slots=True)
 class PauseVcoproc:
-    """Takes a vcoproc off the hardware and keeps it off."""
+    """Takes a vcoproc off the hardware and keeps it off.
+
+    again: it is off already. Taken back, it stays so, but is served as before: see `SaveContext`.
+    """
 
     coproc: str
     vcoproc_id: int
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,11 +181,15 @@ class ResumeVcoproc:
 
 @dataclass(frozen=True, slots=True)
 class SaveContext:
-    """Writes a paused vcoproc down, in a file of the memory directory."""
+    """Writes a paused vcoproc down, in a file of the memory directory.
+
+    moving: it is to go on elsewhere. Its driver waits until it is resumed, or paused once more.
+    """
 
     coproc: str
     vcoproc_id: int
     file_name: str
+    moving: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,6 +289,8 @@ def undo_of(step: Step) -> Step | None:
             return RemoveVcoproc(vcoproc.coproc, vcoproc.vcoproc_id)
         case AttachVcoproc(vcoproc=vcoproc):
             return DetachVcoproc(vcoproc.coproc, vcoproc.vcoproc_id, files=step.files)
+        case PauseVcoproc(again=True):
+            return step
         case PauseVcoproc():
             return ResumeVcoproc(step.coproc, step.vcoproc_id)
         case ResumeVcoproc():
