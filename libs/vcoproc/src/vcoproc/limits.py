@@ -23,7 +23,7 @@ NAME_BYTES_MAX: Final = 63
 """Domain, coproc and vcoproc names; then InvalidArgument."""
 DOMAINS_MAX: Final = 4096
 """Per toolstack; then LimitExceeded."""
-VCOPROCS_PER_COPROC_MAX: Final = 64
+VCOPROCS_PER_COPROC_MAX: Final = 256
 """Default of a coproc; the tree may set less. Then LimitExceeded."""
 VCOPROCS_PER_DOMAIN_MAX: Final = 32
 
@@ -131,7 +131,7 @@ CONTROL_CREDIT: Final = 1024
 LINES_PER_VCOPROC_MAX: Final = 32
 IRQ_CREDIT: Final = 256
 """Unacknowledged interrupts to one domain; more stay pending in the router, none is lost."""
-UNMAPPED_VCOPROCS_MAX: Final = 64
+UNMAPPED_VCOPROCS_MAX: Final = 256
 """Vcoprocs of one coproc whose interrupts came before the toolstack said whose they are; then the
 oldest is forgotten and counted."""
 UNMAPPED_COPROCS_MAX: Final = 256
@@ -143,6 +143,8 @@ SOCKET_PATH_BYTES_MAX: Final = 107
 CONFIG_BYTES_MAX: Final = 1 * MIB
 ELF_BYTES_MAX: Final = 64 * MIB
 START_TIMEOUT_NS: Final = 20 * S
+"""Of all processes of a cluster together, for each START_TOGETHER of them; then StartFailed."""
+START_TOGETHER: Final = 8
 STOP_TIMEOUT_NS: Final = 5 * S
 EVENTS_KEPT_MAX: Final = 10_000
 """Events that a late watcher can still read; an older revision gets OUT_OF_RANGE."""
@@ -195,6 +197,8 @@ assert GUEST_IRQ_MIN <= GUEST_IRQ_BASE <= GUEST_IRQ_MAX
 assert DOMAIN_MEMORY_BYTES_MIN <= DOMAIN_MEMORY_BYTES_DEFAULT <= DOMAIN_MEMORY_BYTES_MAX
 assert PRIVATE_MEMORY_BYTES_DEFAULT <= PRIVATE_MEMORY_BYTES_MAX
 assert VCOPROCS_PER_COPROC_MAX <= VCOPROCS_KNOWN_MAX
+# A new irq-router hears of every line that is high before it hears whose it is.
+assert VCOPROCS_PER_COPROC_MAX <= UNMAPPED_VCOPROCS_MAX
 assert MIN_RUN_NS_MAX < SLICE_NS_MAX
 assert CLOCK_HZ_MIN <= CLOCK_HZ_DEFAULT <= CLOCK_HZ_MAX
 assert RESTART_DELAY_NS_MIN <= RESTART_DELAY_NS_MAX <= RESTART_FORGIVEN_NS

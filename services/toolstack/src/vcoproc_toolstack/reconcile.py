@@ -3,9 +3,9 @@
 Theory of operation:
     The other services keep their share of the cluster in memory. When one of them starts again, or
     answers again after a silence, the toolstack lists what it holds and performs the difference:
-    first what nobody wants is taken away, then what is wanted is given, all of it, since a step
-    that was done already does nothing. So a lost message, a crash of either side and a change half
-    done all end in the same way.
+    first what nobody wants is taken away, then what lacks is given. So a lost message, a crash of
+    either side and a change half done all end in the same way. What is there already is not given
+    again: a toolstack that starts beside thousands of vcoprocs that run has nothing to say.
 Not handled:
     A service that holds something under a right number with wrong contents: numbers of vcoprocs are
     never reused, and a service refuses to change what it has.
@@ -13,7 +13,7 @@ Not handled:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 
 from vcoproc.config.records import CoprocConfig
 from vcoproc_toolstack.records import (
@@ -65,35 +65,28 @@ def scheduler_repair(
     """
     pairs = [(d, v) for d, v in wanted(domains) if v.coproc in coprocs]
     ids = {vcoproc.vcoproc_id for _, vcoproc in pairs}
+    held = {(account.coproc, number) for account in accounts for number, _ in account.vcoprocs}
     names = sorted({*online, *(vcoproc.coproc for _, vcoproc in pairs)})
     return [
-        *(
-            RemoveVcoproc(account.coproc, vcoproc_id)
-            for account in accounts
-            for vcoproc_id, _ in account.vcoprocs
-            if vcoproc_id not in ids
-        ),
-        *(SetCoproc(coprocs[name], _set_parameters(name, accounts, pairs)) for name in names),
-        *(AddVcoproc(vcoproc) for _, vcoproc in pairs),
+        *(RemoveVcoproc(coproc, number) for coproc, number in sorted(held) if number not in ids),
+        *(SetCoproc(coprocs[name], _set_parameters(name, held, pairs)) for name in names),
+        *(AddVcoproc(v) for _, v in pairs if (v.coproc, v.vcoproc_id) not in held),
     ]
 
 
 def _set_parameters(
     coproc: str,
-    accounts: Sequence[CoprocAccount],
+    held: Set[tuple[str, int]],
     pairs: Sequence[tuple[DomainRecord, VcoprocRecord]],
 ) -> tuple[tuple[int, tuple[tuple[str, int], ...]], ...]:
     """Parameters of the vcoprocs that the scheduler has on a coproc.
 
     They go with the algorithm: one by one they could fit neither the old nor the new one.
     """
-    held = {
-        number for account in accounts if account.coproc == coproc for number, _ in account.vcoprocs
-    }
     return tuple(
         (vcoproc.vcoproc_id, vcoproc.params)
         for _, vcoproc in pairs
-        if vcoproc.coproc == coproc and vcoproc.vcoproc_id in held
+        if vcoproc.coproc == coproc and (coproc, vcoproc.vcoproc_id) in held
     )
 
 
@@ -108,8 +101,8 @@ def router_repair(domains: Sequence[DomainRecord], view: RouterView) -> list[Ste
             RemoveDomain(domid)
             for domid in sorted(view.domids - {domain.domid for domain in alive})
         ),
-        *(AddDomain(domain) for domain in alive),
-        *(MapLines(vcoproc) for _, vcoproc in pairs),
+        *(AddDomain(domain) for domain in alive if domain.domid not in view.domids),
+        *(MapLines(v) for _, v in pairs if v.vcoproc_id not in view.vcoproc_ids),
     ]
 
 
@@ -117,15 +110,13 @@ def coproc_repair(domains: Sequence[DomainRecord], coproc: str, view: CoprocView
     """What a coproc-sim lacks or has too much."""
     pairs = [(d, v) for d, v in wanted(domains) if v.coproc == coproc]
     ids = {vcoproc.vcoproc_id for _, vcoproc in pairs}
+    held = {vcoproc_id for vcoproc_id, _ in view.vcoprocs}
     return [
-        *(
-            DetachVcoproc(coproc, vcoproc_id)
-            for vcoproc_id, _ in view.vcoprocs
-            if vcoproc_id not in ids
-        ),
+        *(DetachVcoproc(coproc, vcoproc_id) for vcoproc_id in sorted(held - ids)),
         *(
             AttachVcoproc(vcoproc, domain.memory_file, domain.memory_bytes)
             for domain, vcoproc in pairs
+            if vcoproc.vcoproc_id not in held
         ),
     ]
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
 from vcoproc.errors import InvalidArgument, RevisionGone
-from vcoproc_toolstack.frozen import FrozenMap, FrozenRing
+from vcoproc_toolstack.frozen import EMPTY, FrozenMap, FrozenRing
 from vcoproc_toolstack.records import DomainRecord, EventRecord, PlatformRecord, VcoprocRecord
 from vcoproc_toolstack.rows import NUMBERS, SETTINGS, TYPES, Keyed, Resource, unpack_resource
 from vcoproc_toolstack.schedules import Setting
@@ -60,16 +60,17 @@ class State:
 
     events: FrozenRing[KeptEvent]
     answers: FrozenRing[Answer]
-    domains: FrozenMap[str, DomainRecord] = field(default_factory=FrozenMap)
-    names: FrozenMap[int, str] = field(default_factory=FrozenMap)
-    homes: FrozenMap[int, str] = field(default_factory=FrozenMap)
-    members: FrozenMap[str, FrozenMap[int, None]] = field(default_factory=FrozenMap)
+    domains: FrozenMap[str, DomainRecord] = field(default_factory=lambda: EMPTY)
+    names: FrozenMap[int, str] = field(default_factory=lambda: EMPTY)
+    homes: FrozenMap[int, str] = field(default_factory=lambda: EMPTY)
+    members: FrozenMap[str, FrozenMap[int, None]] = field(default_factory=lambda: EMPTY)
     memory_bytes: int = 0
-    keyed: FrozenMap[str, FrozenMap[Any, Any]] = field(default_factory=FrozenMap)
-    serials: FrozenMap[str, int] = field(default_factory=FrozenMap)
+    keyed: FrozenMap[str, FrozenMap[Any, Any]] = field(default_factory=lambda: EMPTY)
+    serials: FrozenMap[str, int] = field(default_factory=lambda: EMPTY)
 
     def records(self, kind: Keyed[K, R]) -> FrozenMap[K, R]:
-        return self.keyed.get(kind.table.name, FrozenMap())
+        found: FrozenMap[K, R] = self.keyed.get(kind.table.name, EMPTY)
+        return found
 
     def with_record(self, kind: Keyed[K, R], key: K, record: R | None) -> State:
         records = self.records(kind)
@@ -108,7 +109,7 @@ class State:
             members = members.plus(vcoproc.coproc, rest)
         for vcoproc in new:
             homes = homes.plus(vcoproc.vcoproc_id, vcoproc.domain)
-            rest = members.get(vcoproc.coproc, FrozenMap()).plus(vcoproc.vcoproc_id, None)
+            rest = members.get(vcoproc.coproc, EMPTY).plus(vcoproc.vcoproc_id, None)
             members = members.plus(vcoproc.coproc, rest)
         for coproc in {vcoproc.coproc for vcoproc in old}:
             if not members[coproc]:
@@ -166,7 +167,7 @@ class View:
 
     def vcoprocs_on(self, coproc: str) -> list[VcoprocRecord]:
         """Vcoprocs of one coproc, sorted by domain and name."""
-        numbers = self._state.members.get(coproc, FrozenMap())
+        numbers = self._state.members.get(coproc, EMPTY)
         found = [record for number in numbers if (record := self.vcoproc(number))]
         return sorted(found, key=lambda each: (each.domain, each.name))
 

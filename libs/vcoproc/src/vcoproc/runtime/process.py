@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -61,9 +62,20 @@ def die_with_parent() -> None:
         sys.exit(EXIT_OK)
 
 
+def take_files() -> None:
+    """Lets this process have as many open files as it may.
+
+    The usual 1024 are for programs that call select. A coproc-sim has four for each vcoproc, the
+    irq-router one for each domain.
+    """
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def main_guard(service: str, run: Callable[[], None]) -> int:
     """Runs a service; gives its exit code. The one place that catches everything."""
     die_with_parent()
+    take_files()
     log = Log(service)
     try:
         run()

@@ -47,8 +47,8 @@ class StartFailed(PeerError):
 
     reason = "START_FAILED"
 
-    def __init__(self, process: str, exit_code: int | None, words: str) -> None:
-        limit_s = limits.START_TIMEOUT_NS // limits.S
+    def __init__(self, process: str, exit_code: int | None, words: str, limit_ns: int = 0) -> None:
+        limit_s = limit_ns // limits.S
         how = f"did not serve within {limit_s} s" if exit_code is None else _ending(exit_code)
         super().__init__(f"{process} {how}" + (f":\n{words}" if words else ""))
         self.process = process
@@ -205,7 +205,9 @@ class Supervisor:
             self._outcome.done.set()
 
     def _keep_alive(self) -> None:
-        deadline_ns = time.monotonic_ns() + limits.START_TIMEOUT_NS
+        limit_ns = limits.START_TIMEOUT_NS
+        limit_ns = max(limit_ns, limit_ns * len(self._children) // limits.START_TOGETHER)
+        deadline_ns = time.monotonic_ns() + limit_ns
         for child in self._children:
             self._spawn(child)
         while not self._stop_count:
@@ -215,7 +217,7 @@ class Supervisor:
                 continue
             if starting and time.monotonic_ns() >= deadline_ns:
                 slow = next(child for child in self._children if not child.ready)
-                raise StartFailed(slow.spec.name, None, _tail(slow))
+                raise StartFailed(slow.spec.name, None, _tail(slow), limit_ns)
             self._wait(deadline_ns if starting else None)
             self._bury()
             self._respawn()
