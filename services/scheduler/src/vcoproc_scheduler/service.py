@@ -199,13 +199,17 @@ class SchedulerService:
         if core is not None:
             self._step(core, RemoveVcoproc(vcoproc), now_ns)
 
-    def views(self, now_ns: int) -> list[CoprocView]:
-        """All coprocs that control has set, by name."""
-        return [
-            core.view(now_ns)
-            for _name, core in sorted(self._cores.items())
-            if core.algorithm is not None
-        ]
+    def coprocs(self) -> list[str]:
+        """Names of all coprocs that control has set."""
+        return sorted(name for name, core in self._cores.items() if core.algorithm is not None)
+
+    def view(self, coproc: str, now_ns: int) -> CoprocView:
+        """Accounts of one coproc.
+
+        Raises:
+            NotFound: control has not set this coproc.
+        """
+        return self._set_core(coproc).view(now_ns)
 
     def turns(self, coproc: str, after_ns: int) -> list[TurnEnded]:
         """Turns that began later, oldest first.
