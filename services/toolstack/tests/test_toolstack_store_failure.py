@@ -248,6 +248,50 @@ def test_a_commit_that_nobody_knows_of_is_found_out(
     store.close()
 
 
+# --- a toolstack that is killed -------------------------------------------------------------------
+
+WRITER = """
+import sys
+from store_kit import domain, make, vcoproc
+from vcoproc_toolstack.records import EventKind
+
+store = make(sys.argv[1])
+while True:
+    with store.change() as change:
+        number = change.next_domid()
+        name = f"d{number}"
+        change.add_domain(domain(number, name, vcoproc(change.next_vcoproc_id(), number, name)))
+        change.add_event(f"domains/{name}", EventKind.CREATED, "")
+        change.add_answer(name, b"print", name.encode())
+    print(number, flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seen", [1, 2, 17])
+def test_what_was_acknowledged_outlasts_the_process(target: Path | str, seen: int) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(target)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+    ) as writer:
+        assert writer.stdout is not None
+        for number in range(1, seen + 1):
+            assert int(writer.stdout.readline()) == number
+        writer.kill()
+        acknowledged = [int(line) for line in writer.stdout.readlines()] or [seen]
+    store = make(target)
+    found = domains(store)
+    assert len(found) >= acknowledged[-1]
+    with store.read() as view:
+        assert view.revision() == 1 + len(found)
+        for each in found:
+            assert [v.vcoproc_id for v in each.vcoprocs] == [each.domid]
+            assert view.answer(each.name, b"print") == each.name.encode()
+    store.close()
+
+
 # --- one toolstack for one store ------------------------------------------------------------------
 
 
