@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ from typing import Any
 import pytest
 from postgresql_server import PostgresqlServer
 from store_kit import add_events, contents, domain, domains, make, vcoproc
-from toolstack_rig import NO_REQUEST, NOTHING, Rig, one_vcoproc
+from toolstack_rig import CORTEX_M4, NO_REQUEST, NOTHING, Rig, one_vcoproc
+from toolstack_server import TIMEOUT_S, Server, lease_request
 
 from vcoproc import limits
 from vcoproc.errors import InvalidArgument, StoreUnavailable
+from vcoproc.internal.v1 import control_pb2 as pb
 from vcoproc_toolstack.records import EventKind
 from vcoproc_toolstack.steps import STORE
 from vcoproc_toolstack.store import Change, Store
@@ -145,6 +148,22 @@ def test_an_older_copy_is_not_gone_on_with(tmp_path: Path) -> None:
             add_events(store, 1)
     assert contents(store)["revision"] == 4
     store.close()
+
+
+def test_a_file_can_be_copied_while_it_is_in_use(tmp_path: Path) -> None:
+    """As `sqlite3 FILE ".backup COPY"` does."""
+    store = make(tmp_path / "store.db")
+    add_events(store, 3)
+    with (
+        closing(sqlite3.connect(tmp_path / "store.db")) as source,
+        closing(sqlite3.connect(tmp_path / "copy.db")) as copy,
+    ):
+        source.backup(copy)
+    add_events(store, 1)
+    store.close()
+    copied = make(tmp_path / "copy.db")
+    assert contents(copied)["revision"] == 4
+    copied.close()
 
 
 # --- a server that is gone ------------------------------------------------------------------------
@@ -375,6 +394,11 @@ def test_a_database_of_another_encoding_is_refused(postgresql: PostgresqlServer)
         make(postgresql.url().replace("///postgres", "///old"))
 
 
+def test_a_schema_that_does_not_exist_is_refused(postgresql: PostgresqlServer) -> None:
+    with pytest.raises(InvalidArgument, match="there is no such schema"):
+        make(postgresql.url("nowhere"))
+
+
 # --- the toolstack around it ----------------------------------------------------------------------
 
 
@@ -490,6 +514,20 @@ def test_a_destruction_that_cannot_be_kept_is_refused_or_finished(rig: Rig, afte
     assert rig.repairer.repair(STORE)
     assert rig.services.held() == (before if after == 0 else NOTHING)
     assert len(rig.domains()) == (1 if after == 0 else 0)
+
+
+def test_a_coproc_is_leased_while_nothing_can_be_kept(server: Server) -> None:
+    """Else a coproc-sim that restarts would be lost as long as a disk is full."""
+    with broken(server.rig.store):
+        stream = server.lease.LeaseCoproc(lease_request("dsp0"), timeout=TIMEOUT_S)
+        assert next(stream).coproc == "dsp0"
+        fault = pb.ReportFaultRequest(coproc="dsp0", why="it burns")
+        server.lease.ReportFault(fault, timeout=TIMEOUT_S)
+    server.rig.store.recover()
+    assert server.rig.events() == [("coprocs/dsp0", "ONLINE"), ("coprocs/dsp0", "FAULTED")]
+    with server.rig.store.read() as view:
+        assert view.platform(CORTEX_M4) is not None
+    stream.cancel()
 
 
 def test_reads_go_on_while_the_server_is_gone(postgresql: PostgresqlServer, tmp_path: Path) -> None:
