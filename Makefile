@@ -12,7 +12,7 @@ LOCK := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --genera
 	--no-emit-index-url --no-header
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench api api-lint api-release firmware lock format sim clean
+.PHONY: help demo test lint bench api docs api-lint api-release firmware lock format sim clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,7 @@ lint: $(VENV)/.dev ## style, types, import rules, generated code and firmware up
 	$(BIN)/mypy $(PACKAGES:%=%/src) bench tools firmware/build.py
 	$(BIN)/lint-imports
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/generate_api.py --check
+	$(BIN)/python tools/generate_docs.py --check
 	$(BIN)/python firmware/build.py --check
 
 sim: $(VENV)/.dev ## one simulation again: make sim SEED=...
@@ -43,6 +44,9 @@ format: $(VENV)/.dev ## formats the sources
 
 api: $(VENV)/.dev ## generates the Python code of proto/
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python tools/generate_api.py
+
+docs: $(VENV)/.dev ## writes docs/api.md and docs/commands.md from proto/ and the command
+	$(BIN)/python tools/generate_docs.py
 
 api-lint: tools/buf/node_modules ## lints proto/ and checks that it breaks no released client (needs npm)
 	$(BUF) lint

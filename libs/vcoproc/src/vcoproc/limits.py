@@ -176,6 +176,14 @@ FILE_NAME_BYTES_MAX: Final = 512
 """Of a domain's file, which is said in each problem that is found in it."""
 SPEC_BYTES_MAX: Final = 4096
 """Text that describes one vcoproc."""
+ACCESS_FILE_BYTES_MAX: Final = 1 * MIB
+"""File that says who has which role; a longer one is refused."""
+CALLERS_MAX: Final = 10_000
+"""Names in it."""
+AUDIT_KEPT_MAX: Final = 100_000
+"""Entries of the audit log; the oldest are forgotten."""
+AUDIT_TEXT_BYTES_MAX: Final = 64 * KIB
+"""Of each text of an entry; a longer one is cut."""
 REGISTERS_PER_PLATFORM_MAX: Final = 4096
 PLATFORMS_PER_LEASE_MAX: Final = 64
 """Types that one coproc-sim may offer to simulate; more is InvalidArgument."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextvars
 import enum
 from dataclasses import dataclass, field
+from typing import Final
 
 
 class Life(enum.Enum):
@@ -162,13 +164,47 @@ class DomainRecord:
 
 @dataclass(frozen=True, slots=True)
 class EventRecord:
-    """Something changed. revision: rises by one with each. time_ns: Unix time."""
+    """Something changed. revision: rises by one with each. time_ns: Unix time.
+
+    actor: name of the caller who caused it; empty for the cluster itself.
+    """
 
     revision: int
     name: str
     kind: EventKind
     description: str
     time_ns: int
+    actor: str = ""
+
+
+class Role(enum.IntEnum):
+    """What a caller may do, as in the public API: each may do what those before it may."""
+
+    VIEWER = 1
+    OPERATOR = 2
+    ADMIN = 3
+
+
+ACTOR: Final[contextvars.ContextVar[str]] = contextvars.ContextVar("actor", default="")
+"""Name of the caller for whom something is being changed now; empty for the cluster itself."""
+CUT_OFF: Final = "CUT_OFF"
+"""Outcome of a change whose toolstack died before it could say."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """One entry of the audit log; see the public API. outcome: empty while it is under way."""
+
+    number: int
+    time_ns: int
+    caller: str
+    role: Role
+    method: str
+    name: str
+    request: str
+    before: str
+    after: str
+    outcome: str
 
 
 # --- what is alive, as the other services say -----------------------------------------------------

@@ -8,12 +8,14 @@ from typing import Any
 from sqlalchemy.engine import RowMapping
 
 from vcoproc_toolstack.records import (
+    AuditRecord,
     DomainRecord,
     Life,
     PlatformLine,
     PlatformRange,
     PlatformRecord,
     PlatformRegister,
+    Role,
     VcoprocLine,
     VcoprocRange,
     VcoprocRecord,
@@ -62,4 +64,19 @@ def to_platform(compatible: str, text: str) -> PlatformRecord:
         lines=tuple(PlatformLine(**each) for each in description["lines"]),
         registers=tuple(PlatformRegister(**each) for each in description["registers"]),
         contexts_max=description["contexts_max"],
+    )
+
+
+def to_audit(row: RowMapping) -> AuditRecord:
+    return AuditRecord(
+        number=row["number"],
+        time_ns=row["time_ns"],
+        caller=row["caller"],
+        role=Role(row["role"]),
+        method=row["method"],
+        name=row["name"],
+        request=row["request"],
+        before=row["before"],
+        after=row["after"],
+        outcome=row["outcome"],
     )

@@ -9,7 +9,9 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -22,6 +24,9 @@ from vcoproc.runtime.logs import Log
 from vcoproc.runtime.process import notify_ready, notify_stopping
 from vcoproc.runtime.rundir import RunDir
 from vcoproc_toolstack import gateway, lease
+from vcoproc_toolstack.access import Access, AccessFile
+from vcoproc_toolstack.audit import Guard
+from vcoproc_toolstack.audit_gateway import describe
 from vcoproc_toolstack.changes import Changes
 from vcoproc_toolstack.fallbacks import FallbackWatch
 from vcoproc_toolstack.health import HealthWatch
@@ -41,6 +46,15 @@ LEASE_SERVICE = "vcoproc.internal.v1.LeaseService"
 _GRACE_S = 0.5
 
 
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """How the public API is served over TCP. address: "host:port"."""
+
+    address: str
+    tls: grpc_kit.TlsFiles
+    access_file: Path
+
+
 def store_path(run_dir: RunDir) -> Path:
     """Where the store is when nobody says otherwise."""
     return run_dir.path / "toolstack.db"
@@ -49,8 +63,16 @@ def store_path(run_dir: RunDir) -> Path:
 class Shell:
     """All parts of a running toolstack."""
 
-    def __init__(self, run_dir: RunDir, system: SystemConfig, store_file: Path, log: Log) -> None:
+    def __init__(
+        self,
+        run_dir: RunDir,
+        system: SystemConfig,
+        store_file: Path,
+        log: Log,
+        listen: Listen | None = None,
+    ) -> None:
         self._run_dir = run_dir
+        self._listen = listen
         self._log = log
         self._exit = ExitStack()
         self._failed = False
@@ -58,6 +80,12 @@ class Shell:
         self._store = Store(store_file, time.time_ns)
         self._exit.callback(self._store.close)
         self._leases = Leases(system)
+        self._guard = Guard(
+            Access(AccessFile(listen.access_file, log) if listen else None),
+            self._store,
+            lambda name: describe(self._store, self._leases, name),
+            log,
+        )
         self._memory = MemoryDir(run_dir.memory_dir)
         self._services = GrpcServices(run_dir, self._memory, self._leases)
         self._exit.callback(self._services.close)
@@ -85,6 +113,8 @@ class Shell:
     def start(self) -> None:
         """Repairs what an earlier one left, then serves."""
         self._repairer.start(self._memory)
+        with self._store.change() as change:
+            change.end_audits_cut_off()
         self._serve_leases()
         self._serve_api()
         thread = threading.Thread(target=self._repair, name="repair", daemon=True)
@@ -149,14 +179,27 @@ class Shell:
             lambda server: api_rpc.add_ToolstackServiceServicer_to_server(servicer, server),
             API_SERVICE,
             gateway.THREADS,
+            guard=self._guard,
+            listen=(self._listen.address, self._listen.tls) if self._listen else None,
+            bound=lambda address: self._log.info("listens", address=address),
         )
         self._exit.callback(servicer.stop)
 
     def _serve(
-        self, name: str, add: Callable[[grpc.Server], None], service: str, threads: int
+        self,
+        name: str,
+        add: Callable[[grpc.Server], None],
+        service: str,
+        threads: int,
+        **options: Any,
     ) -> None:
         server = grpc_kit.serve(
-            self._run_dir.grpc(name), add, service_names=(service,), log=self._log, threads=threads
+            self._run_dir.grpc(name),
+            add,
+            service_names=(service,),
+            log=self._log,
+            threads=threads,
+            **options,
         )
         self._exit.callback(lambda: server.stop(_GRACE_S).wait())
 
@@ -192,11 +235,18 @@ def lock_run_dir(run_dir: RunDir) -> int:
     return descriptor
 
 
-def run(run_dir: RunDir, system: SystemConfig, store_file: Path | None, log: Log) -> None:
+def run(
+    run_dir: RunDir,
+    system: SystemConfig,
+    store_file: Path | None,
+    log: Log,
+    listen: Listen | None = None,
+) -> None:
     """Serves until SIGTERM or SIGINT.
 
     Raises:
-        InvalidArgument: the store or the run directory cannot be used.
+        InvalidArgument: the store, the run directory, the address or the certificates cannot be
+            used.
     """
     # Blocked in every thread and waited for in this one: a handler would only run once this thread
     # does, and a signal that comes just before it begins to wait would not end the wait.
@@ -205,7 +255,7 @@ def run(run_dir: RunDir, system: SystemConfig, store_file: Path | None, log: Log
     run_dir.create()
     lock = lock_run_dir(run_dir)
     try:
-        shell = Shell(run_dir, system, store_file or store_path(run_dir), log)
+        shell = Shell(run_dir, system, store_file or store_path(run_dir), log, listen)
         try:
             shell.start()
             log.info("toolstack serves", coprocs=len(system.coprocs))

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Engine
@@ -22,16 +22,21 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from vcoproc import limits
 from vcoproc.errors import InvalidArgument, LimitExceeded, RevisionGone, WrongState
 from vcoproc_toolstack.records import (
+    ACTOR,
+    CUT_OFF,
+    AuditRecord,
     DomainRecord,
     EventKind,
     EventRecord,
     Life,
     PlatformRecord,
+    Role,
     VcoprocRecord,
 )
-from vcoproc_toolstack.rows import to_domain, to_platform, to_setting, to_vcoproc
+from vcoproc_toolstack.rows import to_audit, to_domain, to_platform, to_setting, to_vcoproc
 from vcoproc_toolstack.schedules import Parameters, Setting
 from vcoproc_toolstack.tables import (
+    AUDIT,
     DOMAINS,
     EVENTS,
     META,
@@ -45,6 +50,7 @@ from vcoproc_toolstack.tables import (
 
 _MIGRATIONS: Final[Mapping[int, Callable[[Connection], None]]] = {
     1: lambda _connection: None,  # a table more, which is made before
+    2: lambda connection: _add_column(connection, EVENTS.c.actor),
 }
 """From version n to n + 1, by n. Tables that lack are made before the first one."""
 _VCOPROC_ID_MAX: Final = 2**32 - 1
@@ -146,10 +152,17 @@ class View:
         return [
             EventRecord(
                 row["revision"], row["name"], EventKind(row["kind"]), row["description"],
-                row["time_ns"],
+                row["time_ns"], row["actor"],
             )
             for row in self._connection.execute(query.limit(_EVENTS_READ_MAX)).mappings()
         ]  # fmt: skip
+
+    def audit(self, before: int, limit: int) -> list[AuditRecord]:
+        """Entries of the audit log, newest first. before: those with a lower number; 0: all."""
+        query = sa.select(AUDIT).order_by(AUDIT.c.number.desc()).limit(limit)
+        if before:
+            query = query.where(AUDIT.c.number < before)
+        return [to_audit(row) for row in self._connection.execute(query).mappings()]
 
     def answer(self, request_id: str, fingerprint: bytes) -> bytes | None:
         """The answer that a request got before; None for a new one.
@@ -301,12 +314,56 @@ class Change(View):
         """Notes what changed; the oldest events beyond `limits.EVENTS_KEPT_MAX` are forgotten."""
         result = self._connection.execute(
             EVENTS.insert().values(
-                name=name, kind=kind.value, description=description, time_ns=self._now_ns()
+                name=name,
+                kind=kind.value,
+                description=description,
+                time_ns=self._now_ns(),
+                actor=ACTOR.get(),
             )
         )
         revision = result.lastrowid
         old = EVENTS.c.revision <= revision - limits.EVENTS_KEPT_MAX
         self._connection.execute(EVENTS.delete().where(old))
+
+    def begin_audit(
+        self, *, caller: str, role: Role, method: str, name: str, request: str, before: str
+    ) -> int:
+        """Notes that a change was asked for; gives the number of the entry.
+
+        The oldest beyond `limits.AUDIT_KEPT_MAX` are forgotten.
+        """
+        result = self._connection.execute(
+            AUDIT.insert().values(
+                time_ns=self._now_ns(),
+                caller=caller,
+                role=role.value,
+                method=method,
+                name=name,
+                request=request,
+                before=before,
+                after="",
+                outcome="",
+            )
+        )
+        number = int(result.lastrowid)
+        old = AUDIT.c.number <= number - limits.AUDIT_KEPT_MAX
+        self._connection.execute(AUDIT.delete().where(old))
+        return number
+
+    def end_audit(self, number: int, *, name: str, after: str, outcome: str) -> None:
+        """Notes what became of it."""
+        self._connection.execute(
+            AUDIT.update()
+            .where(AUDIT.c.number == number)
+            .values(name=name, after=after, outcome=outcome)
+        )
+
+    def end_audits_cut_off(self) -> int:
+        """Completes entries that an earlier toolstack could not complete; gives their count."""
+        result = self._connection.execute(
+            AUDIT.update().where(AUDIT.c.outcome == "").values(outcome=CUT_OFF)
+        )
+        return result.rowcount
 
     def add_answer(self, request_id: str, fingerprint: bytes, answer: bytes) -> None:
         """Keeps an answer; the oldest beyond `limits.REQUESTS_KEPT_MAX` are forgotten."""
@@ -431,6 +488,15 @@ def _open(path: Path) -> Engine:
         connection.exec_driver_sql("BEGIN")
 
     return engine
+
+
+def _add_column(connection: Connection, column: sa.Column[Any]) -> None:
+    kind = column.type.compile(connection.dialect)
+    default = "''" if isinstance(column.type, sa.Text) else "0"
+    connection.exec_driver_sql(
+        f"ALTER TABLE {column.table.name} ADD COLUMN {column.name} {kind} "
+        f"NOT NULL DEFAULT {default}"
+    )
 
 
 def _migrate(connection: Connection, path: Path) -> None:

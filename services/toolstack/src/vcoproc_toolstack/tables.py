@@ -16,7 +16,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 """Rises with every change below; a step for each old version goes into `store._MIGRATIONS`."""
 
 METADATA: Final = MetaData()
@@ -75,6 +75,7 @@ EVENTS: Final = Table(
     Column("kind", Text, nullable=False),
     Column("description", Text, nullable=False),
     Column("time_ns", BigInteger, nullable=False),
+    Column("actor", Text, nullable=False),  # since version 3
     # A revision must not come back after old events were deleted.
     sqlite_autoincrement=True,
 )
@@ -85,5 +86,21 @@ REQUESTS: Final = Table(
     Column("request_id", Text, nullable=False, unique=True),
     Column("fingerprint", LargeBinary, nullable=False),
     Column("answer", LargeBinary, nullable=False),
+    sqlite_autoincrement=True,
+)
+AUDIT: Final = Table(
+    # Since version 3: who asked for which change.
+    "audit",
+    METADATA,
+    Column("number", Integer, primary_key=True),
+    Column("time_ns", BigInteger, nullable=False),
+    Column("caller", Text, nullable=False),
+    Column("role", Integer, nullable=False),
+    Column("method", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("request", Text, nullable=False),  # JSON, as the next two
+    Column("before", Text, nullable=False),
+    Column("after", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
     sqlite_autoincrement=True,
 )

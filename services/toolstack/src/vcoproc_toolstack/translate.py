@@ -227,6 +227,7 @@ def event_message(event: EventRecord) -> api.Event:
         kind=api.Event.Kind.Value(f"KIND_{event.kind.value}"),
         description=event.description,
         time_ns=event.time_ns,
+        actor=event.actor,
     )
 
 

@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -34,6 +35,20 @@ class RunDirBusy(RequestError):
         self.owner = owner
 
 
+@dataclass(frozen=True, slots=True)
+class ListenOn:
+    """How the control API is served over TCP: see `vcoproc-toolstack --help`."""
+
+    address: str
+    tls_dir: Path
+    access_file: Path
+
+    def arguments(self) -> tuple[str, ...]:
+        """For the toolstack's command."""
+        files = ("--tls-dir", str(self.tls_dir.absolute()))
+        return ("--listen", self.address, *files, "--access", str(self.access_file.absolute()))
+
+
 class Cluster:
     """A cluster of child processes.
 
@@ -48,6 +63,7 @@ class Cluster:
         instances: coproc-sims for each template of the tree.
         log_dir: one file for each process; in the run directory (and gone with it) when None.
         store: the toolstack's file; in the run directory when None.
+        listen: where the control API is served over TCP too; nowhere when None.
         report: is told, in words for people, of processes that die and return.
 
     Raises:
@@ -64,8 +80,10 @@ class Cluster:
         instances: int = 1,
         log_dir: Path | None = None,
         store: Path | None = None,
+        listen: ListenOn | None = None,
         report: Callable[[str], None] = lambda _text: None,
     ) -> None:
+        self._listen = listen
         self._tree = Path(tree).absolute()
         self.system = read_system_file(tree)
         self.coprocs = coprocs_to_start(self.system, instances)
@@ -155,9 +173,10 @@ class Cluster:
             return ChildSpec(name, (*command, *arguments), log_dir / f"{name}.log")
 
         store = () if self._store is None else ("--store", str(self._store))
+        listen = () if self._listen is None else self._listen.arguments()
         # The one that takes longest to start goes first.
         return [
-            spec("toolstack", "vcoproc_toolstack", "--tree", str(self._tree), *store),
+            spec("toolstack", "vcoproc_toolstack", "--tree", str(self._tree), *store, *listen),
             *(spec(coproc.name, "vcoproc_sim", "--coproc", coproc.name) for coproc in self.coprocs),
             spec("scheduler", "vcoproc_scheduler"),
             spec("irq-router", "vcoproc_irq_router"),
