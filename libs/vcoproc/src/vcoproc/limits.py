@@ -15,8 +15,10 @@ MS: Final = 1_000_000
 S: Final = 1_000_000_000
 
 # --- names and numbers ----------------------------------------------------------------------------
+DOMID_FIRST: Final = 0
+"""The first domain's: the one that the system tree asks for. No other one gets it."""
 DOMID_MIN: Final = 1
-"""0 is the first domain (the toolstack's own) and is never created."""
+"""Of all others."""
 DOMID_MAX: Final = 0x7FEF
 """Xen: below DOMID_FIRST_RESERVED, 0x7FF0."""
 NAME_BYTES_MAX: Final = 63
@@ -50,7 +52,8 @@ PRIVATE_MEMORY_BYTES_DEFAULT: Final = 64 * KIB
 
 # --- configuration files: beyond a bound the file is refused (InvalidConfig) ----------------------
 COPROCS_MAX: Final = 256
-"""Shared coprocs of one system tree."""
+"""Shared coprocs of one system tree, and of a system with those that were added at run time, each
+template once; coprocs that one call adds, each one that a template makes too."""
 INSTANCES_MAX: Final = 64
 """Coprocs made from one template of the tree."""
 RANGES_PER_COPROC_MAX: Final = 16

@@ -7,6 +7,8 @@ import enum
 from dataclasses import dataclass, field
 from typing import Final
 
+from vcoproc.config.records import CoprocConfig
+
 
 class Life(enum.Enum):
     """Where a domain or a vcoproc is between its creation and its end.
@@ -47,6 +49,17 @@ class CoprocState(enum.Enum):
     OFFLINE = "OFFLINE"
     ONLINE = "ONLINE"
     FAILED = "FAILED"
+
+
+class CoprocLife(enum.Enum):
+    """Where a coproc is between its addition and its end. REMOVING only lasts a change.
+
+    REMOVED: the tree has it, or its template makes it, and it is not there all the same.
+    """
+
+    ALIVE = "ALIVE"
+    REMOVING = "REMOVING"
+    REMOVED = "REMOVED"
 
 
 # --- coprocessor types, as coproc-sims describe them ----------------------------------------------
@@ -160,6 +173,23 @@ class DomainRecord:
     @property
     def memory_file(self) -> str:
         return f"domain-{self.domid}"
+
+
+@dataclass(frozen=True, slots=True)
+class CoprocRecord:
+    """What was changed of a coproc at run time. Of one that is as its tree says there is none.
+
+    config: of one that was added, perhaps a template; None for one of the tree, and for one that a
+    template makes. draining: it takes no new vcoprocs. incarnation: revision of the event that said
+    that it was added, 0 for one that never was: tells it from others of its name, and gives the
+    order of those that were added.
+    """
+
+    name: str
+    config: CoprocConfig | None = None
+    draining: bool = False
+    life: CoprocLife = CoprocLife.ALIVE
+    incarnation: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from vcoproc import limits
 from vcoproc.errors import InvalidArgument, LimitExceeded, RevisionGone, WrongState
+from vcoproc_toolstack.coproc_rows import CoprocRowsChange, CoprocRowsView
 from vcoproc_toolstack.records import (
     ACTOR,
     CUT_OFF,
@@ -57,7 +58,7 @@ _VCOPROC_ID_MAX: Final = 2**32 - 1
 _EVENTS_READ_MAX: Final = 256
 
 
-class View:
+class View(CoprocRowsView):
     """One moment of the store. Valid inside `Store.read` or `Store.change` only."""
 
     def __init__(self, connection: Connection) -> None:
@@ -191,7 +192,7 @@ class View:
         return [to_vcoproc(row) for row in self._connection.execute(query).mappings()]
 
 
-class Change(View):
+class Change(View, CoprocRowsChange):
     """A change in the making: all of it is kept, or nothing."""
 
     def __init__(self, connection: Connection, now_ns: Callable[[], int]) -> None:

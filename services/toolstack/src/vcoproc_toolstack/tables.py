@@ -6,6 +6,7 @@ from typing import Final
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     ForeignKey,
     Integer,
@@ -66,6 +67,16 @@ SCHEDULES: Final = Table(
     Column("algorithm", Text, nullable=False),
     Column("slice_ns", BigInteger, nullable=False),
     Column("params", Text, nullable=False),  # JSON
+)
+COPROCS: Final = Table(
+    # Since version 3: what was changed of the coprocs at run time.
+    "coprocs",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("config", Text),  # JSON; null for one of the tree, and for one that a template makes
+    Column("draining", Boolean, nullable=False),
+    Column("life", Text, nullable=False),
+    Column("incarnation", BigInteger, nullable=False),
 )
 EVENTS: Final = Table(
     "events",

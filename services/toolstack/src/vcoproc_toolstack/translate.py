@@ -217,6 +217,14 @@ def coproc_message(status: CoprocStatus) -> api.Coproc:
         clock_hz=config.clock_hz,
         current_vcoproc=status.current,
         switch_count=status.switch_count,
+        draining=status.draining,
+        memory_bytes_max=config.memory_bytes_max,
+        memory_bytes=status.memory_bytes,
+        refusal_us=config.refusal_deadline_ns // limits.US,
+        refusal_drain_us=config.refusal_drain_ns // limits.US,
+        added=status.added,
+        aliases=config.aliases,
+        template=status.template,
     )
 
 
@@ -290,6 +298,7 @@ def read_offer(request: pb.LeaseCoprocRequest) -> Offer:
         ),
         holder=check_text("holder", request.holder, _TEXT_BYTES_MAX) or "an unnamed coproc-sim",
         platforms={platform.compatible: platform for platform in platforms},
+        incarnation=request.incarnation if request.HasField("incarnation") else None,
     )
 
 
@@ -359,6 +368,7 @@ def lease_message(
         clock_hz=lease.coproc.clock_hz,
         platform_parameters={name: str(value) for name, value in lease.coproc.platform_params},
         refusal_drain_ns=lease.coproc.refusal_drain_ns,
+        incarnation=lease.incarnation,
         schedule_endpoint=schedule_endpoint,
         irq_endpoint=irq_endpoint,
         credential=credential,
