@@ -18,6 +18,7 @@ from vcoproc.internal.v1 import control_pb2 as pb
 from vcoproc.internal.v1 import control_pb2_grpc as rpc
 from vcoproc.runtime import grpc_kit
 from vcoproc.runtime.rundir import RunDir
+from vcoproc_toolstack import translate
 from vcoproc_toolstack.access import Access, AccessFile
 from vcoproc_toolstack.audit import Guard
 from vcoproc_toolstack.audit_gateway import describe
@@ -42,7 +43,8 @@ class Server:
         self.run_dir.create()
         self.rig = Rig(path, lease=False)
         rig = self.rig
-        self.gateway = Gateway(rig.changes, rig.queries, rig.schedule_changes, rig.schedules)
+        rig.seal_domain = translate.seal_domain
+        self.gateway = Gateway(rig.verbs, rig.queries, rig.schedule_changes, rig.schedules)
         self.leases = LeaseGateway(
             self.rig.store,
             self.rig.leases,

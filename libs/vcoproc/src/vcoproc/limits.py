@@ -175,6 +175,14 @@ WATCHERS_MAX: Final = 64
 """Open event streams; then LimitExceeded."""
 CHANGES_WAITING_MAX: Final = 32
 """Changes under way or waiting for their turn; then LimitExceeded."""
+SHUTDOWNS_MAX: Final = 32
+"""Domains that shut down at the same time; then LimitExceeded."""
+SHUTDOWN_NS_MAX: Final = 60 * S
+"""How long one may be waited for; more is InvalidArgument. Then it is ended all the same."""
+SHUTDOWN_LOOK_NS: Final = 20 * MS
+"""Between two looks whether a domain that shuts down has come to rest."""
+WHY_BYTES_MAX: Final = 1024
+"""Of a reason that people give; more is InvalidArgument."""
 FILE_NAME_BYTES_MAX: Final = 512
 """Of a domain's file, which is said in each problem that is found in it."""
 SPEC_BYTES_MAX: Final = 4096
@@ -190,6 +198,29 @@ AUDIT_TEXT_BYTES_MAX: Final = 64 * KIB
 REGISTERS_PER_PLATFORM_MAX: Final = 4096
 PLATFORMS_PER_LEASE_MAX: Final = 64
 """Types that one coproc-sim may offer to simulate; more is InvalidArgument."""
+
+# --- snapshots: beyond a bound one is refused (BadSnapshot), or not made (LimitExceeded) ----------
+CONTEXT_BYTES_MAX: Final = 64 * MIB
+"""Of one vcoproc that was written down."""
+CONTEXT_TIMEOUT_NS: Final = 10 * S
+"""Writing one down, or loading it; then its coproc-sim counts as not answering."""
+MEMORY_PIECE_BYTES: Final = MIB
+"""Of a domain's memory, in one member of a snapshot. Pieces of zeros are left out."""
+SNAPSHOT_MEMBERS_MAX: Final = DOMAIN_MEMORY_BYTES_MAX // MEMORY_PIECE_BYTES + 64
+SNAPSHOT_DIRECTORY_BYTES_MAX: Final = MIB
+"""Of the list of members at the end of a snapshot."""
+MANIFEST_BYTES_MAX: Final = MIB
+SNAPSHOT_BYTES_MAX: Final = (
+    DOMAIN_MEMORY_BYTES_MAX + VCOPROCS_PER_DOMAIN_MAX * CONTEXT_BYTES_MAX + 128 * MIB
+)
+"""Of a whole snapshot, also of one that cannot be compressed."""
+SNAPSHOT_CHUNK_BYTES: Final = 256 * KIB
+"""Of a snapshot in one message; a client may send up to SNAPSHOT_CHUNK_BYTES_MAX."""
+SNAPSHOT_CHUNK_BYTES_MAX: Final = MIB
+SNAPSHOTS_MAX: Final = 4
+"""Snapshots that are made or restored at the same time; then LimitExceeded."""
+SNAPSHOT_STALL_NS: Final = 30 * S
+"""A client that neither sends nor takes a piece for so long has its call ended."""
 
 assert SLICE_NS_MIN <= SLICE_NS_DEFAULT <= SLICE_NS_MAX
 assert SWITCH_DEADLINE_NS < HOLD_LIMIT_NS < TRAP_TIMEOUT_NS
@@ -208,3 +239,7 @@ assert REPAIR_DELAY_NS_MIN <= REPAIR_DELAY_NS_MAX
 assert SWITCH_DEADLINE_NS < CALL_TIMEOUT_NS
 assert SWITCH_IN_NS_MIN < SWITCH_DEADLINE_NS
 assert ACCOUNTS_TIMEOUT_NS < CALL_TIMEOUT_NS
+assert SHUTDOWN_LOOK_NS < SHUTDOWN_NS_MAX
+assert VCOPROCS_PER_DOMAIN_MAX + 2 <= 64, "contexts, manifest and file of a domain"
+assert SNAPSHOT_CHUNK_BYTES <= SNAPSHOT_CHUNK_BYTES_MAX
+assert SNAPSHOT_BYTES_MAX < 4096 * MIB, "a ZIP archive without its 64-bit extension"

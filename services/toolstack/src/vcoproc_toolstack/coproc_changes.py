@@ -13,13 +13,14 @@ from dataclasses import dataclass, replace
 
 from vcoproc.config import CoprocConfig, SystemConfig
 from vcoproc.errors import ConfigProblem, InvalidArgument, InvalidConfig, NotFound, VcoprocError
-from vcoproc_toolstack.changes import Changes, Request
+from vcoproc_toolstack.changes import Changes
 from vcoproc_toolstack.coproc_set import CoprocSet, instances_of, plan_addition
 from vcoproc_toolstack.leases import Leases
 from vcoproc_toolstack.ports import Scheduling
 from vcoproc_toolstack.records import CoprocRecord, EventKind
 from vcoproc_toolstack.schedules import Algorithm, check_parameters, find_algorithm
 from vcoproc_toolstack.store import Change, Store, View
+from vcoproc_toolstack.turns import Request
 
 CoprocSeal = Callable[[View, CoprocSet, Sequence[str]], bytes]
 """Makes the answer about coprocs of a set, by name; it is kept for a repeated request."""

@@ -7,15 +7,19 @@ from typing import Any
 
 from sqlalchemy.engine import RowMapping
 
+from vcoproc.model.domain_state import DomainState
 from vcoproc_toolstack.records import (
     AuditRecord,
     DomainRecord,
+    Ending,
+    Hold,
     Life,
     PlatformLine,
     PlatformRange,
     PlatformRecord,
     PlatformRegister,
     Role,
+    Then,
     VcoprocLine,
     VcoprocRange,
     VcoprocRecord,
@@ -32,7 +36,38 @@ def to_domain(row: RowMapping, vcoprocs: list[VcoprocRecord]) -> DomainRecord:
         irq_credential=row["irq_credential"],
         unknown_keys=tuple(json.loads(row["unknown_keys"])),
         vcoprocs=tuple(vcoprocs),
+        state=DomainState(row["state"]),
+        state_reason=row["state_reason"],
+        create_time_ns=row["create_time_ns"],
+        on_poweroff=Then(row["on_poweroff"]),
+        on_crash=Then(row["on_crash"]),
+        ending=_to_ending(row["ending"]),
     )
+
+
+def _to_ending(text: str) -> Ending | None:
+    if not text:
+        return None
+    fields = json.loads(text)
+    fingerprint = bytes.fromhex(fields["fingerprint"])
+    return Ending(Then(fields["then"]), fields["request_id"], fingerprint)
+
+
+def ending_text(ending: Ending | None) -> str:
+    """An ending as the store keeps it."""
+    if ending is None:
+        return ""
+    return json.dumps(
+        {
+            "then": ending.then.value,
+            "request_id": ending.request_id,
+            "fingerprint": ending.fingerprint.hex(),
+        }
+    )
+
+
+def to_hold(row: RowMapping) -> Hold:
+    return Hold(row["coproc"], row["vcoproc_id"], tuple(json.loads(row["files"])))
 
 
 def to_vcoproc(row: RowMapping) -> VcoprocRecord:
@@ -48,6 +83,7 @@ def to_vcoproc(row: RowMapping) -> VcoprocRecord:
         params=tuple((name, value) for name, value in json.loads(row["params"])),
         ranges=tuple(VcoprocRange(**place) for place in json.loads(row["ranges"])),
         lines=tuple(VcoprocLine(**line) for line in json.loads(row["lines"])),
+        domain_state=DomainState(row["domain_state"]),
     )
 
 

@@ -22,6 +22,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from vcoproc import limits
 from vcoproc.errors import InvalidArgument, LimitExceeded, RevisionGone, WrongState
 from vcoproc_toolstack.coproc_rows import CoprocRowsChange, CoprocRowsView
+from vcoproc_toolstack.life_rows import LifeChange, LifeView, life_values, widen_domains
 from vcoproc_toolstack.records import (
     ACTOR,
     CUT_OFF,
@@ -38,6 +39,7 @@ from vcoproc_toolstack.rows import to_audit, to_domain, to_platform, to_setting,
 from vcoproc_toolstack.schedules import Parameters, Setting
 from vcoproc_toolstack.tables import (
     AUDIT,
+    DOMAIN_FILES,
     DOMAINS,
     EVENTS,
     META,
@@ -51,18 +53,15 @@ from vcoproc_toolstack.tables import (
 
 _MIGRATIONS: Final[Mapping[int, Callable[[Connection], None]]] = {
     1: lambda _connection: None,  # a table more, which is made before
-    2: lambda connection: _add_column(connection, EVENTS.c.actor),
+    2: lambda connection: _widen(connection),
 }
 """From version n to n + 1, by n. Tables that lack are made before the first one."""
 _VCOPROC_ID_MAX: Final = 2**32 - 1
 _EVENTS_READ_MAX: Final = 256
 
 
-class View(CoprocRowsView):
+class View(LifeView, CoprocRowsView):
     """One moment of the store. Valid inside `Store.read` or `Store.change` only."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
 
     def revision(self) -> int:
         """Of the newest event; 1 before the first."""
@@ -72,6 +71,10 @@ class View(CoprocRowsView):
 
     def domain(self, name: str) -> DomainRecord | None:
         found = self.domains(where=DOMAINS.c.name == name)
+        return found[0] if found else None
+
+    def domain_of(self, domid: int) -> DomainRecord | None:
+        found = self.domains(where=DOMAINS.c.domid == domid)
         return found[0] if found else None
 
     def domains(
@@ -129,11 +132,6 @@ class View(CoprocRowsView):
         query = sa.select(META.c.value).where(META.c.key == f"fallback/{coproc}")
         return int(self._connection.execute(query).scalar() or 0)
 
-    def memory_bytes(self) -> int:
-        """Memory of all domains together."""
-        query = sa.select(sa.func.coalesce(sa.func.sum(DOMAINS.c.memory_bytes), 0))
-        return int(self._connection.execute(query).scalar_one())
-
     def platform(self, compatible: str) -> PlatformRecord | None:
         query = sa.select(PLATFORMS.c.description).where(PLATFORMS.c.compatible == compatible)
         text = self._connection.execute(query).scalar()
@@ -183,7 +181,11 @@ class View(CoprocRowsView):
         self, condition: sa.ColumnElement[bool], limit: int | None = None
     ) -> list[VcoprocRecord]:
         query = (
-            sa.select(VCOPROCS, DOMAINS.c.name.label("domain"))
+            sa.select(
+                VCOPROCS,
+                DOMAINS.c.name.label("domain"),
+                DOMAINS.c.state.label("domain_state"),
+            )
             .join(DOMAINS)
             .where(condition)
             .order_by(DOMAINS.c.name, VCOPROCS.c.name)
@@ -192,12 +194,16 @@ class View(CoprocRowsView):
         return [to_vcoproc(row) for row in self._connection.execute(query).mappings()]
 
 
-class Change(View, CoprocRowsChange):
+class Change(View, LifeChange, CoprocRowsChange):
     """A change in the making: all of it is kept, or nothing."""
 
     def __init__(self, connection: Connection, now_ns: Callable[[], int]) -> None:
         super().__init__(connection)
         self._now_ns = now_ns
+
+    def now_ns(self) -> int:
+        """Unix time."""
+        return self._now_ns()
 
     def next_domid(self) -> int:
         """A number that no domain has. Rises, and begins again at the end, as Xen's do.
@@ -226,17 +232,21 @@ class Change(View, CoprocRowsChange):
         self._put("next_vcoproc_id", vcoproc_id + 1)
         return vcoproc_id
 
-    def add_domain(self, domain: DomainRecord) -> None:
+    def add_domain(self, domain: DomainRecord, text: str = "") -> None:
+        """Adds a domain with its vcoprocs. text: the file that it was made from."""
         self._connection.execute(
             DOMAINS.insert().values(
                 domid=domain.domid,
-                name=domain.name,
-                life=domain.life.value,
                 memory_bytes=domain.memory_bytes,
                 irq_credential=domain.irq_credential,
                 unknown_keys=json.dumps(domain.unknown_keys),
+                create_time_ns=domain.create_time_ns,
+                on_poweroff=domain.on_poweroff.value,
+                on_crash=domain.on_crash.value,
+                **life_values(domain),
             )
         )
+        self._connection.execute(DOMAIN_FILES.insert().values(domid=domain.domid, text=text))
         for vcoproc in domain.vcoprocs:
             self.add_vcoproc(vcoproc)
 
@@ -293,7 +303,7 @@ class Change(View, CoprocRowsChange):
         self._put(f"fallback/{coproc}", time_ns)
 
     def delete_domain(self, domid: int) -> None:
-        for table in (VCOPROCS, DOMAINS):
+        for table in (VCOPROCS, DOMAIN_FILES, DOMAINS):
             self._connection.execute(table.delete().where(table.c.domid == domid))
 
     def delete_vcoproc(self, vcoproc_id: int) -> None:
@@ -489,6 +499,11 @@ def _open(path: Path) -> Engine:
         connection.exec_driver_sql("BEGIN")
 
     return engine
+
+
+def _widen(connection: Connection) -> None:
+    widen_domains(connection)
+    _add_column(connection, EVENTS.c.actor)
 
 
 def _add_column(connection: Connection, column: sa.Column[Any]) -> None:

@@ -139,13 +139,18 @@ class VcoprocConfig:
 
 @dataclass(frozen=True, slots=True)
 class DomainConfig:
-    """A domain file. unknown_keys: keys of xl.cfg(5) that mean nothing here, with their lines."""
+    """A domain file. unknown_keys: keys of xl.cfg(5) that mean nothing here, with their lines.
+
+    on_poweroff, on_crash: what follows; "destroy", "restart" or "preserve".
+    """
 
     file_name: str
     name: str
     memory_bytes: int
     vcoprocs: tuple[VcoprocConfig, ...]
     unknown_keys: tuple[tuple[str, int], ...]
+    on_poweroff: str = "preserve"
+    on_crash: str = "preserve"
 
 
 @dataclass(frozen=True, slots=True)
