@@ -122,6 +122,9 @@ def test_a_coproc_is_shown_as_it_is(full: Server) -> None:
         private_memory_bytes=65536,
         clock_hz=100_000_000,
         switch_count=5,
+        memory_bytes=1 << 20,
+        refusal_us=500_000,
+        refusal_drain_us=10_000,
     )
     full.rig.leases.fail("dsp1", "broken")
     coproc = full.call("GetCoproc", api.GetCoprocRequest(name="coprocs/dsp1"))

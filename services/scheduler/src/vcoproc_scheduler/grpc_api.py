@@ -54,6 +54,12 @@ class SchedulerControl(control_pb2_grpc.SchedulerControlServiceServicer):
         )
         return control_pb2.SetCoprocResponse(lost=[to.lost(each) for each in lost])
 
+    def RemoveCoproc(
+        self, request: control_pb2.RemoveCoprocRequest, context: grpc.ServicerContext
+    ) -> control_pb2.RemoveCoprocResponse:
+        self._loop.call(lambda: self._service.remove_coproc(request.coproc, time.monotonic_ns()))
+        return control_pb2.RemoveCoprocResponse()
+
     def AddVcoproc(
         self, request: control_pb2.AddVcoprocRequest, context: grpc.ServicerContext
     ) -> control_pb2.AddVcoprocResponse:

@@ -168,6 +168,18 @@ class SchedulerService:
                 del self._cores[coproc], self._turns[coproc]
             raise
 
+    def remove_coproc(self, coproc: str, now_ns: int) -> None:
+        """Forgets a coproc with all its vcoprocs, if it is known. Idempotent."""
+        core = self._cores.pop(coproc, None)
+        if core is None:
+            return
+        del self._turns[coproc]
+        self._deadlines_ns.pop(coproc, None)
+        if core.online:
+            # Its session is still open. Whatever else it says is of something unknown, and when the
+            # session ends nothing is left.
+            self.opened(coproc, now_ns)
+
     def add_vcoproc(
         self, coproc: str, vcoproc: int, parameters: Mapping[str, int], now_ns: int
     ) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from vcoproc import limits
-from vcoproc.config import DomainConfig, parse_domain
+from vcoproc.config import CoprocConfig, DomainConfig, parse_domain
 from vcoproc.errors import AlreadyExists, LimitExceeded, NotFound, VcoprocError, WrongState
 from vcoproc.model.domain_state import DomainState, DomainVerb, after
+from vcoproc_toolstack.capacity import check_memory, has_memory
 from vcoproc_toolstack.placing import (
     NewVcoproc,
     check_room,
@@ -92,8 +93,6 @@ class Changes(Turns):
             raise LimitExceeded("domains", limits.DOMAINS_MAX)
         new = place_domain(config, self.leases.system, self.leases.platform)
         self.check_room(view, new)
-        if state is not DomainState.STOPPED:
-            self.check_memory(view, config.memory_bytes)
         domain = DomainRecord(
             domid=_UNNUMBERED,
             name=config.name,
@@ -104,8 +103,11 @@ class Changes(Turns):
             vcoprocs=tuple(each.record(_UNNUMBERED, _UNNUMBERED, config.name, b"") for each in new),
             on_poweroff=Then(config.on_poweroff),
             on_crash=Then(config.on_crash),
-        )
-        return domain.become(state, life=Life.CREATING)
+        ).become(state, life=Life.CREATING)
+        if state is not DomainState.STOPPED:
+            self.check_memory(view, config.memory_bytes)
+            self.check_coproc_memory(view, [(domain, each.coproc) for each in new])
+        return domain
 
     def number(self, change: Change, domain: DomainRecord) -> DomainRecord:
         """The same with numbers and secrets, which nobody else has."""
@@ -218,6 +220,7 @@ class Changes(Turns):
         domain = need_domain(view, domain_name, DomainVerb.ATTACH)
         new = place_vcoproc(domain, spec, self.leases.system, self.leases.platform)
         self.check_room(view, [new])
+        self.check_coproc_memory(view, [(domain, new.coproc)])
         record = new.record(_UNNUMBERED, domain.domid, domain.name, b"")
         return domain, replace(record, domain_state=domain.state)
 
@@ -266,6 +269,19 @@ class Changes(Turns):
             view.counts(),
             lambda name: self.leases.platform(by_name[name]).contexts_max,
         )
+
+    def check_coproc_memory(
+        self, view: View, wanted: Iterable[tuple[DomainRecord, CoprocConfig]]
+    ) -> None:
+        """Refuses domains on coprocs that may not have as much memory.
+
+        Args:
+            wanted: domains, each with a coproc that it gets a vcoproc on. STOPPED ones have none.
+
+        Raises:
+            LimitExceeded: one of the coprocs may have less.
+        """
+        check_memory([pair for pair in wanted if has_memory(pair[0])], view.domains)
 
     def check_memory(self, view: View, more_bytes: int) -> None:
         """Raises: LimitExceeded (there is not as much memory for one more domain)."""

@@ -31,8 +31,10 @@ class CoprocRowsChange:
     _connection: Connection
 
     def put_coproc(self, record: CoprocRecord) -> None:
-        """Keeps what was changed of a coproc."""
+        """Keeps what was changed of a coproc, if anything was."""
         self.delete_coproc(record.name)
+        if record == CoprocRecord(record.name):
+            return
         self._connection.execute(
             COPROCS.insert().values(
                 name=record.name,

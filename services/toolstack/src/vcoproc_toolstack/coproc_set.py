@@ -80,6 +80,12 @@ class CoprocSet:
         """What was changed of a coproc; of one that is as the tree says, that nothing was."""
         return self.records.get(name) or CoprocRecord(name)
 
+    def entry(self, name: str) -> CoprocConfig:
+        """The coproc or template of this name, which must be there."""
+        if name in self.coprocs:
+            return self.coprocs[name]
+        return next(each for each in self.system.coprocs if each.name == name)
+
     def added(self, name: str) -> bool:
         """Whether a coproc, or the template that makes it, was added at run time."""
         return self._source(name).config is not None

@@ -14,6 +14,7 @@ from vcoproc.api.v1 import toolstack_pb2_grpc as rpc
 from vcoproc.errors import InvalidArgument, LimitExceeded, PeerLost
 from vcoproc_toolstack import translate
 from vcoproc_toolstack import translate_schedule as schedule
+from vcoproc_toolstack.gateway_coprocs import CoprocCalls
 from vcoproc_toolstack.gateway_domains import DomainCalls, Verbs
 from vcoproc_toolstack.gateway_snapshots import SnapshotCalls
 from vcoproc_toolstack.ports import Stream
@@ -33,7 +34,7 @@ THREADS = (
 wait for those."""
 
 
-class Gateway(DomainCalls, SnapshotCalls, rpc.ToolstackServiceServicer):
+class Gateway(DomainCalls, SnapshotCalls, CoprocCalls, rpc.ToolstackServiceServicer):
     """Implements ToolstackService."""
 
     def __init__(
@@ -45,6 +46,7 @@ class Gateway(DomainCalls, SnapshotCalls, rpc.ToolstackServiceServicer):
     ) -> None:
         DomainCalls.__init__(self, verbs)
         SnapshotCalls.__init__(self, verbs)
+        CoprocCalls.__init__(self, verbs.coprocs, verbs.removals, queries)
         self._queries = queries
         self._schedule_changes = schedule_changes
         self._schedules = schedules
@@ -101,8 +103,10 @@ class Gateway(DomainCalls, SnapshotCalls, rpc.ToolstackServiceServicer):
         size = translate.read_page_size(request.page_size)
         last = translate.read_page_token(request.page_token, "coprocs", 1)
         if last and not self._queries.knows_coproc(last[0]):
-            raise InvalidArgument("page_token", "names a coproc that is no longer in the tree")
-        coprocs, revision = self._queries.coprocs(last[0] if last else "", size + 1)
+            raise InvalidArgument("page_token", "names a coproc that is no longer there")
+        coprocs, revision = self._queries.coprocs(
+            last[0] if last else "", size + 1, show_unused=request.show_unused
+        )
         page = coprocs[:size]
         more = len(coprocs) > size
         return api.ListCoprocsResponse(

@@ -134,7 +134,8 @@ class Leases:
         coproc = self.coprocs.get(offer.wanted)
         if coproc is None or offer.incarnation not in (None, self.set.incarnation(offer.wanted)):
             raise NotFound("coproc", offer.wanted)
-        if self.set.leaving(coproc.name):
+        if self.set.leaving(coproc.name) and offer.incarnation is None:
+            # Whoever had it has to be asked for what is left on it.
             raise WrongState(f"coproc {coproc.name!r}", "being removed", "one that stays")
         if coproc.compatible not in offer.platforms:
             why = f"none is {coproc.compatible!r}, the type of coproc {coproc.name}"

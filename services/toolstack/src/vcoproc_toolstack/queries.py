@@ -149,19 +149,19 @@ class Queries:
             return self.coproc_statuses(view, coprocs, [name], accounts)[0]
 
     def coprocs(
-        self, after: str, limit: int | None, *, unseen: bool = False
+        self, after: str, limit: int | None, *, show_unused: bool = False
     ) -> tuple[list[CoprocStatus], int]:
         """In the order of the tree, then those that were added.
 
         Args:
             after: name of the coproc before the first; empty for none.
-            unseen: also those that templates make and nobody has leased yet.
+            show_unused: also those that templates make and nobody has leased yet.
         """
         accounts = self.accounts()
         with self._store.read() as view:
             coprocs = self._leases.set
             listed = {coproc.name for coproc in self._leases.listed(view.counts())}
-            names = [name for name in coprocs.coprocs if unseen or name in listed]
+            names = [name for name in coprocs.coprocs if show_unused or name in listed]
             if after:
                 last = self._leases.place(after)
                 place = self._leases.place

@@ -38,6 +38,7 @@ from vcoproc_toolstack.steps import (
     MoveLines,
     PauseDomain,
     PauseVcoproc,
+    RemoveCoproc,
     RemoveDomain,
     RemoveVcoproc,
     ResumeDomain,
@@ -68,17 +69,21 @@ def scheduler_repair(
 ) -> list[Step]:
     """What the scheduler lacks or has too much.
 
-    coprocs: of the tree, by name, as they are to be scheduled now; a vcoproc of another one waits
-    for a tree that has it again.
+    coprocs: by name, as they are to be scheduled now. A vcoproc of another one waits for a tree
+    that has it again.
     online: names of those that are leased now.
     """
-    pairs = [(d, v) for d, v in wanted(domains) if v.coproc in coprocs]
+    everybody = wanted(domains)
+    pairs = [(d, v) for d, v in everybody if v.coproc in coprocs]
     places = {(vcoproc.coproc, vcoproc.vcoproc_id) for _, vcoproc in pairs}
-    names = sorted({*online, *(vcoproc.coproc for _, vcoproc in pairs)})
+    names = sorted({*online, *(vcoproc.coproc for _, vcoproc in pairs)} & coprocs.keys())
+    used = {*coprocs, *(vcoproc.coproc for _, vcoproc in everybody)}
     return [
+        *(RemoveCoproc(account.coproc) for account in accounts if account.coproc not in used),
         *(
             RemoveVcoproc(account.coproc, vcoproc_id)
             for account in accounts
+            if account.coproc in used
             for vcoproc_id, _ in account.vcoprocs
             if (account.coproc, vcoproc_id) not in places
         ),

@@ -11,6 +11,7 @@ from vcoproc import limits
 from vcoproc.config import CoprocConfig
 from vcoproc.errors import PeerError, StoreUnavailable, VcoprocError
 from vcoproc_toolstack.changes import Changes
+from vcoproc_toolstack.coproc_removal import Removals, marked_removal
 from vcoproc_toolstack.endings import Endings, domain_mark, marked_domain
 from vcoproc_toolstack.plans import domain_steps
 from vcoproc_toolstack.reconcile import (
@@ -88,9 +89,10 @@ class Marks:
 class Repairer:
     """Compares what a service holds with the store, and performs the difference."""
 
-    def __init__(self, changes: Changes, endings: Endings) -> None:
+    def __init__(self, changes: Changes, endings: Endings, removals: Removals) -> None:
         self._changes = changes
         self._endings = endings
+        self._removals = removals
         self._store = changes.store
         self._leases = changes.leases
         self._services = changes.services
@@ -131,6 +133,7 @@ class Repairer:
         for domain in self._domains():
             if domain.ending is not None:
                 self._changes.mark(domain_mark(domain.domid))
+        self._removals.refresh()
 
     def _finish(self, found: Unfinished) -> None:
         words = f"{found.life.value.lower()} was cut off; what there was of it is undone"
@@ -162,14 +165,17 @@ class Repairer:
                 return True
             if (domid := marked_domain(service)) is not None:
                 return self._endings.go_on(domid)
+            if (coproc := marked_removal(service)) is not None:
+                return self._removals.go_on(coproc)
             return self._repair(service)
         except (PeerError, StoreUnavailable) as error:
             self._log.debug("repair waits", of=service, why=str(error))
             return False
         except VcoprocError as error:
             self._log.error("repair refused", of=service, why=str(error))
-            # Of these two it is the store that has failed: the disk is full, perhaps.
-            return service != STORE and marked_domain(service) is None
+            # Of these it is the store that has failed: the disk is full, perhaps.
+            goes_on = marked_domain(service) is not None or marked_removal(service) is not None
+            return service != STORE and not goes_on
 
     def _repair(self, service: str) -> bool:
         # Asked once outside, so that no change waits for a service that does not answer.

@@ -28,6 +28,9 @@ from vcoproc_toolstack.access import Access, AccessFile
 from vcoproc_toolstack.audit import Guard
 from vcoproc_toolstack.audit_gateway import describe
 from vcoproc_toolstack.changes import Changes
+from vcoproc_toolstack.coproc_changes import CoprocChanges
+from vcoproc_toolstack.coproc_removal import Removals
+from vcoproc_toolstack.coproc_set import check_tree
 from vcoproc_toolstack.endings import Endings
 from vcoproc_toolstack.fallbacks import FallbackWatch
 from vcoproc_toolstack.gateway_domains import Verbs
@@ -85,7 +88,10 @@ class Shell:
         self._marks = Marks()
         self._store = Store(store_file, time.time_ns)
         self._exit.callback(self._store.close)
-        self._leases = Leases(system)
+        with self._store.read() as view:
+            records = view.coproc_records()
+        check_tree(system, records)
+        self._leases = Leases(system, records)
         self._guard = Guard(
             Access(AccessFile(listen.access_file, log) if listen else None),
             self._store,
@@ -116,14 +122,17 @@ class Shell:
         self._schedules = ScheduleQueries(self._store, self._leases, self._services.scheduling)
         endings = Endings(self._changes, translate.seal_domain)
         self._lifecycle = Lifecycle(self._changes, endings, translate.seal_domain)
+        moves, removals = Moves(self._changes), Removals(self._changes)
         self._verbs = Verbs(
             self._changes,
             self._lifecycle,
-            Moves(self._changes),
+            moves,
             Saving(self._changes, endings),
             Restoring(self._changes),
+            CoprocChanges(self._changes, moves, removals, self._services.scheduling),
+            removals,
         )
-        self._repairer = Repairer(self._changes, endings)
+        self._repairer = Repairer(self._changes, endings, removals)
 
     def start(self) -> None:
         """Repairs what an earlier one left, then serves."""

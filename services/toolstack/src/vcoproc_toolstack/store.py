@@ -507,6 +507,9 @@ def _widen(connection: Connection) -> None:
 
 
 def _add_column(connection: Connection, column: sa.Column[Any]) -> None:
+    have = {each["name"] for each in sa.inspect(connection).get_columns(column.table.name)}
+    if column.name in have:  # the table is new
+        return
     kind = column.type.compile(connection.dialect)
     default = "''" if isinstance(column.type, sa.Text) else "0"
     connection.exec_driver_sql(

@@ -14,6 +14,7 @@ from vcoproc.config import name_problem
 from vcoproc.errors import ConfigProblem, InvalidArgument, InvalidConfig
 from vcoproc.internal.v1 import control_pb2 as pb
 from vcoproc.model.domain_state import DomainState
+from vcoproc_toolstack.capacity import TypeCapacity
 from vcoproc_toolstack.leases import Lease, Offer
 from vcoproc_toolstack.queries import (
     CoprocStatus,
@@ -260,6 +261,20 @@ def coproc_message(status: CoprocStatus) -> api.Coproc:
         added=status.added,
         aliases=config.aliases,
         template=status.template,
+    )
+
+
+def type_message(capacity: TypeCapacity) -> api.CoprocType:
+    return api.CoprocType(
+        compatible=capacity.compatible,
+        coproc_count=capacity.coproc_count,
+        available_count=capacity.available_count,
+        vcoproc_count=capacity.vcoproc_count,
+        free_count=capacity.free_count,
+        rooms=[
+            api.CoprocRoom(coproc=f"coprocs/{load.name}", free_count=load.free_count)
+            for load in capacity.rooms
+        ],
     )
 
 

@@ -1136,14 +1136,14 @@ class ListCoprocsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
-    ALL_FIELD_NUMBER: _builtins.int
+    SHOW_UNUSED_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """1..1000; 0 means 1000."""
     page_token: _builtins.str
     """next_page_token of the page before; empty for the first page."""
     filter: _builtins.str
     """Fields: state, name, compatible, scheduler, draining."""
-    all: _builtins.bool
+    show_unused: _builtins.bool
     """Also those that templates make on demand and that nobody has demanded yet."""
     def __init__(
         self,
@@ -1151,11 +1151,11 @@ class ListCoprocsRequest(_message.Message):
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         filter: _builtins.str = ...,
-        all: _builtins.bool = ...,
+        show_unused: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "filter", b"filter", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token", "show_unused", b"show_unused"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
