@@ -118,10 +118,13 @@ def test_a_coproc_is_shown_as_it_is(full: Server) -> None:
         scheduler="rr",
         slice_us=2000,
         vcoproc_count=1,
-        vcoproc_count_max=64,
+        vcoproc_count_max=limits.VCOPROCS_PER_COPROC_MAX,
         private_memory_bytes=65536,
         clock_hz=100_000_000,
         switch_count=5,
+        memory_bytes=1 << 20,
+        refusal_us=500_000,
+        refusal_drain_us=10_000,
     )
     full.rig.leases.fail("dsp1", "broken")
     coproc = full.call("GetCoproc", api.GetCoprocRequest(name="coprocs/dsp1"))

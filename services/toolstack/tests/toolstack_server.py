@@ -18,6 +18,10 @@ from vcoproc.internal.v1 import control_pb2 as pb
 from vcoproc.internal.v1 import control_pb2_grpc as rpc
 from vcoproc.runtime import grpc_kit
 from vcoproc.runtime.rundir import RunDir
+from vcoproc_toolstack import translate
+from vcoproc_toolstack.access import Access, AccessFile
+from vcoproc_toolstack.audit import Guard
+from vcoproc_toolstack.audit_gateway import describe
 from vcoproc_toolstack.gateway import Gateway
 from vcoproc_toolstack.lease import LeaseGateway
 from vcoproc_toolstack.shell import API_SERVICE, LEASE_SERVICE
@@ -28,12 +32,19 @@ TIMEOUT_S = 20
 class Server:
     """A rig, its servers, and stubs to call them."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        listen: tuple[str, grpc_kit.TlsFiles] | None = None,
+        roles: Path | None = None,
+    ) -> None:
         self.run_dir = RunDir(path)
         self.run_dir.create()
         self.rig = Rig(path, lease=False)
         rig = self.rig
-        self.gateway = Gateway(rig.changes, rig.queries, rig.schedule_changes, rig.schedules)
+        rig.seal_domain = translate.seal_domain
+        self.gateway = Gateway(rig.verbs, rig.queries, rig.schedule_changes, rig.schedules)
         self.leases = LeaseGateway(
             self.rig.store,
             self.rig.leases,
@@ -42,6 +53,14 @@ class Server:
             credential=b"cluster key",
             mark=self.rig.marks.mark,
         )
+        self.address = ""
+        """host:port, when it listens."""
+        guard = Guard(
+            Access(AccessFile(roles, rig.log) if roles else None),
+            rig.store,
+            lambda name: describe(rig.store, rig.leases, name),
+            rig.log,
+        )
         self._servers = [
             grpc_kit.serve(
                 self.run_dir.grpc("toolstack"),
@@ -49,6 +68,9 @@ class Server:
                 service_names=(API_SERVICE,),
                 log=self.rig.log,
                 threads=8,
+                guard=guard,
+                listen=listen,
+                bound=self._bound,
             ),
             grpc_kit.serve(
                 self.run_dir.grpc("lease"),
@@ -64,6 +86,9 @@ class Server:
         ]
         self.api = api_rpc.ToolstackServiceStub(self._channels[0])
         self.lease = rpc.LeaseServiceStub(self._channels[1])
+
+    def _bound(self, address: str) -> None:
+        self.address = address
 
     def call(self, method: str, request: Any) -> Any:
         """A call of the public API that must succeed."""

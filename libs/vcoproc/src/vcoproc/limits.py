@@ -15,8 +15,10 @@ MS: Final = 1_000_000
 S: Final = 1_000_000_000
 
 # --- names and numbers ----------------------------------------------------------------------------
+DOMID_FIRST: Final = 0
+"""The first domain's: the one that the system tree asks for. No other one gets it."""
 DOMID_MIN: Final = 1
-"""0 is the first domain (the toolstack's own) and is never created."""
+"""Of all others."""
 DOMID_MAX: Final = 0x7FEF
 """Xen: below DOMID_FIRST_RESERVED, 0x7FF0."""
 NAME_BYTES_MAX: Final = 63
@@ -50,7 +52,8 @@ PRIVATE_MEMORY_BYTES_DEFAULT: Final = 64 * KIB
 
 # --- configuration files: beyond a bound the file is refused (InvalidConfig) ----------------------
 COPROCS_MAX: Final = 256
-"""Shared coprocs of one system tree."""
+"""Shared coprocs of one system tree, and of a system with those that were added at run time, each
+template once; coprocs that one call adds, each one that a template makes too."""
 INSTANCES_MAX: Final = 64
 """Coprocs made from one template of the tree."""
 RANGES_PER_COPROC_MAX: Final = 16
@@ -102,7 +105,8 @@ SWITCH_RETRY_NS_MAX: Final = 100 * MS
 REFUSALS_MAX: Final = 1000
 """Refusals of one switch attempt before the coproc-sim forces it (reset of the refuser)."""
 SWITCH_DEADLINE_NS: Final = 500 * MS
-"""From the first attempt to leave until the refuser is forced off."""
+"""From the first attempt to leave until the refuser is forced off; from the first attempt to take
+the next one in until its turn is given up."""
 SWITCH_IN_NS_MIN: Final = 1 * MS
 """Hardware that refuses the next one is asked for at least this long before that one's turn is
 dropped, however short the bound of a refusal: otherwise the same grant would come again at once."""
@@ -179,13 +183,52 @@ WATCHERS_MAX: Final = 64
 """Open event streams; then LimitExceeded."""
 CHANGES_WAITING_MAX: Final = 32
 """Changes under way or waiting for their turn; then LimitExceeded."""
+SHUTDOWNS_MAX: Final = 32
+"""Domains that shut down at the same time; then LimitExceeded."""
+SHUTDOWN_NS_MAX: Final = 60 * S
+"""How long one may be waited for; more is InvalidArgument. Then it is ended all the same."""
+SHUTDOWN_LOOK_NS: Final = 20 * MS
+"""Between two looks whether a domain that shuts down has come to rest."""
+WHY_BYTES_MAX: Final = 1024
+"""Of a reason that people give; more is InvalidArgument."""
 FILE_NAME_BYTES_MAX: Final = 512
 """Of a domain's file, which is said in each problem that is found in it."""
 SPEC_BYTES_MAX: Final = 4096
 """Text that describes one vcoproc."""
+ACCESS_FILE_BYTES_MAX: Final = 1 * MIB
+"""File that says who has which role; a longer one is refused."""
+CALLERS_MAX: Final = 10_000
+"""Names in it."""
+AUDIT_KEPT_MAX: Final = 100_000
+"""Entries of the audit log; the oldest are forgotten."""
+AUDIT_TEXT_BYTES_MAX: Final = 64 * KIB
+"""Of each text of an entry; a longer one is cut."""
 REGISTERS_PER_PLATFORM_MAX: Final = 4096
 PLATFORMS_PER_LEASE_MAX: Final = 64
 """Types that one coproc-sim may offer to simulate; more is InvalidArgument."""
+
+# --- snapshots: beyond a bound one is refused (BadSnapshot), or not made (LimitExceeded) ----------
+CONTEXT_BYTES_MAX: Final = 64 * MIB
+"""Of one vcoproc that was written down."""
+CONTEXT_TIMEOUT_NS: Final = 10 * S
+"""Writing one down, or loading it; then its coproc-sim counts as not answering."""
+MEMORY_PIECE_BYTES: Final = MIB
+"""Of a domain's memory, in one member of a snapshot. Pieces of zeros are left out."""
+SNAPSHOT_MEMBERS_MAX: Final = DOMAIN_MEMORY_BYTES_MAX // MEMORY_PIECE_BYTES + 64
+SNAPSHOT_DIRECTORY_BYTES_MAX: Final = MIB
+"""Of the list of members at the end of a snapshot."""
+MANIFEST_BYTES_MAX: Final = MIB
+SNAPSHOT_BYTES_MAX: Final = (
+    DOMAIN_MEMORY_BYTES_MAX + VCOPROCS_PER_DOMAIN_MAX * CONTEXT_BYTES_MAX + 128 * MIB
+)
+"""Of a whole snapshot, also of one that cannot be compressed."""
+SNAPSHOT_CHUNK_BYTES: Final = 256 * KIB
+"""Of a snapshot in one message; a client may send up to SNAPSHOT_CHUNK_BYTES_MAX."""
+SNAPSHOT_CHUNK_BYTES_MAX: Final = MIB
+SNAPSHOTS_MAX: Final = 4
+"""Snapshots that are made or restored at the same time; then LimitExceeded."""
+SNAPSHOT_STALL_NS: Final = 30 * S
+"""A client that neither sends nor takes a piece for so long has its call ended."""
 
 assert SLICE_NS_MIN <= SLICE_NS_DEFAULT <= SLICE_NS_MAX
 assert SWITCH_DEADLINE_NS < HOLD_LIMIT_NS < TRAP_TIMEOUT_NS
@@ -207,3 +250,7 @@ assert SWITCH_DEADLINE_NS < CALL_TIMEOUT_NS
 assert STORE_LOCK_WAIT_NS < STORE_TIMEOUT_NS
 assert SWITCH_IN_NS_MIN < SWITCH_DEADLINE_NS
 assert ACCOUNTS_TIMEOUT_NS < CALL_TIMEOUT_NS
+assert SHUTDOWN_LOOK_NS < SHUTDOWN_NS_MAX
+assert VCOPROCS_PER_DOMAIN_MAX + 2 <= 64, "contexts, manifest and file of a domain"
+assert SNAPSHOT_CHUNK_BYTES <= SNAPSHOT_CHUNK_BYTES_MAX
+assert SNAPSHOT_BYTES_MAX < 4096 * MIB, "a ZIP archive without its 64-bit extension"

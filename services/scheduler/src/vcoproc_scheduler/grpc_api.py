@@ -55,6 +55,12 @@ class SchedulerControl(control_pb2_grpc.SchedulerControlServiceServicer):
         )
         return control_pb2.SetCoprocResponse(lost=[to.lost(each) for each in lost])
 
+    def RemoveCoproc(
+        self, request: control_pb2.RemoveCoprocRequest, context: grpc.ServicerContext
+    ) -> control_pb2.RemoveCoprocResponse:
+        self._loop.call(lambda: self._service.remove_coproc(request.coproc, time.monotonic_ns()))
+        return control_pb2.RemoveCoprocResponse()
+
     def AddVcoproc(
         self, request: control_pb2.AddVcoprocRequest, context: grpc.ServicerContext
     ) -> control_pb2.AddVcoprocResponse:
@@ -127,7 +133,8 @@ class SchedulerControl(control_pb2_grpc.SchedulerControlServiceServicer):
         return control_pb2.AnalyseScheduleResponse(
             algorithm=question.algorithm,
             switch_ns=question.switch_ns,
-            refusal_ns=question.refusal_ns,
+            refusal_ns=question.refusal_ns - question.switch_in_refusal_ns,
+            switch_in_refusal_ns=question.switch_in_refusal_ns,
             work_ns=max((each.work_ns for each in guarantees), default=0),
             vcoprocs=[to.guarantee(each) for each in guarantees],
         )

@@ -26,7 +26,24 @@ def main() -> None:
         help=f"SQLite file or {target.POSTGRESQL} URL, also as ${target.VARIABLE}; "
         "a file in the run directory by default",
     )
+    parser.add_argument(
+        "--listen",
+        metavar="HOST:PORT",
+        help="also serve over TCP, by TLS with client certificates",
+    )
+    parser.add_argument(
+        "--tls-dir",
+        type=Path,
+        help="for --listen: directory with ca.crt, server.crt, server.key",
+    )
+    parser.add_argument(
+        "--access",
+        type=Path,
+        help="for --listen: file that gives names of certificates a role",
+    )
     arguments = parser.parse_args()
+    if arguments.listen and not (arguments.tls_dir and arguments.access):
+        parser.error("--listen needs --tls-dir and --access")
 
     def run() -> None:
         try:
@@ -34,9 +51,15 @@ def main() -> None:
         except NotFound as error:
             raise InvalidArgument("tree", str(error)) from error
         # The rest is a quarter of a second of imports; a wrong tree is told before.
+        from vcoproc.runtime.grpc_kit import TlsFiles
         from vcoproc_toolstack import shell
 
-        shell.run(RunDir(arguments.run_dir), system, arguments.store, Log("toolstack"))
+        listen = None
+        if arguments.listen:
+            folder = arguments.tls_dir
+            files = TlsFiles(folder / "server.crt", folder / "server.key", folder / "ca.crt")
+            listen = shell.Listen(arguments.listen, files, arguments.access)
+        shell.run(RunDir(arguments.run_dir), system, arguments.store, Log("toolstack"), listen)
 
     sys.exit(main_guard("toolstack", run))
 

@@ -49,8 +49,20 @@ class Caller:
             with self._lock:
                 self._open.discard(future)
 
-    def stream(self, who: str, method: Any, request: Any, *, wait: bool = False) -> Stream:
-        """Opens a stream. wait: for a service that is not there yet, as long as it takes.
+    def stream(
+        self,
+        who: str,
+        method: Any,
+        request: Any,
+        *,
+        wait: bool = False,
+        timeout_ns: int | None = None,
+    ) -> Stream:
+        """Opens a stream.
+
+        Args:
+            wait: for a service that is not there yet, as long as it takes.
+            timeout_ns: the whole stream must have ended by then.
 
         Raises:
             PeerLost: `close` was called.
@@ -58,7 +70,8 @@ class Caller:
         with self._lock:
             if self._closed:
                 raise PeerLost(who)
-            call = method(request, wait_for_ready=wait)
+            timeout_s = None if timeout_ns is None else timeout_ns / limits.S
+            call = method(request, wait_for_ready=wait, timeout=timeout_s)
             self._open.add(call)
         return Stream(self, who, call)
 

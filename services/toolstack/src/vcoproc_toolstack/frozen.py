@@ -84,6 +84,10 @@ class FrozenRing(Generic[V]):
     def __getitem__(self, number: int) -> V:
         return self._entries[number]
 
+    def since(self, before: FrozenRing[V]) -> range:
+        """Numbers of the entries that are kept and were added since."""
+        return range(max(before.newest + 1, self.oldest), self.newest + 1)
+
     def plus(self, entry: V, kept_max: int) -> FrozenRing[V]:
         """The same with one more, and without those that are one too many now."""
         newest, oldest = self.newest + 1, self.oldest

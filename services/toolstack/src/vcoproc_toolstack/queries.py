@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vcoproc import limits
 from vcoproc.config import CoprocConfig
 from vcoproc.errors import NotFound, VcoprocError, WrongState
+from vcoproc.model.domain_state import HELD, DomainState
+from vcoproc_toolstack.capacity import CoprocLoad, TypeCapacity, by_type, memory_on
+from vcoproc_toolstack.coproc_set import CoprocSet
 from vcoproc_toolstack.leases import Leases
 from vcoproc_toolstack.memory import MemoryDir
 from vcoproc_toolstack.ports import Services
@@ -30,13 +33,21 @@ Statuses = Mapping[int, VcoprocStatus]
 
 @dataclass(frozen=True, slots=True)
 class CoprocStatus:
-    """A coproc of the tree and how it is now. current: resource name, or empty."""
+    """A coproc and how it is now. current: resource name, or empty.
+
+    memory_bytes: of the domains on it. added: at run time. template: name of the one that makes it,
+    or empty.
+    """
 
     config: CoprocConfig
     state: CoprocState
     vcoproc_count: int
     current: str
     switch_count: int
+    memory_bytes: int = 0
+    draining: bool = False
+    added: bool = False
+    template: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,24 +141,52 @@ class Queries:
 
     def coproc(self, name: str) -> CoprocStatus:
         """Raises: NotFound."""
-        config = self._leases.coprocs.get(name)
-        if config is None:
-            raise NotFound("coproc", name)
-        return self._coproc_statuses([config])[0]
-
-    def coprocs(self, after: str, limit: int) -> tuple[list[CoprocStatus], int]:
-        """In the order of the tree. after: name of the coproc before the first; empty for none."""
+        accounts = self.accounts()
         with self._store.read() as view:
-            counts = view.counts()
-            revision = view.revision()
-        listed = self._leases.listed(counts)
-        if after:
-            last = self._leases.place(after)
-            place = self._leases.place
-            listed = [
-                each for each in listed if last is not None and (place(each.name) or 0) > last
-            ]
-        return self._coproc_statuses(listed[:limit]), revision
+            coprocs = self._leases.set
+            if name not in coprocs.coprocs:
+                raise NotFound("coproc", name)
+            return self.coproc_statuses(view, coprocs, [name], accounts)[0]
+
+    def coprocs(
+        self, after: str, limit: int | None, *, show_unused: bool = False
+    ) -> tuple[list[CoprocStatus], int]:
+        """In the order of the tree, then those that were added.
+
+        Args:
+            after: name of the coproc before the first; empty for none.
+            show_unused: also those that templates make and nobody has leased yet.
+        """
+        accounts = self.accounts()
+        with self._store.read() as view:
+            coprocs = self._leases.set
+            listed = {coproc.name for coproc in self._leases.listed(view.counts())}
+            names = [name for name in coprocs.coprocs if show_unused or name in listed]
+            if after:
+                last = self._leases.place(after)
+                place = self._leases.place
+                names = [name for name in names if last is not None and (place(name) or 0) > last]
+            statuses = self.coproc_statuses(view, coprocs, names[:limit], accounts)
+            return statuses, view.revision()
+
+    def coproc_types(self) -> list[TypeCapacity]:
+        """The types of all coprocs that are listed."""
+        statuses, _revision = self.coprocs("", None)
+        return by_type([self.load(status) for status in statuses])
+
+    def load(self, status: CoprocStatus) -> CoprocLoad:
+        """How a coproc is used, and what it still takes."""
+        config = status.config
+        lease = self._leases.get(config.name)
+        return CoprocLoad(
+            name=config.name,
+            compatible=config.compatible,
+            available=status.state is CoprocState.ONLINE and not status.draining,
+            vcoproc_count=status.vcoproc_count,
+            vcoproc_count_max=min(
+                config.vcoprocs_max, lease.platform.contexts_max if lease else config.vcoprocs_max
+            ),
+        )
 
     def knows_coproc(self, name: str) -> bool:
         return self._leases.place(name) is not None
@@ -157,12 +196,14 @@ class Queries:
 
         Raises:
             NotFound: there is no such domain.
-            WrongState: it is being made or unmade.
+            WrongState: it is being made or unmade, or has nothing to open.
         """
         with self._store.read() as view:
             domain = _need_domain(view, name)
             if domain.life is not Life.ALIVE:
                 raise WrongState(f"domain {name!r}", domain.life.value, "RUNNING")
+            if not domain.placed:
+                raise WrongState(f"domain {name!r}", domain.state.value, "RUNNING")
             alive = [vcoproc for vcoproc in domain.vcoprocs if vcoproc.life is Life.ALIVE]
             openings = tuple(self._opening(view, vcoproc) for vcoproc in alive)
         return DomainOpening(
@@ -203,7 +244,7 @@ class Queries:
     def _span(self, base_ipa: int, size_bytes: int, file_name: str) -> FileSpan:
         return FileSpan(base_ipa, size_bytes, str(self._memory.path_of(file_name)))
 
-    def _accounts(self) -> tuple[CoprocAccount, ...] | None:
+    def accounts(self) -> tuple[CoprocAccount, ...] | None:
         """What the scheduler says; None when it does not answer in time."""
         try:
             return self._services.accounts(limits.ACCOUNTS_TIMEOUT_NS)
@@ -217,17 +258,19 @@ class Queries:
             return found
         coprocs = {vcoproc.coproc for vcoproc in vcoprocs}
         online = coprocs.intersection(self._leases.online())
-        accounts = self._accounts() if online else ()
+        accounts = self.accounts() if online else ()
         if accounts is None:
             found.update(self._from_coprocs(online))
         else:
             for account in accounts:
                 found.update(account.vcoprocs)
         lost = VcoprocStatus(VcoprocState.LOST)
+        unknown = VcoprocStatus(VcoprocState.UNKNOWN)
         return {
-            vcoproc.vcoproc_id: found.get(vcoproc.vcoproc_id, VcoprocStatus(VcoprocState.UNKNOWN))
-            if vcoproc.coproc in online
-            else lost
+            vcoproc.vcoproc_id: shown_status(
+                vcoproc,
+                found.get(vcoproc.vcoproc_id, unknown) if vcoproc.coproc in online else lost,
+            )
             for vcoproc in vcoprocs
         }
 
@@ -242,27 +285,48 @@ class Queries:
             found.update({number: VcoprocStatus(state) for number, state in view.vcoprocs})
         return found
 
-    def _coproc_statuses(self, configs: Sequence[CoprocConfig]) -> list[CoprocStatus]:
-        accounts = {account.coproc: account for account in self._accounts() or ()}
+    def coproc_statuses(
+        self,
+        view: View,
+        coprocs: CoprocSet,
+        names: Iterable[str],
+        accounts: Iterable[CoprocAccount] | None,
+    ) -> list[CoprocStatus]:
+        """How these coprocs of a set are. accounts: what the scheduler says, as of `accounts`."""
+        by_name = {account.coproc: account for account in accounts or ()}
+        counts = view.counts()
+        settings = view.settings()
+        used = memory_on(view.domains())
         statuses = []
-        with self._store.read() as view:
-            counts = view.counts()
-            settings = view.settings()
-            for given in configs:
-                setting = settings.get(given.name)
-                config = setting.applied(given) if setting else given
-                account = accounts.get(config.name)
-                current = view.vcoproc(account.current) if account and account.current else None
-                statuses.append(
-                    CoprocStatus(
-                        config=config,
-                        state=self._leases.state(config.name),
-                        vcoproc_count=counts.get(config.name, 0),
-                        current=current.resource if current else "",
-                        switch_count=account.switch_count if account else 0,
-                    )
+        for name in names:
+            config = coprocs.coprocs[name]
+            account = by_name.get(name)
+            current = view.vcoproc(account.current) if account and account.current else None
+            template = coprocs.templates.get(name)
+            statuses.append(
+                CoprocStatus(
+                    config=settings[name].applied(config) if name in settings else config,
+                    state=self._leases.state(name),
+                    vcoproc_count=counts.get(name, 0),
+                    current=current.resource if current else "",
+                    switch_count=account.switch_count if account else 0,
+                    memory_bytes=used.get(name, 0),
+                    draining=coprocs.draining(name),
+                    added=coprocs.added(name),
+                    template=template.name if template else "",
                 )
+            )
         return statuses
+
+
+def shown_status(vcoproc: VcoprocRecord, status: VcoprocStatus) -> VcoprocStatus:
+    """How a vcoproc is shown that is so by itself: its domain may not let it run."""
+    if vcoproc.domain_state is DomainState.STOPPED:
+        return VcoprocStatus(VcoprocState.STOPPED)
+    kept_off = vcoproc.domain_state in HELD
+    if kept_off and status.state not in (VcoprocState.FAULTED, VcoprocState.LOST):
+        return replace(status, state=VcoprocState.PAUSED)
+    return status
 
 
 def _need_domain(view: View, name: str) -> DomainRecord:

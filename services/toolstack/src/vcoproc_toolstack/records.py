@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import contextvars
 import enum
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+from vcoproc.config.records import CoprocConfig
+from vcoproc.model.domain_state import HELD, DomainState
 
 
 class Life(enum.Enum):
-    """Where a domain or a vcoproc is between its creation and its end.
+    """What is being done with a domain or a vcoproc.
 
     Only ALIVE outlasts a change: what a restarted toolstack finds in another state was left by one
-    that died half way, and is undone.
+    that died half way. What was being made is undone, what was being unmade is finished.
     """
 
     CREATING = "CREATING"
+    STARTING = "STARTING"
+    """A STOPPED domain is given its memory, contexts and places."""
     ALIVE = "ALIVE"
+    STOPPING = "STOPPING"
+    """They are taken from a domain that is STOPPED from now on."""
     DESTROYING = "DESTROYING"
 
 
@@ -39,12 +49,25 @@ class VcoprocState(enum.Enum):
     RUNNING = "RUNNING"
     FAULTED = "FAULTED"
     LOST = "LOST"
+    PAUSED = "PAUSED"
+    STOPPED = "STOPPED"
 
 
 class CoprocState(enum.Enum):
     OFFLINE = "OFFLINE"
     ONLINE = "ONLINE"
     FAILED = "FAILED"
+
+
+class CoprocLife(enum.Enum):
+    """Where a coproc is between its addition and its end. REMOVING only lasts a change.
+
+    REMOVED: the tree has it, or its template makes it, and it is not there all the same.
+    """
+
+    ALIVE = "ALIVE"
+    REMOVING = "REMOVING"
+    REMOVED = "REMOVED"
 
 
 # --- coprocessor types, as coproc-sims describe them ----------------------------------------------
@@ -90,6 +113,29 @@ class PlatformRecord:
 # --- desired state --------------------------------------------------------------------------------
 
 
+class Then(enum.Enum):
+    """What follows what is under way. The first three: words of a domain's file."""
+
+    PRESERVE = "preserve"
+    RESTART = "restart"
+    DESTROY = "destroy"
+    GO_ON = "go on"
+    STAY_PAUSED = "stay paused"
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a state ends that lasts only a while, and who asked for it; for whoever comes after.
+
+    RESTART of a STOPPED domain: it is to be started as soon as that is possible. request_id: empty
+    when nobody waits for an answer.
+    """
+
+    then: Then
+    request_id: str = ""
+    fingerprint: bytes = b""
+
+
 @dataclass(frozen=True, slots=True)
 class VcoprocRange:
     """A register range of a vcoproc; ipa and size_bytes are whole pages."""
@@ -112,7 +158,10 @@ class VcoprocLine:
 
 @dataclass(frozen=True, slots=True)
 class VcoprocRecord:
-    """A domain's instance of a coproc. ranges: in the platform's order. No number comes back."""
+    """A domain's instance of a coproc. ranges: in the platform's order. No number comes back.
+
+    domain_state: of the domain that it belongs to.
+    """
 
     vcoproc_id: int
     domid: int
@@ -125,10 +174,16 @@ class VcoprocRecord:
     params: tuple[tuple[str, int], ...]
     ranges: tuple[VcoprocRange, ...]
     lines: tuple[VcoprocLine, ...]
+    domain_state: DomainState = DomainState.RUNNING
 
     @property
     def resource(self) -> str:
         return f"domains/{self.domain}/vcoprocs/{self.name}"
+
+    @property
+    def placed(self) -> bool:
+        """Whether it is to be with its coproc, its lines and the scheduler."""
+        return self.life is Life.ALIVE and self.domain_state is not DomainState.STOPPED
 
     def mapped_files(self) -> tuple[tuple[VcoprocRange, str], ...]:
         """Each mapped range with the name of the file that backs it."""
@@ -141,7 +196,11 @@ class VcoprocRecord:
 
 @dataclass(frozen=True, slots=True)
 class DomainRecord:
-    """A virtual machine. vcoprocs: sorted by name."""
+    """A virtual machine. vcoprocs: sorted by name.
+
+    state_reason: for people; empty when there is nothing to say. create_time_ns: Unix time.
+    on_poweroff, on_crash: what follows; one of PRESERVE, RESTART and DESTROY.
+    """
 
     domid: int
     name: str
@@ -150,6 +209,12 @@ class DomainRecord:
     irq_credential: bytes = field(repr=False)
     unknown_keys: tuple[str, ...]
     vcoprocs: tuple[VcoprocRecord, ...]
+    state: DomainState = DomainState.RUNNING
+    state_reason: str = ""
+    create_time_ns: int = 0
+    on_poweroff: Then = Then.PRESERVE
+    on_crash: Then = Then.PRESERVE
+    ending: Ending | None = None
 
     @property
     def resource(self) -> str:
@@ -159,11 +224,68 @@ class DomainRecord:
     def memory_file(self) -> str:
         return f"domain-{self.domid}"
 
+    @property
+    def placed(self) -> bool:
+        """Whether it is to have memory and to be known to the irq-router."""
+        return self.life is Life.ALIVE and self.state is not DomainState.STOPPED
+
+    @property
+    def held(self) -> bool:
+        """Whether its vcoprocs are to be kept off their coprocs."""
+        return self.state in HELD
+
+    def files(self) -> tuple[str, ...]:
+        """All its memory files."""
+        mapped = (name for v in self.vcoprocs for _, name in v.mapped_files())
+        return (self.memory_file, *mapped)
+
+    def become(
+        self, state: DomainState, reason: str = "", *, life: Life = Life.ALIVE
+    ) -> DomainRecord:
+        """The same domain in another state."""
+        vcoprocs = tuple(replace(v, domain_state=state, life=life) for v in self.vcoprocs)
+        return replace(self, state=state, state_reason=reason, life=life, vcoprocs=vcoprocs)
+
+    def renamed(self, name: str) -> DomainRecord:
+        """The same domain with another name."""
+        vcoprocs = tuple(replace(v, domain=name) for v in self.vcoprocs)
+        return replace(self, name=name, vcoprocs=vcoprocs)
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A coproc-sim that may have a vcoproc that the desired state does not give it.
+
+    As long as it is kept, the memory files that it may reach are neither removed nor used again.
+    """
+
+    coproc: str
+    vcoproc_id: int
+    files: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class CoprocRecord:
+    """What was changed of a coproc at run time. Of one that is as its tree says there is none.
+
+    config: of one that was added, perhaps a template; None for one of the tree, and for one that a
+    template makes. draining: it takes no new vcoprocs. incarnation: revision of the event that said
+    that it was added, 0 for one that never was: tells it from others of its name, and gives the
+    order of those that were added.
+    """
+
+    name: str
+    config: CoprocConfig | None = None
+    draining: bool = False
+    life: CoprocLife = CoprocLife.ALIVE
+    incarnation: int = 0
+
 
 @dataclass(frozen=True, slots=True)
 class EventRecord:
     """Something changed. revision: rises by one with each. time_ns: Unix time.
 
+    actor: name of the caller who caused it; empty for the cluster itself.
     resource: what changed, as it was after this event; None when it was gone by then, and for all
     that is no domain or vcoproc. One that was read from the store has no credentials.
     """
@@ -173,7 +295,38 @@ class EventRecord:
     kind: EventKind
     description: str
     time_ns: int
+    actor: str = ""
     resource: DomainRecord | VcoprocRecord | None = field(default=None, repr=False)
+
+
+class Role(enum.IntEnum):
+    """What a caller may do, as in the public API: each may do what those before it may."""
+
+    VIEWER = 1
+    OPERATOR = 2
+    ADMIN = 3
+
+
+ACTOR: Final[contextvars.ContextVar[str]] = contextvars.ContextVar("actor", default="")
+"""Name of the caller for whom something is being changed now; empty for the cluster itself."""
+CUT_OFF: Final = "CUT_OFF"
+"""Outcome of a change whose toolstack died before it could say."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """One entry of the audit log; see the public API. outcome: empty while it is under way."""
+
+    number: int
+    time_ns: int
+    caller: str
+    role: Role
+    method: str
+    name: str
+    request: str
+    before: str
+    after: str
+    outcome: str
 
 
 # --- what is alive, as the other services say -----------------------------------------------------
@@ -212,17 +365,32 @@ class CoprocAccount:
 
 
 @dataclass(frozen=True, slots=True)
+class LineNow:
+    """How a line is in the irq-router. line: its index in the platform.
+
+    pending: it has been raised and the domain has not finished with it.
+    """
+
+    line: int
+    pending: bool
+    masked: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RouterView:
-    """What the irq-router holds."""
+    """What the irq-router holds. paused: domains. lines: by number of the vcoproc."""
 
     domids: frozenset[int]
     vcoproc_ids: frozenset[int]
+    paused: frozenset[int] = frozenset()
+    lines: Mapping[int, tuple[LineNow, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class CoprocView:
-    """What a coproc-sim says of its coproc."""
+    """What a coproc-sim says of its coproc. paused: those of its vcoprocs that are kept off."""
 
     current: int
     switch_count: int
     vcoprocs: tuple[tuple[int, VcoprocState], ...]
+    paused: frozenset[int] = frozenset()

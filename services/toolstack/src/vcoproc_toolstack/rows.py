@@ -6,26 +6,46 @@ import json
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from enum import Enum
 from functools import lru_cache
 from typing import Any, Final, Generic, TypeVar
 
 from sqlalchemy import LargeBinary, Table
 
+from vcoproc.config import CoprocConfig, LineConfig, RangeConfig
+from vcoproc.model.domain_state import DomainState
 from vcoproc_toolstack.records import (
+    AuditRecord,
+    CoprocLife,
+    CoprocRecord,
     DomainRecord,
+    Ending,
     EventKind,
     EventRecord,
+    Hold,
     Life,
     PlatformLine,
     PlatformRange,
     PlatformRecord,
     PlatformRegister,
+    Role,
+    Then,
     VcoprocLine,
     VcoprocRange,
     VcoprocRecord,
 )
 from vcoproc_toolstack.schedules import Setting
-from vcoproc_toolstack.tables import DOMAINS, EVENTS, META, PLATFORMS, SCHEDULES, VCOPROCS
+from vcoproc_toolstack.tables import (
+    AUDIT,
+    COPROCS,
+    DOMAINS,
+    EVENTS,
+    HOLDS,
+    META,
+    PLATFORMS,
+    SCHEDULES,
+    VCOPROCS,
+)
 
 K = TypeVar("K")
 R = TypeVar("R")
@@ -71,15 +91,44 @@ def _decode_pairs(text: str) -> tuple[tuple[str, int], ...]:
     return tuple((name, value) for name, value in json.loads(text))
 
 
-_LIFE: Final = Codec(lambda life: life.value, Life)
+def _enum(kind: type[Enum]) -> Codec:
+    return Codec(lambda member: member.value, kind)
+
+
+def _encode_ending(ending: Ending | None) -> str:
+    if ending is None:
+        return ""
+    return json.dumps(
+        {
+            "then": ending.then.value,
+            "request_id": ending.request_id,
+            "fingerprint": ending.fingerprint.hex(),
+        }
+    )
+
+
+def _decode_ending(text: str) -> Ending | None:
+    if not text:
+        return None
+    fields = json.loads(text)
+    fingerprint = bytes.fromhex(fields["fingerprint"])
+    return Ending(Then(fields["then"]), fields["request_id"], fingerprint)
+
+
+_LIFE: Final = _enum(Life)
 _CODECS: Final[Mapping[tuple[str, str], Codec]] = {
     ("domains", "life"): _LIFE,
+    ("domains", "state"): _enum(DomainState),
+    ("domains", "on_poweroff"): _enum(Then),
+    ("domains", "on_crash"): _enum(Then),
+    ("domains", "ending"): Codec(_encode_ending, _decode_ending),
     ("domains", "unknown_keys"): Codec(json.dumps, lambda text: tuple(json.loads(text))),
     ("vcoprocs", "life"): _LIFE,
     ("vcoprocs", "params"): Codec(_encode_pairs, _decode_pairs),
     ("vcoprocs", "ranges"): _dataclasses(VcoprocRange),
     ("vcoprocs", "lines"): _dataclasses(VcoprocLine),
-    ("events", "kind"): Codec(lambda kind: kind.value, EventKind),
+    ("events", "kind"): _enum(EventKind),
+    ("audit", "role"): _enum(Role),
 }
 _PLAIN: Final = Codec(lambda value: value, lambda value: value)
 
@@ -88,7 +137,7 @@ def _columns(table: Table) -> tuple[tuple[str, Codec], ...]:
     return tuple((c.name, _CODECS.get((table.name, c.name), _PLAIN)) for c in table.columns)
 
 
-_COLUMNS: Final = {table.name: _columns(table) for table in (DOMAINS, VCOPROCS, EVENTS)}
+_COLUMNS: Final = {table.name: _columns(table) for table in (DOMAINS, VCOPROCS, EVENTS, AUDIT)}
 
 
 def to_row(table: Table, record: Any) -> dict[str, Any]:
@@ -115,25 +164,44 @@ def to_domain(row: Row, vcoprocs: list[VcoprocRecord]) -> DomainRecord:
     return DomainRecord(**_fields(DOMAINS, row), vcoprocs=tuple(by_name))
 
 
-def to_vcoproc(row: Row, domain: str) -> VcoprocRecord:
-    return VcoprocRecord(**_fields(VCOPROCS, row), domain=domain)
+def to_vcoproc(row: Row, domain: str, state: str) -> VcoprocRecord:
+    """domain, state: name of its domain, and the value of that column."""
+    domain_state = DomainState(state)
+    return VcoprocRecord(**_fields(VCOPROCS, row), domain=domain, domain_state=domain_state)
+
+
+def to_audit(row: Row) -> AuditRecord:
+    return AuditRecord(**_fields(AUDIT, row))
 
 
 # --- tables of records with a key each ------------------------------------------------------------
 
 
+def key_columns(table: Table) -> tuple[str, ...]:
+    """Names of the columns of the primary key."""
+    return tuple(column.name for column in table.primary_key.columns)
+
+
 @dataclass(frozen=True, slots=True)
 class Keyed(Generic[K, R]):
-    """A table whose rows are one record each, found by the table's first column."""
+    """A table whose rows are one record each, found by their primary key.
+
+    to_values: every column but those of the key.
+    """
 
     table: Table
     to_values: Callable[[R], dict[str, Any]]
-    """Every column but the key."""
     to_record: Callable[[Row], R]
 
-    @property
-    def key(self) -> str:
-        return str(self.table.columns[0].name)
+    def key_of(self, row: Row) -> Any:
+        """A value, or a tuple of several."""
+        values = tuple(row[name] for name in key_columns(self.table))
+        return values[0] if len(values) == 1 else values
+
+    def key_values(self, key: Any) -> dict[str, Any]:
+        """The same the other way round."""
+        values = key if isinstance(key, tuple) else (key,)
+        return dict(zip(key_columns(self.table), values, strict=True))
 
 
 def _number_of(row: Row) -> int:
@@ -169,10 +237,63 @@ def _to_platform(row: Row) -> PlatformRecord:
     )
 
 
+def _hold_values(hold: Hold) -> dict[str, Any]:
+    return {"files": json.dumps(hold.files)}
+
+
+def _to_hold(row: Row) -> Hold:
+    return Hold(row["coproc"], row["vcoproc_id"], tuple(json.loads(row["files"])))
+
+
+def _coproc_values(record: CoprocRecord) -> dict[str, Any]:
+    return {
+        "config": None if record.config is None else json.dumps(asdict(record.config)),
+        "draining": record.draining,
+        "life": record.life.value,
+        "incarnation": record.incarnation,
+    }
+
+
+def _to_coproc(row: Row) -> CoprocRecord:
+    return CoprocRecord(
+        name=row["name"],
+        config=None if row["config"] is None else _to_config(json.loads(row["config"])),
+        draining=row["draining"],
+        life=CoprocLife(row["life"]),
+        incarnation=row["incarnation"],
+    )
+
+
+def _to_config(fields: dict[str, Any]) -> CoprocConfig:
+    """fields: as this version, or an older one, has written them."""
+    return CoprocConfig(
+        **{
+            **fields,
+            "aliases": tuple(fields["aliases"]),
+            "ranges": tuple(RangeConfig(**each) for each in fields["ranges"]),
+            "lines": tuple(LineConfig(**each) for each in fields["lines"]),
+            "scheduler_params": _tuples(fields["scheduler_params"]),
+            "platform_params": _tuples(fields["platform_params"]),
+        }
+    )
+
+
+def _tuples(found: list[list[Any]]) -> tuple[tuple[Any, ...], ...]:
+    return tuple(tuple(each) for each in found)
+
+
 NUMBERS: Final[Keyed[str, int]] = Keyed(META, lambda value: {"value": value}, _number_of)
 SETTINGS: Final[Keyed[str, Setting]] = Keyed(SCHEDULES, _setting_values, _to_setting)
 TYPES: Final[Keyed[str, PlatformRecord]] = Keyed(PLATFORMS, _platform_values, _to_platform)
-KEYED: Final[tuple[Keyed[Any, Any], ...]] = (NUMBERS, SETTINGS, TYPES)
+SEATS_HELD: Final[Keyed[tuple[str, int], Hold]] = Keyed(HOLDS, _hold_values, _to_hold)
+COPROCS_CHANGED: Final[Keyed[str, CoprocRecord]] = Keyed(COPROCS, _coproc_values, _to_coproc)
+KEYED: Final[tuple[Keyed[Any, Any], ...]] = (
+    NUMBERS,
+    SETTINGS,
+    TYPES,
+    SEATS_HELD,
+    COPROCS_CHANGED,
+)
 """All of them."""
 
 
@@ -197,7 +318,11 @@ def pack_resource(resource: Resource) -> bytes:
             "vcoprocs": [_open_row(VCOPROCS, vcoproc) for vcoproc in resource.vcoprocs],
         }
     else:
-        document = {"of": resource.domain, "vcoproc": _open_row(VCOPROCS, resource)}
+        document = {
+            "of": resource.domain,
+            "state": resource.domain_state.value,
+            "vcoproc": _open_row(VCOPROCS, resource),
+        }
     return zlib.compress(json.dumps(document).encode(), 1)
 
 
@@ -206,10 +331,11 @@ def unpack_resource(packed: bytes) -> Resource | None:
     document = json.loads(zlib.decompress(packed))
     try:
         if "domain" not in document:
-            return to_vcoproc(_closed_row(VCOPROCS, document["vcoproc"]), document["of"])
+            vcoproc = _closed_row(VCOPROCS, document["vcoproc"])
+            return to_vcoproc(vcoproc, document["of"], document["state"])
         row = _closed_row(DOMAINS, document["domain"])
         vcoprocs = [_closed_row(VCOPROCS, each) for each in document["vcoprocs"]]
-        return to_domain(row, [to_vcoproc(each, row["name"]) for each in vcoprocs])
+        return to_domain(row, [to_vcoproc(each, row["name"], row["state"]) for each in vcoprocs])
     except KeyError:
         return None
 

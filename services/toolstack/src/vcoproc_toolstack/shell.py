@@ -9,7 +9,9 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -21,15 +23,27 @@ from vcoproc.runtime import grpc_kit
 from vcoproc.runtime.logs import Log
 from vcoproc.runtime.process import notify_ready, notify_stopping
 from vcoproc.runtime.rundir import RunDir
-from vcoproc_toolstack import gateway, lease
+from vcoproc_toolstack import gateway, lease, translate
+from vcoproc_toolstack.access import Access, AccessFile
+from vcoproc_toolstack.audit import Guard
+from vcoproc_toolstack.audit_gateway import describe
 from vcoproc_toolstack.changes import Changes
+from vcoproc_toolstack.coproc_changes import CoprocChanges
+from vcoproc_toolstack.coproc_removal import Removals
+from vcoproc_toolstack.coproc_set import check_tree
+from vcoproc_toolstack.endings import Endings
 from vcoproc_toolstack.fallbacks import FallbackWatch
+from vcoproc_toolstack.gateway_domains import Verbs
 from vcoproc_toolstack.health import HealthWatch
 from vcoproc_toolstack.leases import Leases
+from vcoproc_toolstack.lifecycle import Lifecycle
 from vcoproc_toolstack.memory import MemoryDir
+from vcoproc_toolstack.moves import Moves
 from vcoproc_toolstack.queries import Queries
 from vcoproc_toolstack.records import EventKind
 from vcoproc_toolstack.repair import Marks, Repairer
+from vcoproc_toolstack.restoring import Restoring
+from vcoproc_toolstack.saving import Saving
 from vcoproc_toolstack.schedule_changes import ScheduleChanges
 from vcoproc_toolstack.schedule_queries import ScheduleQueries
 from vcoproc_toolstack.services import GrpcServices
@@ -41,6 +55,15 @@ LEASE_SERVICE = "vcoproc.internal.v1.LeaseService"
 _GRACE_S = 0.5
 
 
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """How the public API is served over TCP. address: "host:port"."""
+
+    address: str
+    tls: grpc_kit.TlsFiles
+    access_file: Path
+
+
 def store_path(run_dir: RunDir) -> Path:
     """Where the store is when nobody says otherwise."""
     return run_dir.path / "toolstack.db"
@@ -49,15 +72,32 @@ def store_path(run_dir: RunDir) -> Path:
 class Shell:
     """All parts of a running toolstack."""
 
-    def __init__(self, run_dir: RunDir, system: SystemConfig, store: Path | str, log: Log) -> None:
+    def __init__(
+        self,
+        run_dir: RunDir,
+        system: SystemConfig,
+        store: Path | str,
+        log: Log,
+        listen: Listen | None = None,
+    ) -> None:
         self._run_dir = run_dir
+        self._listen = listen
         self._log = log
         self._exit = ExitStack()
         self._failed = False
         self._marks = Marks()
         self._store = Store(store, time.time_ns, failed=lambda: self._marks.mark(STORE))
         self._exit.callback(self._store.close)
-        self._leases = Leases(system)
+        with self._store.read() as view:
+            records = view.coproc_records()
+        check_tree(system, records)
+        self._leases = Leases(system, records)
+        self._guard = Guard(
+            Access(AccessFile(listen.access_file, log) if listen else None),
+            self._store,
+            lambda name: describe(self._store, self._leases, name),
+            log,
+        )
         self._memory = MemoryDir(run_dir.memory_dir)
         self._services = GrpcServices(run_dir, self._memory, self._leases)
         self._exit.callback(self._services.close)
@@ -80,11 +120,25 @@ class Shell:
             mark=self._marks.mark,
         )
         self._schedules = ScheduleQueries(self._store, self._leases, self._services.scheduling)
-        self._repairer = Repairer(self._store, self._leases, self._services, self._changes, log)
+        endings = Endings(self._changes, translate.seal_domain)
+        self._lifecycle = Lifecycle(self._changes, endings, translate.seal_domain)
+        moves, removals = Moves(self._changes), Removals(self._changes)
+        self._verbs = Verbs(
+            self._changes,
+            self._lifecycle,
+            moves,
+            Saving(self._changes, endings),
+            Restoring(self._changes),
+            CoprocChanges(self._changes, moves, removals, self._services.scheduling),
+            removals,
+        )
+        self._repairer = Repairer(self._changes, endings, removals)
 
     def start(self) -> None:
         """Repairs what an earlier one left, then serves."""
-        self._repairer.start(self._memory)
+        self._repairer.start()
+        with self._store.change() as change:
+            change.end_audits_cut_off()
         self._serve_leases()
         self._serve_api()
         thread = threading.Thread(target=self._repair, name="repair", daemon=True)
@@ -142,21 +196,35 @@ class Shell:
 
     def _serve_api(self) -> None:
         servicer = gateway.Gateway(
-            self._changes, self._queries, self._schedule_changes, self._schedules
+            self._verbs, self._queries, self._schedule_changes, self._schedules
         )
         self._serve(
             "toolstack",
             lambda server: api_rpc.add_ToolstackServiceServicer_to_server(servicer, server),
             API_SERVICE,
             gateway.THREADS,
+            guard=self._guard,
+            listen=(self._listen.address, self._listen.tls) if self._listen else None,
+            bound=lambda address: self._log.info("listens", address=address),
         )
         self._exit.callback(servicer.stop)
+        self._exit.callback(self._lifecycle.stop)
 
     def _serve(
-        self, name: str, add: Callable[[grpc.Server], None], service: str, threads: int
+        self,
+        name: str,
+        add: Callable[[grpc.Server], None],
+        service: str,
+        threads: int,
+        **options: Any,
     ) -> None:
         server = grpc_kit.serve(
-            self._run_dir.grpc(name), add, service_names=(service,), log=self._log, threads=threads
+            self._run_dir.grpc(name),
+            add,
+            service_names=(service,),
+            log=self._log,
+            threads=threads,
+            **options,
         )
         self._exit.callback(lambda: server.stop(_GRACE_S).wait())
 
@@ -191,14 +259,21 @@ def lock_run_dir(run_dir: RunDir) -> int:
     return descriptor
 
 
-def run(run_dir: RunDir, system: SystemConfig, store: str, log: Log) -> None:
+def run(
+    run_dir: RunDir,
+    system: SystemConfig,
+    store: str,
+    log: Log,
+    listen: Listen | None = None,
+) -> None:
     """Serves until SIGTERM or SIGINT.
 
     Args:
         store: a path or a postgresql:// URL; empty for a file in the run directory.
 
     Raises:
-        InvalidArgument: the store or the run directory cannot be used.
+        InvalidArgument: the store, the run directory, the address or the certificates cannot be
+            used.
     """
     # Blocked in every thread and waited for in this one: a handler would only run once this thread
     # does, and a signal that comes just before it begins to wait would not end the wait.
@@ -207,7 +282,7 @@ def run(run_dir: RunDir, system: SystemConfig, store: str, log: Log) -> None:
     run_dir.create()
     lock = lock_run_dir(run_dir)
     try:
-        shell = Shell(run_dir, system, store or store_path(run_dir), log)
+        shell = Shell(run_dir, system, store or store_path(run_dir), log, listen)
         try:
             shell.start()
             log.info("toolstack serves", coprocs=len(system.coprocs))

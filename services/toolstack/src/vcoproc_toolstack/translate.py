@@ -14,7 +14,8 @@ from vcoproc.api.v1 import toolstack_pb2 as api
 from vcoproc.config import name_problem
 from vcoproc.errors import ConfigProblem, InvalidArgument, InvalidConfig
 from vcoproc.internal.v1 import control_pb2 as pb
-from vcoproc_toolstack.changes import Request
+from vcoproc.model.domain_state import DomainState
+from vcoproc_toolstack.capacity import TypeCapacity
 from vcoproc_toolstack.leases import Lease, Offer
 from vcoproc_toolstack.queries import (
     CoprocStatus,
@@ -22,6 +23,7 @@ from vcoproc_toolstack.queries import (
     FileSpan,
     Statuses,
     VcoprocOpening,
+    shown_status,
 )
 from vcoproc_toolstack.records import (
     Accounting,
@@ -36,15 +38,26 @@ from vcoproc_toolstack.records import (
     VcoprocState,
     VcoprocStatus,
 )
+from vcoproc_toolstack.turns import Request
 
 _LIVES: Final[Mapping[Life, api.Domain.State.ValueType]] = {
     Life.CREATING: api.Domain.STATE_CREATING,
-    Life.ALIVE: api.Domain.STATE_RUNNING,
     Life.DESTROYING: api.Domain.STATE_DESTROYING,
+}
+"""In the others a domain is shown as what it is to be."""
+_STATES: Final[Mapping[DomainState, api.Domain.State.ValueType]] = {
+    DomainState.RUNNING: api.Domain.STATE_RUNNING,
+    DomainState.PAUSED: api.Domain.STATE_PAUSED,
+    DomainState.SAVING: api.Domain.STATE_PAUSED,
+    DomainState.SHUTTING_DOWN: api.Domain.STATE_SHUTTING_DOWN,
+    DomainState.STOPPED: api.Domain.STATE_STOPPED,
+    DomainState.CRASHED: api.Domain.STATE_CRASHED,
 }
 _UNKNOWN: Final = VcoprocStatus(VcoprocState.UNKNOWN)
 _RECORDS_CACHED: Final = 16_384
 """Messages kept of domains, and as many of vcoprocs: about 7 MiB of 200 bytes each."""
+_NEW: Final = VcoprocStatus(VcoprocState.SLEEPING)
+"""Nobody has started anything on a vcoproc that was just made."""
 _ERROR_BYTES_MAX: Final = 6000
 """A client takes 8192 bytes of headers and trailers from gRPC; more, and it loses the reason."""
 _TEXT_BYTES_MAX: Final = 1024
@@ -68,10 +81,7 @@ def parse_name(field: str, name: str, *kinds: str) -> tuple[str, ...]:
     words = name.split("/") if len(name) <= 1024 else []
     if len(words) != 2 * len(kinds) or tuple(words[::2]) != kinds:
         raise InvalidArgument(field, f"must have the form {form}")
-    for word in words[1::2]:
-        if why := name_problem(word):
-            raise InvalidArgument(field, f"the name {why}")
-    return tuple(words[1::2])
+    return tuple(check_name(field, word) for word in words[1::2])
 
 
 def check_text(field: str, text: str, bytes_max: int, *, empty: bool = True) -> str:
@@ -87,8 +97,18 @@ def check_text(field: str, text: str, bytes_max: int, *, empty: bool = True) -> 
     return text
 
 
-def read_request(message: Any) -> Request:
+def check_name(field: str, name: str) -> str:
+    """A name of a domain or vcoproc. Raises: InvalidArgument."""
+    if why := name_problem(name):
+        raise InvalidArgument(field, f"the name {why}")
+    return name
+
+
+def read_request(message: Any, also: bytes = b"") -> Request:
     """What makes a request idempotent: its id, and a fingerprint of everything else in it.
+
+    Args:
+        also: what belongs to the request and is not in the message.
 
     Raises:
         InvalidArgument: the id is too long, or has characters that cannot be printed.
@@ -100,7 +120,7 @@ def read_request(message: Any) -> Request:
     rest.CopyFrom(message)
     rest.ClearField("request_id")
     text = type(message).__name__.encode() + b"\0" + rest.SerializeToString(deterministic=True)
-    return Request(request_id, hashlib.sha256(text).digest())
+    return Request(request_id, hashlib.sha256(text + also).digest())
 
 
 def shorten_problems(error: InvalidConfig) -> InvalidConfig:
@@ -192,8 +212,12 @@ def _domain_bytes(domain: DomainRecord) -> bytes:
         name=domain.resource,
         domid=domain.domid,
         memory_bytes=domain.memory_bytes,
-        state=_LIVES[domain.life],
+        state=_LIVES.get(domain.life, _STATES[domain.state]),
         unknown_keys=domain.unknown_keys,
+        state_reason=domain.state_reason,
+        create_time_ns=domain.create_time_ns,
+        on_poweroff=domain.on_poweroff.value,
+        on_crash=domain.on_crash.value,
     ).SerializeToString()
 
 
@@ -219,6 +243,18 @@ def _vcoproc_bytes(vcoproc: VcoprocRecord) -> bytes:
         ],
         parameters=dict(vcoproc.params),
     ).SerializeToString()
+
+
+def seal_domain(domain: DomainRecord) -> bytes:
+    """The answer about a domain, as it is kept for a repeated request."""
+    statuses = {each.vcoproc_id: shown_status(each, _NEW) for each in domain.vcoprocs}
+    return domain_message(domain, statuses).SerializeToString()
+
+
+def seal_vcoproc(vcoproc: VcoprocRecord) -> bytes:
+    """As `seal_domain`."""
+    statuses = {vcoproc.vcoproc_id: shown_status(vcoproc, _NEW)}
+    return vcoproc_message(vcoproc, statuses).SerializeToString()
 
 
 def _accounting(figures: Accounting) -> api.Accounting:
@@ -257,6 +293,28 @@ def coproc_message(status: CoprocStatus) -> api.Coproc:
         clock_hz=config.clock_hz,
         current_vcoproc=status.current,
         switch_count=status.switch_count,
+        draining=status.draining,
+        memory_bytes_max=config.memory_bytes_max,
+        memory_bytes=status.memory_bytes,
+        refusal_us=config.refusal_deadline_ns // limits.US,
+        refusal_drain_us=config.refusal_drain_ns // limits.US,
+        added=status.added,
+        aliases=config.aliases,
+        template=status.template,
+    )
+
+
+def type_message(capacity: TypeCapacity) -> api.CoprocType:
+    return api.CoprocType(
+        compatible=capacity.compatible,
+        coproc_count=capacity.coproc_count,
+        available_count=capacity.available_count,
+        vcoproc_count=capacity.vcoproc_count,
+        free_count=capacity.free_count,
+        rooms=[
+            api.CoprocRoom(coproc=f"coprocs/{load.name}", free_count=load.free_count)
+            for load in capacity.rooms
+        ],
     )
 
 
@@ -267,6 +325,7 @@ def event_message(event: EventRecord) -> api.Event:
         kind=api.Event.Kind.Value(f"KIND_{event.kind.value}"),
         description=event.description,
         time_ns=event.time_ns,
+        actor=event.actor,
     )
 
 
@@ -329,6 +388,7 @@ def read_offer(request: pb.LeaseCoprocRequest) -> Offer:
         ),
         holder=check_text("holder", request.holder, _TEXT_BYTES_MAX) or "an unnamed coproc-sim",
         platforms={platform.compatible: platform for platform in platforms},
+        incarnation=request.incarnation if request.HasField("incarnation") else None,
     )
 
 
@@ -398,6 +458,7 @@ def lease_message(
         clock_hz=lease.coproc.clock_hz,
         platform_parameters={name: str(value) for name, value in lease.coproc.platform_params},
         refusal_drain_ns=lease.coproc.refusal_drain_ns,
+        incarnation=lease.incarnation,
         schedule_endpoint=schedule_endpoint,
         irq_endpoint=irq_endpoint,
         credential=credential,

@@ -9,15 +9,38 @@ Theory of operation:
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
+import sqlalchemy as sa
+
 from vcoproc.errors import InvalidArgument, RevisionGone
 from vcoproc_toolstack.frozen import EMPTY, FrozenMap, FrozenRing
-from vcoproc_toolstack.records import DomainRecord, EventRecord, PlatformRecord, VcoprocRecord
-from vcoproc_toolstack.rows import NUMBERS, SETTINGS, TYPES, Keyed, Resource, unpack_resource
+from vcoproc_toolstack.records import (
+    AuditRecord,
+    CoprocRecord,
+    DomainRecord,
+    EventRecord,
+    Hold,
+    Life,
+    PlatformRecord,
+    VcoprocRecord,
+)
+from vcoproc_toolstack.rows import (
+    COPROCS_CHANGED,
+    NUMBERS,
+    SEATS_HELD,
+    SETTINGS,
+    TYPES,
+    Keyed,
+    Resource,
+    Row,
+    to_audit,
+    unpack_resource,
+)
 from vcoproc_toolstack.schedules import Setting
+from vcoproc_toolstack.tables import AUDIT, DOMAIN_FILES
 
 K = TypeVar("K")
 R = TypeVar("R")
@@ -25,6 +48,10 @@ R = TypeVar("R")
 FIRST_REVISION: Final = 1
 """Of a store without events. Not 0: a watch after 0 means "from now on"."""
 _EVENTS_READ_MAX: Final = 256
+
+
+Select = Callable[[sa.Select[Any]], list[Row]]
+"""Gives the rows of a query. Raises: StoreUnavailable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +116,7 @@ class State:
                 state,
                 domains=state.domains.minus(old.name),
                 names=state.names.minus(domid),
-                memory_bytes=state.memory_bytes - old.memory_bytes,
+                memory_bytes=state.memory_bytes - _memory_of(old),
             )
         if domain is not None:
             assert domain.domid == domid and domain.name not in state.domains
@@ -97,7 +124,7 @@ class State:
                 state,
                 domains=state.domains.plus(domain.name, domain),
                 names=state.names.plus(domid, domain.name),
-                memory_bytes=state.memory_bytes + domain.memory_bytes,
+                memory_bytes=state.memory_bytes + _memory_of(domain),
             )
         return state._with_vcoprocs(old.vcoprocs if old else (), domain.vcoprocs if domain else ())
 
@@ -117,11 +144,21 @@ class State:
         return replace(self, homes=homes, members=members)
 
 
-class View:
-    """One moment of the store. What it gives stays as it is, whatever changes meanwhile."""
+def _memory_of(domain: DomainRecord) -> int:
+    """What a domain has, or may still have."""
+    return domain.memory_bytes if domain.placed or domain.life is not Life.ALIVE else 0
 
-    def __init__(self, state: State) -> None:
+
+class View:
+    """One moment of the store. What it gives stays as it is, whatever changes meanwhile.
+
+    Args:
+        select: reads what is not kept in memory, as it was kept last.
+    """
+
+    def __init__(self, state: State, select: Select) -> None:
         self._state = state
+        self._select = select
 
     def revision(self) -> int:
         """Of the newest event; 1 before the first."""
@@ -129,6 +166,22 @@ class View:
 
     def domain(self, name: str) -> DomainRecord | None:
         return self._state.domains.get(name)
+
+    def domain_of(self, domid: int) -> DomainRecord | None:
+        return self._state.domain_of(domid)
+
+    def domain_count(self) -> int:
+        return len(self._state.domains)
+
+    def domain_text(self, domid: int) -> str:
+        """The file that a domain was made from; empty for one that is older than such files.
+
+        Raises:
+            StoreUnavailable: the database cannot be read.
+        """
+        query = sa.select(DOMAIN_FILES).where(DOMAIN_FILES.c.domid == domid)
+        rows = self._select(query)
+        return str(rows[0]["text"]) if rows else ""
 
     def domains(self, *, after: str = "", limit: int | None = None) -> list[DomainRecord]:
         """Domains sorted by name, with all their vcoprocs. after: name before the first."""
@@ -179,8 +232,28 @@ class View:
         """When the last fallback of a coproc was that an event tells of; 0 for none."""
         return self._state.records(NUMBERS).get(f"fallback/{coproc}", 0)
 
+    def holds(self, coproc: str = "") -> list[Hold]:
+        """Who may have a vcoproc that it is not to have. coproc: only this one."""
+        holds = self._state.records(SEATS_HELD)
+        return [holds[key] for key in sorted(holds) if coproc in ("", key[0])]
+
+    def coproc_records(self) -> list[CoprocRecord]:
+        """One for each coproc that is not as its tree says."""
+        return list(self._state.records(COPROCS_CHANGED).values())
+
+    def audit(self, before: int, limit: int) -> list[AuditRecord]:
+        """Entries of the audit log, newest first. before: those with a lower number; 0: all.
+
+        Raises:
+            StoreUnavailable: the database cannot be read.
+        """
+        query = sa.select(AUDIT).order_by(AUDIT.c.number.desc()).limit(limit)
+        if before:
+            query = query.where(AUDIT.c.number < before)
+        return [to_audit(row) for row in self._select(query)]
+
     def memory_bytes(self) -> int:
-        """Memory of all domains together."""
+        """Memory of all domains together that have any."""
         return self._state.memory_bytes
 
     def platform(self, compatible: str) -> PlatformRecord | None:

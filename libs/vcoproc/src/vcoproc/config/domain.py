@@ -22,7 +22,20 @@ from vcoproc.config.problems import (
 from vcoproc.config.records import DomainConfig, VcoprocConfig
 from vcoproc.config.xlcfg import XlList, XlNumber, XlSetting, XlString, XlValue, parse_settings
 
-_KNOWN_KEYS: Final = ("name", "memory", "coproc", "vcoproc")
+_KNOWN_KEYS: Final = ("name", "memory", "coproc", "vcoproc", "on_poweroff", "on_crash")
+_ENDING_DEFAULT: Final = "preserve"
+"""Not "destroy", as in xl.cfg(5): what nobody asked to be destroyed can be looked at, and started
+again."""
+_ENDINGS: Final = {
+    "destroy": "destroy",
+    "restart": "restart",
+    "preserve": "preserve",
+    # The old one cannot stay beside the new one, and no core is written: the nearest there is.
+    "rename-restart": "restart",
+    "coredump-destroy": "destroy",
+    "coredump-restart": "restart",
+}
+"""Actions of xl.cfg(5), and what is done for them."""
 
 
 def read_domain_file(path: str | Path) -> DomainConfig:
@@ -46,6 +59,8 @@ def parse_domain(source: str | bytes, file_name: str) -> DomainConfig:
     known = _known(settings, problems)
     name = _name(known.get("name"), problems)
     memory_bytes = _memory_bytes(known.get("memory"), problems)
+    on_poweroff = _ending(known.get("on_poweroff"), problems)
+    on_crash = _ending(known.get("on_crash"), problems)
     specs = [
         *(_old_spec(item) for item in _items(known.get("coproc"), problems)),
         *(_spec(item, problems) for item in _items(known.get("vcoproc"), problems)),
@@ -57,8 +72,15 @@ def parse_domain(source: str | bytes, file_name: str) -> DomainConfig:
     _name_all(specs, problems)
     _check_places(specs, memory_bytes, problems)
     problems.raise_if_any()
-    unknown = tuple((s.key, s.line) for s in settings if s.key not in _KNOWN_KEYS)
-    return DomainConfig(file_name, name, memory_bytes, tuple(s.freeze() for s in specs), unknown)
+    return DomainConfig(
+        file_name=file_name,
+        name=name,
+        memory_bytes=memory_bytes,
+        vcoprocs=tuple(s.freeze() for s in specs),
+        unknown_keys=tuple((s.key, s.line) for s in settings if s.key not in _KNOWN_KEYS),
+        on_poweroff=on_poweroff,
+        on_crash=on_crash,
+    )
 
 
 @dataclass(slots=True)
@@ -130,6 +152,16 @@ def _memory_bytes(setting: XlSetting | None, problems: Problems) -> int:
     else:
         return number * limits.MIB
     return default
+
+
+def _ending(setting: XlSetting | None, problems: Problems) -> str:
+    """What is to follow when a domain has ended."""
+    if setting is None or setting.value is None:
+        return _ENDING_DEFAULT
+    action = setting.value.text if isinstance(setting.value, XlString) else ""
+    if action not in _ENDINGS:
+        problems.add(setting.line, setting.key, f"must be one of {', '.join(_ENDINGS)}, in quotes")
+    return _ENDINGS.get(action, _ENDING_DEFAULT)
 
 
 def _number_of(value: XlValue) -> int | None:

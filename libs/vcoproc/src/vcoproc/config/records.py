@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Final
 
 from vcoproc import limits
 from vcoproc.config.platform_params import WRAPS
 from vcoproc.errors import NotFound
+
+FIRST_DOMAIN: Final = "Domain-0"
+"""Name of the first domain, whose number is 0: as Xen calls it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +42,7 @@ class CoprocConfig:
     are in `vcoproc.limits`. instances: 0 for a coproc, the number of coprocs for a template.
     line: of the entry under /chosen. platform_params: properties of the node that its platform
     knows, sorted by name. refusal_drain_ns: how long one that refuses to leave is only asked.
+    memory_bytes_max: most memory that the domains on it may have together, 0 for no limit.
     """
 
     name: str
@@ -57,6 +62,7 @@ class CoprocConfig:
     line: int
     platform_params: tuple[tuple[str, int | str], ...] = ()
     refusal_drain_ns: int = limits.REFUSAL_DRAIN_NS_DEFAULT
+    memory_bytes_max: int = 0
 
     @property
     def described_by(self) -> str:
@@ -81,10 +87,14 @@ class CoprocConfig:
 
 @dataclass(frozen=True, slots=True)
 class SystemConfig:
-    """Everything that a system tree shares. coprocs: in the order of the entries under /chosen."""
+    """Everything that a system tree shares. coprocs: in the order of the entries under /chosen.
+
+    first_domain: what the first domain (FIRST_DOMAIN) gets; None when the tree does not say.
+    """
 
     file_name: str
     coprocs: tuple[CoprocConfig, ...]
+    first_domain: DomainConfig | None = None
 
     def find(self, reference: str) -> CoprocConfig:
         """The coproc with this identifier, exact path or alias; never by a part of one.
@@ -129,13 +139,18 @@ class VcoprocConfig:
 
 @dataclass(frozen=True, slots=True)
 class DomainConfig:
-    """A domain file. unknown_keys: keys of xl.cfg(5) that mean nothing here, with their lines."""
+    """A domain file. unknown_keys: keys of xl.cfg(5) that mean nothing here, with their lines.
+
+    on_poweroff, on_crash: what follows; "destroy", "restart" or "preserve".
+    """
 
     file_name: str
     name: str
     memory_bytes: int
     vcoprocs: tuple[VcoprocConfig, ...]
     unknown_keys: tuple[tuple[str, int], ...]
+    on_poweroff: str = "preserve"
+    on_crash: str = "preserve"
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,10 @@ from __future__ import annotations
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Final
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, TypeAlias
 
 import grpc
 from google.rpc import code_pb2, error_details_pb2, status_pb2
@@ -14,6 +17,7 @@ from vcoproc import errors
 from vcoproc.errors import (
     DeviceFault,
     GuestError,
+    InvalidArgument,
     PeerError,
     RequestError,
     VcoprocError,
@@ -104,11 +108,25 @@ def _abort(context: grpc.ServicerContext, error: VcoprocError) -> None:
     context.abort(code, words)
 
 
-class _ErrorInterceptor(grpc.ServerInterceptor):
+Guard: TypeAlias = Callable[
+    [str, Any, grpc.ServicerContext], AbstractContextManager[Callable[[Any], None]]
+]
+"""What stands around every call: gets the method's full name, the request (None when it is a
+stream) and the context; raises VcoprocError to refuse. What it gives is told the answer."""
+
+
+def _open_to_all(
+    _method: str, _request: Any, _context: grpc.ServicerContext
+) -> AbstractContextManager[Callable[[Any], None]]:
+    return nullcontext(lambda _answer: None)
+
+
+class _Interceptor(grpc.ServerInterceptor):
     """Turns exceptions of handlers into statuses; handlers only raise."""
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log, guard: Guard) -> None:
         self._log = log
+        self._guard = guard
 
     def intercept_service(
         self,
@@ -118,19 +136,23 @@ class _ErrorInterceptor(grpc.ServerInterceptor):
         handler = continuation(details)
         if handler is None:
             return None
+        coding = {
+            "request_deserializer": handler.request_deserializer,
+            "response_serializer": handler.response_serializer,
+        }
+        method = details.method
         if handler.unary_unary:
-            return grpc.unary_unary_rpc_method_handler(
-                self._unary(handler.unary_unary),
-                request_deserializer=handler.request_deserializer,
-                response_serializer=handler.response_serializer,
-            )
+            unary = self._unary(method, handler.unary_unary)
+            return grpc.unary_unary_rpc_method_handler(unary, **coding)
+        if handler.stream_unary:
+            unary = self._unary(method, handler.stream_unary, streamed=True)
+            return grpc.stream_unary_rpc_method_handler(unary, **coding)
         if handler.unary_stream:
-            return grpc.unary_stream_rpc_method_handler(
-                self._stream(handler.unary_stream),
-                request_deserializer=handler.request_deserializer,
-                response_serializer=handler.response_serializer,
-            )
-        return handler
+            stream = self._stream(method, handler.unary_stream)
+            return grpc.unary_stream_rpc_method_handler(stream, **coding)
+        assert handler.stream_stream is not None, "the only kind that is left"
+        stream = self._stream(method, handler.stream_stream, streamed=True)
+        return grpc.stream_stream_rpc_method_handler(stream, **coding)
 
     def _fail(self, context: grpc.ServicerContext, error: Exception) -> None:
         if isinstance(error, VcoprocError):
@@ -138,23 +160,86 @@ class _ErrorInterceptor(grpc.ServerInterceptor):
         self._log.error("bug in a call", error=repr(error), trace=traceback.format_exc())
         context.abort(grpc.StatusCode.INTERNAL, "internal error, see the log of the service")
 
-    def _unary(self, behavior: Callable[..., Any]) -> Callable[..., Any]:
+    def _unary(
+        self, method: str, behavior: Callable[..., Any], *, streamed: bool = False
+    ) -> Callable[..., Any]:
         def guarded(request: Any, context: grpc.ServicerContext) -> Any:
             try:
-                return behavior(request, context)
+                with self._guard(method, None if streamed else request, context) as answered:
+                    answer = behavior(request, context)
+                    answered(answer)
+                    return answer
             except Exception as error:
                 self._fail(context, error)
 
         return guarded
 
-    def _stream(self, behavior: Callable[..., Any]) -> Callable[..., Any]:
+    def _stream(
+        self, method: str, behavior: Callable[..., Any], *, streamed: bool = False
+    ) -> Callable[..., Any]:
         def guarded(request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
             try:
-                yield from behavior(request, context)
+                with self._guard(method, None if streamed else request, context):
+                    yield from behavior(request, context)
             except Exception as error:
                 self._fail(context, error)
 
         return guarded
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """Certificates of a server: its own, its key, the clients' authority. Files in PEM format."""
+
+    certificate: Path
+    key: Path
+    client_ca: Path
+
+    def credentials(self) -> grpc.ServerCredentials:
+        """For a server that takes clients with a certificate only.
+
+        A file that is renewed counts from the next connection on.
+
+        Raises:
+            InvalidArgument: one of them cannot be read.
+        """
+        seen = [self._look()]
+
+        def renewed() -> grpc.ServerCertificateConfiguration | None:
+            now = self._look()
+            if now == seen[0]:
+                return None
+            try:
+                configuration = self._configuration()
+            except InvalidArgument:
+                return None  # half written; what was read before stays
+            seen[0] = now
+            return configuration
+
+        return grpc.dynamic_ssl_server_credentials(
+            self._configuration(),
+            renewed,  # type: ignore[arg-type]  # None: as before
+            require_client_authentication=True,
+        )
+
+    def _look(self) -> list[tuple[int, int] | None]:
+        found: list[tuple[int, int] | None] = []
+        for path in (self.certificate, self.key, self.client_ca):
+            try:
+                status = path.stat()
+                found.append((status.st_mtime_ns, status.st_ino))
+            except OSError:
+                found.append(None)
+        return found
+
+    def _configuration(self) -> grpc.ServerCertificateConfiguration:
+        try:
+            pair = (self.key.read_bytes(), self.certificate.read_bytes())
+            client_ca = self.client_ca.read_bytes()
+        except OSError as error:
+            why = f"{error.filename}: {error.strerror}"
+            raise InvalidArgument("TLS certificates", why) from None
+        return grpc.ssl_server_certificate_configuration([pair], root_certificates=client_ca)
 
 
 def serve(
@@ -164,21 +249,30 @@ def serve(
     service_names: Sequence[str],
     log: Log,
     threads: int = 4,
+    guard: Guard = _open_to_all,
+    listen: tuple[str, TlsFiles] | None = None,
+    bound: Callable[[str], None] = lambda _address: None,
 ) -> grpc.Server:
     """Starts a server. Its handlers raise VcoprocError to refuse.
 
     Args:
-        target: "unix:/path" or "host:port".
+        target: "unix:/path".
         add: registers the servicers.
         service_names: full names, for health and reflection.
         threads: a stream holds one as long as it is open.
+        guard: stands around every call.
+        listen: also serve over TLS, at this "host:port"; port 0 takes a free one.
+        bound: is told the "host:port" that was taken.
+
+    Raises:
+        InvalidArgument: that address or those certificates cannot be used.
     """
     from grpc_health.v1 import health, health_pb2, health_pb2_grpc
     from grpc_reflection.v1alpha import reflection
 
     server = grpc.server(
         ThreadPoolExecutor(threads, thread_name_prefix="grpc"),
-        interceptors=[_ErrorInterceptor(log)],
+        interceptors=[_Interceptor(log, guard)],
         options=(
             ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
             ("grpc.so_reuseport", 0),
@@ -193,34 +287,68 @@ def serve(
         (*service_names, health.SERVICE_NAME, reflection.SERVICE_NAME), server
     )
     server.add_insecure_port(target)
+    if listen is not None:
+        address, files = listen
+        try:
+            port = server.add_secure_port(address, files.credentials())
+        except RuntimeError as error:
+            raise InvalidArgument("listen", f"{address}: {error}") from None
+        bound(f"{address.rpartition(':')[0]}:{port}")
     server.start()
     return server
 
 
-def channel(target: str) -> grpc.Channel:
-    """A channel that reconnects quickly, as peers on one machine restart quickly."""
-    return grpc.insecure_channel(
-        target,
-        options=(
-            # Not min_reconnect_backoff_ms: it bounds each attempt, and a busy machine is slow.
-            ("grpc.initial_reconnect_backoff_ms", 50),
-            ("grpc.max_reconnect_backoff_ms", 500),
-            ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
-        ),
-    )
+_CHANNEL_OPTIONS: Final = (
+    # Not min_reconnect_backoff_ms: it bounds each attempt, and a busy machine is slow.
+    ("grpc.initial_reconnect_backoff_ms", 50),
+    ("grpc.max_reconnect_backoff_ms", 500),
+    ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
+)
+"""A channel that reconnects quickly, as peers on one machine restart quickly."""
 
 
-def to_error(error: grpc.RpcError) -> VcoprocError:
-    """What a failed call means, for callers that know only our errors."""
-    assert isinstance(error, grpc.Call)
-    words = error.details() or str(error.code())
+def channel(target: str, tls: tuple[bytes, bytes, bytes] | None = None) -> grpc.Channel:
+    """A channel to a service.
+
+    Args:
+        target: "unix:/path" or "host:port".
+        tls: over TLS: certificate of the authority, own certificate, own key, in PEM format.
+    """
+    if tls is None:
+        return grpc.insecure_channel(target, options=_CHANNEL_OPTIONS)
+    return grpc.secure_channel(target, _credentials(tls), options=_CHANNEL_OPTIONS)
+
+
+def async_channel(target: str, tls: tuple[bytes, bytes, bytes] | None = None) -> grpc.aio.Channel:
+    """The same for asyncio."""
+    if tls is None:
+        return grpc.aio.insecure_channel(target, options=_CHANNEL_OPTIONS)
+    return grpc.aio.secure_channel(target, _credentials(tls), options=_CHANNEL_OPTIONS)
+
+
+def _credentials(tls: tuple[bytes, bytes, bytes]) -> grpc.ChannelCredentials:
+    ca, certificate, key = tls
+    return grpc.ssl_channel_credentials(ca, key, certificate)
+
+
+def error_info(error: grpc.Call | grpc.aio.AioRpcError) -> tuple[str, str, dict[str, str]] | None:
+    """Reason, words and metadata that a service of ours gave; None when gRPC itself failed."""
     for key, value in error.trailing_metadata() or ():
         if key == _STATUS_KEY:
             status = status_pb2.Status.FromString(value)
             for detail in status.details:
                 info = error_details_pb2.ErrorInfo()
                 if detail.Unpack(info):
-                    return RemoteRefusal(info.reason, status.message, dict(info.metadata))
+                    return info.reason, status.message, dict(info.metadata)
+    return None
+
+
+def to_error(error: grpc.RpcError) -> VcoprocError:
+    """What a failed call means, for callers that know only our errors."""
+    assert isinstance(error, grpc.Call)
+    words = error.details() or str(error.code())
+    if info := error_info(error):
+        return RemoteRefusal(*info)
     if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
         return RemoteUnavailable(words)
     return RemoteRefusal(error.code().name, words, {})

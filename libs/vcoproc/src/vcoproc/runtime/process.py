@@ -13,11 +13,13 @@ import traceback
 from collections.abc import Callable
 from typing import Final
 
-from vcoproc.errors import InvalidArgument, InvalidConfig, VcoprocError
+from vcoproc.errors import InvalidArgument, InvalidConfig, Removed, VcoprocError
 from vcoproc.runtime.logs import Log
 
 EXIT_OK: Final = 0
 EXIT_USAGE: Final = 2
+EXIT_REMOVED: Final = 69
+"""EX_UNAVAILABLE of sysexits.h: what the process is for is not there; another start is in vain."""
 EXIT_INTERNAL: Final = 70
 """EX_SOFTWARE of sysexits.h."""
 _PR_SET_PDEATHSIG: Final = 1
@@ -85,6 +87,9 @@ def main_guard(service: str, run: Callable[[], None]) -> int:
     except InvalidArgument as error:
         print(f"{service}: {error}", file=sys.stderr)
         return EXIT_USAGE
+    except Removed as error:
+        print(f"{service}: {error}", file=sys.stderr)
+        return EXIT_REMOVED
     except VcoprocError as error:
         log.error(str(error), reason=error.reason)
         return EXIT_INTERNAL

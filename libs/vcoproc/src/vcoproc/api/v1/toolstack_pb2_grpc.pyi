@@ -85,7 +85,9 @@ class ToolstackServiceStub:
     Idempotent by request_id.
     """
     GetDomain: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.GetDomainRequest, _toolstack_pb2.Domain]
+    """One domain. NOT_FOUND when there is none of that name."""
     ListDomains: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.ListDomainsRequest, _toolstack_pb2.ListDomainsResponse]
+    """Domains, sorted by name."""
     OpenDomain: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.OpenDomainRequest, _toolstack_pb2.DomainAccess]
     """What a domain needs to run its drivers: memory files, sockets and secrets. For its owner only."""
     GetDomainDeviceTree: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.GetDomainDeviceTreeRequest, _toolstack_pb2.GetDomainDeviceTreeResponse]
@@ -99,20 +101,25 @@ class ToolstackServiceStub:
     following ones hold the file. Idempotent by request_id.
     """
     GetCoproc: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.GetCoprocRequest, _toolstack_pb2.Coproc]
+    """One coproc. NOT_FOUND when there is none of that name."""
     ListCoprocs: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.ListCoprocsRequest, _toolstack_pb2.ListCoprocsResponse]
+    """Coprocs, in the order of the tree."""
     AddCoprocs: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.AddCoprocsRequest, _toolstack_pb2.AddCoprocsResponse]
     """Adds coprocs of a device tree to the system, all or none. They are OFFLINE until a coproc-sim leases
-    them. ALREADY_EXISTS when one of them is there. Idempotent by request_id.
+    them, and outlast a restart. ALREADY_EXISTS when one of them is there, INVALID_CONFIG when a name,
+    alias, path or address of one is that of a coproc that is there. Idempotent by request_id.
     """
     DrainCoproc: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.DrainCoprocRequest, _toolstack_pb2.Coproc]
     """From now on a coproc takes no new vcoprocs; those that it has stay, or are moved to other coprocs of
-    the same type when the request says so. Idempotent by request_id.
+    the same type when the request says so: all of them, or nothing changes (RESOURCE_EXHAUSTED
+    LIMIT_EXCEEDED when not all of them fit). Idempotent by request_id.
     """
     UndrainCoproc: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.UndrainCoprocRequest, _toolstack_pb2.Coproc]
     """Takes a drain back. Idempotent by request_id."""
     RemoveCoproc: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.RemoveCoprocRequest, _toolstack_pb2.RemoveCoprocResponse]
-    """Removes a coproc from the system. FAILED_PRECONDITION WRONG_STATE while it has vcoprocs, unless
-    they are to be destroyed with it. Idempotent by request_id.
+    """Removes a coproc from the system, until it is added again; that its tree has it does not matter.
+    FAILED_PRECONDITION WRONG_STATE while it has vcoprocs, unless they are to be destroyed with it.
+    Idempotent by request_id.
     """
     ReplaceCoproc: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.ReplaceCoprocRequest, _toolstack_pb2.Coproc]
     """Moves every vcoproc of a coproc to another one of the same type and then removes it; whole or not
@@ -125,7 +132,9 @@ class ToolstackServiceStub:
     DestroyVcoproc: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.DestroyVcoprocRequest, _toolstack_pb2.DestroyVcoprocResponse]
     """Detaches a vcoproc. Idempotent by request_id."""
     GetVcoproc: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.GetVcoprocRequest, _toolstack_pb2.Vcoproc]
+    """One vcoproc. NOT_FOUND when there is none of that name."""
     ListVcoprocs: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.ListVcoprocsRequest, _toolstack_pb2.ListVcoprocsResponse]
+    """Vcoprocs, sorted by name."""
     MoveVcoproc: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.MoveVcoprocRequest, _toolstack_pb2.Vcoproc]
     """Moves a vcoproc with its context to another coproc of the same type: it stops, is written down, and
     goes on there. Its driver finds it again by itself. FAILED_PRECONDITION WRONG_STATE when the coproc
@@ -197,7 +206,9 @@ class ToolstackServiceAsyncStub(ToolstackServiceStub):
     Idempotent by request_id.
     """
     GetDomain: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.GetDomainRequest, _toolstack_pb2.Domain]  # type: ignore[assignment]
+    """One domain. NOT_FOUND when there is none of that name."""
     ListDomains: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.ListDomainsRequest, _toolstack_pb2.ListDomainsResponse]  # type: ignore[assignment]
+    """Domains, sorted by name."""
     OpenDomain: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.OpenDomainRequest, _toolstack_pb2.DomainAccess]  # type: ignore[assignment]
     """What a domain needs to run its drivers: memory files, sockets and secrets. For its owner only."""
     GetDomainDeviceTree: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.GetDomainDeviceTreeRequest, _toolstack_pb2.GetDomainDeviceTreeResponse]  # type: ignore[assignment]
@@ -211,20 +222,25 @@ class ToolstackServiceAsyncStub(ToolstackServiceStub):
     following ones hold the file. Idempotent by request_id.
     """
     GetCoproc: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.GetCoprocRequest, _toolstack_pb2.Coproc]  # type: ignore[assignment]
+    """One coproc. NOT_FOUND when there is none of that name."""
     ListCoprocs: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.ListCoprocsRequest, _toolstack_pb2.ListCoprocsResponse]  # type: ignore[assignment]
+    """Coprocs, in the order of the tree."""
     AddCoprocs: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.AddCoprocsRequest, _toolstack_pb2.AddCoprocsResponse]  # type: ignore[assignment]
     """Adds coprocs of a device tree to the system, all or none. They are OFFLINE until a coproc-sim leases
-    them. ALREADY_EXISTS when one of them is there. Idempotent by request_id.
+    them, and outlast a restart. ALREADY_EXISTS when one of them is there, INVALID_CONFIG when a name,
+    alias, path or address of one is that of a coproc that is there. Idempotent by request_id.
     """
     DrainCoproc: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.DrainCoprocRequest, _toolstack_pb2.Coproc]  # type: ignore[assignment]
     """From now on a coproc takes no new vcoprocs; those that it has stay, or are moved to other coprocs of
-    the same type when the request says so. Idempotent by request_id.
+    the same type when the request says so: all of them, or nothing changes (RESOURCE_EXHAUSTED
+    LIMIT_EXCEEDED when not all of them fit). Idempotent by request_id.
     """
     UndrainCoproc: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.UndrainCoprocRequest, _toolstack_pb2.Coproc]  # type: ignore[assignment]
     """Takes a drain back. Idempotent by request_id."""
     RemoveCoproc: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.RemoveCoprocRequest, _toolstack_pb2.RemoveCoprocResponse]  # type: ignore[assignment]
-    """Removes a coproc from the system. FAILED_PRECONDITION WRONG_STATE while it has vcoprocs, unless
-    they are to be destroyed with it. Idempotent by request_id.
+    """Removes a coproc from the system, until it is added again; that its tree has it does not matter.
+    FAILED_PRECONDITION WRONG_STATE while it has vcoprocs, unless they are to be destroyed with it.
+    Idempotent by request_id.
     """
     ReplaceCoproc: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.ReplaceCoprocRequest, _toolstack_pb2.Coproc]  # type: ignore[assignment]
     """Moves every vcoproc of a coproc to another one of the same type and then removes it; whole or not
@@ -237,7 +253,9 @@ class ToolstackServiceAsyncStub(ToolstackServiceStub):
     DestroyVcoproc: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.DestroyVcoprocRequest, _toolstack_pb2.DestroyVcoprocResponse]  # type: ignore[assignment]
     """Detaches a vcoproc. Idempotent by request_id."""
     GetVcoproc: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.GetVcoprocRequest, _toolstack_pb2.Vcoproc]  # type: ignore[assignment]
+    """One vcoproc. NOT_FOUND when there is none of that name."""
     ListVcoprocs: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.ListVcoprocsRequest, _toolstack_pb2.ListVcoprocsResponse]  # type: ignore[assignment]
+    """Vcoprocs, sorted by name."""
     MoveVcoproc: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.MoveVcoprocRequest, _toolstack_pb2.Vcoproc]  # type: ignore[assignment]
     """Moves a vcoproc with its context to another coproc of the same type: it stops, is written down, and
     goes on there. Its driver finds it again by itself. FAILED_PRECONDITION WRONG_STATE when the coproc
@@ -359,14 +377,16 @@ class ToolstackServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _toolstack_pb2.GetDomainRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_toolstack_pb2.Domain, _abc.Awaitable[_toolstack_pb2.Domain]]: ...
+    ) -> _typing.Union[_toolstack_pb2.Domain, _abc.Awaitable[_toolstack_pb2.Domain]]:
+        """One domain. NOT_FOUND when there is none of that name."""
 
     @_abc_1.abstractmethod
     def ListDomains(
         self,
         request: _toolstack_pb2.ListDomainsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_toolstack_pb2.ListDomainsResponse, _abc.Awaitable[_toolstack_pb2.ListDomainsResponse]]: ...
+    ) -> _typing.Union[_toolstack_pb2.ListDomainsResponse, _abc.Awaitable[_toolstack_pb2.ListDomainsResponse]]:
+        """Domains, sorted by name."""
 
     @_abc_1.abstractmethod
     def OpenDomain(
@@ -409,14 +429,16 @@ class ToolstackServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _toolstack_pb2.GetCoprocRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_toolstack_pb2.Coproc, _abc.Awaitable[_toolstack_pb2.Coproc]]: ...
+    ) -> _typing.Union[_toolstack_pb2.Coproc, _abc.Awaitable[_toolstack_pb2.Coproc]]:
+        """One coproc. NOT_FOUND when there is none of that name."""
 
     @_abc_1.abstractmethod
     def ListCoprocs(
         self,
         request: _toolstack_pb2.ListCoprocsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_toolstack_pb2.ListCoprocsResponse, _abc.Awaitable[_toolstack_pb2.ListCoprocsResponse]]: ...
+    ) -> _typing.Union[_toolstack_pb2.ListCoprocsResponse, _abc.Awaitable[_toolstack_pb2.ListCoprocsResponse]]:
+        """Coprocs, in the order of the tree."""
 
     @_abc_1.abstractmethod
     def AddCoprocs(
@@ -425,7 +447,8 @@ class ToolstackServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_toolstack_pb2.AddCoprocsResponse, _abc.Awaitable[_toolstack_pb2.AddCoprocsResponse]]:
         """Adds coprocs of a device tree to the system, all or none. They are OFFLINE until a coproc-sim leases
-        them. ALREADY_EXISTS when one of them is there. Idempotent by request_id.
+        them, and outlast a restart. ALREADY_EXISTS when one of them is there, INVALID_CONFIG when a name,
+        alias, path or address of one is that of a coproc that is there. Idempotent by request_id.
         """
 
     @_abc_1.abstractmethod
@@ -435,7 +458,8 @@ class ToolstackServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_toolstack_pb2.Coproc, _abc.Awaitable[_toolstack_pb2.Coproc]]:
         """From now on a coproc takes no new vcoprocs; those that it has stay, or are moved to other coprocs of
-        the same type when the request says so. Idempotent by request_id.
+        the same type when the request says so: all of them, or nothing changes (RESOURCE_EXHAUSTED
+        LIMIT_EXCEEDED when not all of them fit). Idempotent by request_id.
         """
 
     @_abc_1.abstractmethod
@@ -452,8 +476,9 @@ class ToolstackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _toolstack_pb2.RemoveCoprocRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_toolstack_pb2.RemoveCoprocResponse, _abc.Awaitable[_toolstack_pb2.RemoveCoprocResponse]]:
-        """Removes a coproc from the system. FAILED_PRECONDITION WRONG_STATE while it has vcoprocs, unless
-        they are to be destroyed with it. Idempotent by request_id.
+        """Removes a coproc from the system, until it is added again; that its tree has it does not matter.
+        FAILED_PRECONDITION WRONG_STATE while it has vcoprocs, unless they are to be destroyed with it.
+        Idempotent by request_id.
         """
 
     @_abc_1.abstractmethod
@@ -495,14 +520,16 @@ class ToolstackServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _toolstack_pb2.GetVcoprocRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_toolstack_pb2.Vcoproc, _abc.Awaitable[_toolstack_pb2.Vcoproc]]: ...
+    ) -> _typing.Union[_toolstack_pb2.Vcoproc, _abc.Awaitable[_toolstack_pb2.Vcoproc]]:
+        """One vcoproc. NOT_FOUND when there is none of that name."""
 
     @_abc_1.abstractmethod
     def ListVcoprocs(
         self,
         request: _toolstack_pb2.ListVcoprocsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_toolstack_pb2.ListVcoprocsResponse, _abc.Awaitable[_toolstack_pb2.ListVcoprocsResponse]]: ...
+    ) -> _typing.Union[_toolstack_pb2.ListVcoprocsResponse, _abc.Awaitable[_toolstack_pb2.ListVcoprocsResponse]]:
+        """Vcoprocs, sorted by name."""
 
     @_abc_1.abstractmethod
     def MoveVcoproc(
