@@ -23,7 +23,7 @@ from vcoproc.config import parse_system
 from vcoproc.limits import MS, VCOPROCS_PER_COPROC_MAX
 from vcoproc.runtime.logs import Log
 from vcoproc_toolstack import translate
-from vcoproc_toolstack.changes import Changes, Request
+from vcoproc_toolstack.changes import Changes
 from vcoproc_toolstack.leases import Leases, Offer
 from vcoproc_toolstack.memory import MemoryDir
 from vcoproc_toolstack.records import (
@@ -37,6 +37,7 @@ from vcoproc_toolstack.records import (
 )
 from vcoproc_toolstack.steps import MakeMemory, RemoveMemory, Step
 from vcoproc_toolstack.store import Store
+from vcoproc_toolstack.turns import Request
 
 _M4: Final = "vcoproc,cortex-m4"
 _PLATFORM: Final = PlatformRecord(
@@ -61,7 +62,7 @@ class NoServices:
             case MakeMemory():
                 self._memory.make(step)
             case RemoveMemory():
-                self._memory.remove(step)
+                self._memory.remove(step.file_name)
 
     def accounts(self, timeout_ns: int) -> tuple[CoprocAccount, ...]:
         return ()

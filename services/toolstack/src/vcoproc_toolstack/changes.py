@@ -285,7 +285,9 @@ class Changes(Turns):
 
     def check_memory(self, view: View, more_bytes: int) -> None:
         """Raises: LimitExceeded (there is not as much memory for one more domain)."""
-        held = held_files(view) - wanted_files(view)
+        held = held_files(view)
+        if held:  # seldom; what everybody wants is a long list
+            held -= wanted_files(view)
         self.memory.check_room(view.memory_bytes() + more_bytes, held)
 
 
