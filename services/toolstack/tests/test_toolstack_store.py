@@ -88,10 +88,13 @@ def test_a_view_stays_as_it_is(store: Store) -> None:
 def test_what_is_replaced_is_as_it_was_put(store: Store, target: Path | str) -> None:
     with store.change() as change:
         change.add_domain(domain(1, "a", vcoproc(1, 1, "a"), vcoproc(2, 1, "a", "w")))
-    moved = replace(vcoproc(1, 1, "renamed"), coproc="dsp1", life=Life.CREATING)
+    moved = replace(vcoproc(1, 1, "renamed"), coproc="dsp1")
     renamed = domain(1, "renamed", moved, vcoproc(3, 1, "renamed", "z"))
     with store.change() as change:
-        change.put_domain(renamed)
+        change.update_domain(domain(1, "renamed"))
+        change.set_vcoproc_coproc(1, "dsp1")
+        change.delete_vcoproc(2)
+        change.add_vcoproc(vcoproc(3, 1, "renamed", "z"))
     store = again(store, target)
     assert domains(store) == [renamed]
     with store.read() as view:

@@ -38,12 +38,14 @@ from vcoproc_toolstack.steps import (
     MoveLines,
     PauseDomain,
     PauseVcoproc,
+    RemoveCoproc,
     RemoveDomain,
     RemoveMemory,
     RemoveVcoproc,
     ResumeDomain,
     ResumeVcoproc,
     SaveContext,
+    SchedulerStep,
     SetCoproc,
     Step,
     TakeMemory,
@@ -208,7 +210,7 @@ class FakeServices:
         match step:
             case MakeMemory() | TakeMemory() | RemoveMemory() | ForgetContext():
                 self._do_memory(step)
-            case SetCoproc() | AddVcoproc() | RemoveVcoproc():
+            case SetCoproc() | RemoveCoproc() | AddVcoproc() | RemoveVcoproc():
                 self._do_scheduler(step)
             case AttachVcoproc():
                 self._attach(step)
@@ -234,10 +236,13 @@ class FakeServices:
             case ForgetContext(vcoproc_id=vcoproc_id):
                 self.memory.remove(context_file(vcoproc_id))
 
-    def _do_scheduler(self, step: SetCoproc | AddVcoproc | RemoveVcoproc) -> None:
+    def _do_scheduler(self, step: SchedulerStep) -> None:
         match step:
             case SetCoproc():
                 self.scheduling.set_coproc(step)
+            case RemoveCoproc(coproc=coproc):
+                self.scheduled.pop(coproc, None)
+                self.scheduling.settings.pop(coproc, None)
             case AddVcoproc(vcoproc=vcoproc):
                 if vcoproc.vcoproc_id not in self.scheduled.get(vcoproc.coproc, {}):
                     place = vcoproc.coproc, vcoproc.vcoproc_id

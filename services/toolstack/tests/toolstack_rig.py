@@ -12,6 +12,8 @@ from vcoproc.config import SystemConfig, parse_system
 from vcoproc.errors import InvalidArgument, VcoprocError
 from vcoproc.runtime.logs import Log
 from vcoproc_toolstack.changes import Changes
+from vcoproc_toolstack.coproc_changes import CoprocChanges
+from vcoproc_toolstack.coproc_removal import Removals
 from vcoproc_toolstack.endings import Endings
 from vcoproc_toolstack.gateway_domains import Verbs
 from vcoproc_toolstack.leases import Leases, Offer
@@ -139,8 +141,20 @@ class Rig:
         self.moves = Moves(self.changes)
         self.saving = Saving(self.changes, self.endings)
         self.restoring = Restoring(self.changes)
-        self.verbs = Verbs(self.changes, self.lifecycle, self.moves, self.saving, self.restoring)
-        self.repairer = Repairer(self.changes, self.endings)
+        self.removals = Removals(self.changes, patience_ns=0)
+        self.coproc_changes = CoprocChanges(
+            self.changes, self.moves, self.removals, self.services.scheduling
+        )
+        self.verbs = Verbs(
+            self.changes,
+            self.lifecycle,
+            self.moves,
+            self.saving,
+            self.restoring,
+            self.coproc_changes,
+            self.removals,
+        )
+        self.repairer = Repairer(self.changes, self.endings, self.removals)
         self.queries = Queries(
             self.store,
             self.leases,

@@ -160,6 +160,8 @@ class Endings:
         running = replace(domain.become(after(domain.state, DomainVerb.START)), ending=None)
         with self._changes.change() as change:
             changes.check_memory(change, domain.memory_bytes)
+            names = {vcoproc.coproc for vcoproc in domain.vcoprocs} & coprocs.keys()
+            changes.check_coproc_memory(change, [(running, coprocs[name]) for name in names])
             change.set_domain_life(domain.domid, Life.STARTING)
         return changes.carry_out(
             Saga(domain_steps(running, coprocs)),

@@ -32,6 +32,9 @@ from vcoproc_toolstack.audit_log import AuditLog
 from vcoproc_toolstack.changes import Changes
 from vcoproc_toolstack.cluster_gateway import ClusterGateway
 from vcoproc_toolstack.cluster_queries import ClusterQueries
+from vcoproc_toolstack.coproc_changes import CoprocChanges
+from vcoproc_toolstack.coproc_removal import Removals
+from vcoproc_toolstack.coproc_set import check_tree
 from vcoproc_toolstack.endings import Endings
 from vcoproc_toolstack.event_hub import EventHub
 from vcoproc_toolstack.fallbacks import FallbackWatch
@@ -92,7 +95,10 @@ class Shell:
         self._marks = Marks()
         self._store = Store(store, time.time_ns, failed=lambda: self._marks.mark(STORE))
         self._exit.callback(self._store.close)
-        self._leases = Leases(system)
+        with self._store.read() as view:
+            records = view.coproc_records()
+        check_tree(system, records)
+        self._leases = Leases(system, records)
         self._audit_log = AuditLog(self._store, time.time_ns)
         self._guard = Guard(
             Access(AccessFile(listen.access_file, log) if listen else None),
@@ -124,14 +130,17 @@ class Shell:
         self._schedules = ScheduleQueries(self._store, self._leases, self._services.scheduling)
         endings = Endings(self._changes, translate.seal_domain)
         self._lifecycle = Lifecycle(self._changes, endings, translate.seal_domain)
+        moves, removals = Moves(self._changes), Removals(self._changes)
         self._verbs = Verbs(
             self._changes,
             self._lifecycle,
-            Moves(self._changes),
+            moves,
             Saving(self._changes, endings),
             Restoring(self._changes),
+            CoprocChanges(self._changes, moves, removals, self._services.scheduling),
+            removals,
         )
-        self._repairer = Repairer(self._changes, endings)
+        self._repairer = Repairer(self._changes, endings, removals)
 
     def start(self) -> None:
         """Repairs what an earlier one left, then serves."""
