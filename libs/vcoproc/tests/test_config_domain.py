@@ -197,6 +197,26 @@ def test_bad_names(name: str) -> None:
     assert the_problem(f'\nname = "{name}"')[:2] == (2, "name")
 
 
+def test_what_follows_is_that_of_xl_or_the_nearest_there_is() -> None:
+    def endings(text: str) -> tuple[str, str]:
+        domain = parse_domain(f"name = 'd'\n{text}", "dom.cfg")
+        return domain.on_poweroff, domain.on_crash
+
+    assert endings("") == ("preserve", "preserve"), "unlike in xl nothing is destroyed unasked"
+    assert endings("on_poweroff = 'destroy'; on_crash = 'restart'") == ("destroy", "restart")
+    assert endings("on_crash = 'preserve'") == ("preserve", "preserve")
+    assert endings("on_crash = 'coredump-restart'") == ("preserve", "restart")
+    assert endings("on_crash = 'coredump-destroy'") == ("preserve", "destroy")
+    assert endings("on_poweroff = 'rename-restart'") == ("restart", "preserve")
+
+
+@pytest.mark.parametrize("value", ["'soft-reset'", "'Destroy'", "''", "1", "['destroy']"])
+def test_what_cannot_follow_is_refused(value: str) -> None:
+    line, key, why = the_problem(f"name = 'd'\non_crash = {value}")
+    assert (line, key) == (2, "on_crash")
+    assert why.startswith("must be one of destroy, restart, preserve, ")
+
+
 def test_name_is_needed_and_must_be_a_string() -> None:
     assert the_problem("memory = 4")[:2] == (0, "name")
     assert "in quotes" in the_problem("name = 5")[2]

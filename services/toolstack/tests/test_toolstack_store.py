@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import stat
 import threading
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
@@ -12,7 +13,8 @@ import pytest
 
 from vcoproc import limits
 from vcoproc.errors import InvalidArgument, RevisionGone, StoreUnavailable
-from vcoproc_toolstack.records import DomainRecord, EventKind, Life
+from vcoproc.model.domain_state import DomainState
+from vcoproc_toolstack.records import DomainRecord, Ending, EventKind, Hold, Life, Then
 from vcoproc_toolstack.store import Store
 
 
@@ -224,4 +226,121 @@ def test_answers_are_kept_up_to_their_bound(
             change.add_answer(name, b"print", name.encode())
     with store.read() as view:
         assert [view.answer(name, b"print") for name in ("a", "b", "c")] == [None, b"b", b"c"]
+    store.close()
+
+
+# --- versions -------------------------------------------------------------------------------------
+
+VERSION_2 = """
+CREATE TABLE meta (key TEXT NOT NULL, value BIGINT NOT NULL, PRIMARY KEY (key));
+CREATE TABLE platforms (
+    compatible TEXT NOT NULL, description TEXT NOT NULL, PRIMARY KEY (compatible)
+);
+CREATE TABLE domains (
+    domid INTEGER NOT NULL, name TEXT NOT NULL, life TEXT NOT NULL,
+    memory_bytes BIGINT NOT NULL, irq_credential BLOB NOT NULL, unknown_keys TEXT NOT NULL,
+    PRIMARY KEY (domid), UNIQUE (name)
+);
+CREATE TABLE vcoprocs (
+    vcoproc_id BIGINT NOT NULL, domid INTEGER NOT NULL, name TEXT NOT NULL, coproc TEXT NOT NULL,
+    compatible TEXT NOT NULL, life TEXT NOT NULL, trap_credential BLOB NOT NULL,
+    params TEXT NOT NULL, ranges TEXT NOT NULL, lines TEXT NOT NULL,
+    PRIMARY KEY (vcoproc_id), UNIQUE (domid, name), FOREIGN KEY(domid) REFERENCES domains (domid)
+);
+CREATE INDEX ix_vcoprocs_coproc ON vcoprocs (coproc);
+CREATE TABLE schedules (
+    coproc TEXT NOT NULL, algorithm TEXT NOT NULL, slice_ns BIGINT NOT NULL, params TEXT NOT NULL,
+    PRIMARY KEY (coproc)
+);
+CREATE TABLE events (
+    revision INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, name TEXT NOT NULL, kind TEXT NOT NULL,
+    description TEXT NOT NULL, time_ns BIGINT NOT NULL
+);
+CREATE TABLE requests (
+    serial INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL, request_id TEXT NOT NULL,
+    fingerprint BLOB NOT NULL, answer BLOB NOT NULL, UNIQUE (request_id)
+);
+INSERT INTO meta VALUES ('schema_version', 2), ('next_domid', 4);
+INSERT INTO sqlite_sequence VALUES ('events', 1);
+INSERT INTO domains VALUES (3, 'old', 'ALIVE', 4096, x'6b6579', '["kernel"]');
+INSERT INTO vcoprocs VALUES (9, 3, 'v', 'dsp0', 'c', 'ALIVE', x'6b', '[]', '[]', '[]');
+"""
+"""A store as version 2 of its schema made it."""
+
+
+def test_a_store_of_version_2_goes_on_as_it_was(tmp_path: Path) -> None:
+    with sqlite3.connect(tmp_path / "store.db") as connection:
+        connection.executescript(VERSION_2)
+    connection.close()
+    store = make(tmp_path)
+    with store.change() as change:
+        [old] = change.domains()
+        assert (old.state, old.on_poweroff, old.on_crash, old.ending) == (
+            DomainState.RUNNING,
+            Then.PRESERVE,
+            Then.PRESERVE,
+            None,
+        )
+        assert [vcoproc.placed for vcoproc in old.vcoprocs] == [True]
+        assert (change.domain_text(3), change.holds()) == ("", [])
+        change.update_domain(old.become(DomainState.CRASHED, "a bug"))
+        change.add_domain(domain(change.next_domid(), "new"), "name = 'new'")
+    store.close()
+    store = make(tmp_path)
+    with store.read() as view:
+        assert [(each.name, each.state.value) for each in view.domains()] == [
+            ("new", "RUNNING"),
+            ("old", "CRASHED"),
+        ]
+    store.close()
+
+
+# --- where a domain is in its life ----------------------------------------------------------------
+
+
+def test_what_changes_of_a_domain_is_kept(tmp_path: Path) -> None:
+    store = make(tmp_path)
+    ending = Ending(Then.RESTART, "request", b"print")
+    changed = replace(domain(1, "a").become(DomainState.STOPPED, "why"), name="b", ending=ending)
+    with store.change() as change:
+        change.add_domain(domain(1, "a"), "text")
+        change.update_domain(changed)
+    with store.read() as view:
+        assert view.domain("b") == view.domain_of(1) == changed
+        assert view.domain("a") is None
+        assert (view.domain_count(), view.domain_text(1)) == (1, "text")
+    store.close()
+
+
+def test_memory_is_that_of_domains_that_have_any(tmp_path: Path) -> None:
+    store = make(tmp_path)
+    with store.change() as change:
+        for number, (state, life) in enumerate(
+            [
+                (DomainState.RUNNING, Life.ALIVE),
+                (DomainState.STOPPED, Life.ALIVE),
+                (DomainState.STOPPED, Life.STOPPING),
+                (DomainState.CRASHED, Life.ALIVE),
+            ],
+            1,
+        ):
+            change.add_domain(domain(number, f"d{number}").become(state, life=life))
+        assert change.memory_bytes() == 3 * 4096
+    store.close()
+
+
+def test_holds_are_kept_until_they_are_deleted(tmp_path: Path) -> None:
+    store = make(tmp_path)
+    first, second = Hold("dsp0", 7, ("domain-1",)), Hold("dsp1", 7, ("domain-1", "vcoproc-7.1"))
+    with store.change() as change:
+        for hold in (first, second, first):
+            change.add_hold(hold)
+    store.close()
+    store = make(tmp_path)
+    with store.change() as change:
+        assert change.holds() == [first, second]
+        assert change.holds("dsp1") == [second]
+        change.delete_hold("dsp0", 7)
+        change.delete_hold("dsp0", 8)
+        assert change.holds() == [second]
     store.close()
