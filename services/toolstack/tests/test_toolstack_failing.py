@@ -97,7 +97,7 @@ def recover(rig: Rig) -> None:
 
 def without_labels(found: Any) -> Any:
     """A picture without what is lost with a coproc-sim that dies."""
-    seats = {name: (seat[0], seat[2]) for name, seat in found["coprocs"].items()}
+    seats = {name: (seat[0], *seat[2:]) for name, seat in found["coprocs"].items()}
     return {**found, "coprocs": seats}
 
 

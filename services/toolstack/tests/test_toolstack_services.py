@@ -204,9 +204,10 @@ def test_pausing_has_a_deadline(wire: Wire) -> None:
 
 
 def test_a_context_goes_to_a_file_and_from_there_to_a_coproc_sim(wire: Wire) -> None:
-    wire.services.perform(SaveContext("dsp0", 7, "context-7"))
+    wire.services.perform(SaveContext("dsp0", 7, "context-7", moving=True))
     assert wire.memory.path_of("context-7").read_bytes() == b"one two"
     assert wire.memory.contexts() == {7}
+    assert wire.coproc.asked == [pb.SaveVcoprocRequest(vcoproc_id=7, moving=True)]
     wire.services.perform(LoadContext("dsp0", 7, "context-7"))
     assert wire.coproc.asked[1] == [
         pb.RestoreVcoprocRequest(vcoproc_id=7),

@@ -176,8 +176,11 @@ def _seat_steps(
     steps: list[Step] = [attach]
     if context:
         steps.append(ForgetContext(*seat))
-    if present and paused is not domain.held:
-        steps.append(PauseVcoproc(*seat) if domain.held else ResumeVcoproc(*seat))
+    if present and domain.held:
+        # Also one that is paused: it may have been about to move, and then its driver waits.
+        steps.append(PauseVcoproc(*seat))
+    elif present and paused:
+        steps.append(ResumeVcoproc(*seat))
     return steps
 
 

@@ -160,10 +160,14 @@ class DetachVcoproc:
 
 @dataclass(frozen=True, slots=True)
 class PauseVcoproc:
-    """Takes a vcoproc off the hardware and keeps it off."""
+    """Takes a vcoproc off the hardware and keeps it off.
+
+    again: it was paused before, and stays so when what follows is undone.
+    """
 
     coproc: str
     vcoproc_id: int
+    again: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,11 +178,15 @@ class ResumeVcoproc:
 
 @dataclass(frozen=True, slots=True)
 class SaveContext:
-    """Writes a paused vcoproc down, in a file of the memory directory."""
+    """Writes a paused vcoproc down, in a file of the memory directory.
+
+    moving: it is to go on elsewhere; its driver waits until it does, or is resumed or paused again.
+    """
 
     coproc: str
     vcoproc_id: int
     file_name: str
+    moving: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +287,7 @@ def undo_of(step: Step) -> Step | None:
         case AttachVcoproc(vcoproc=vcoproc):
             return DetachVcoproc(vcoproc.coproc, vcoproc.vcoproc_id, files=step.files)
         case PauseVcoproc():
-            return ResumeVcoproc(step.coproc, step.vcoproc_id)
+            return step if step.again else ResumeVcoproc(step.coproc, step.vcoproc_id)
         case ResumeVcoproc():
             return PauseVcoproc(step.coproc, step.vcoproc_id)
         case SaveContext():
