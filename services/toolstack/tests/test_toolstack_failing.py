@@ -124,6 +124,7 @@ def test_whatever_call_fails_it_is_all_or_nothing(
         where = f"call {place} {trouble}"
         found = picture(rig)
         if operation.also and trouble == "refuses" and is_given_up(rig):
+            rig.close()
             continue  # it was to be started again, and that was refused
         differs = differences(operation, look(old), look(new), look(found))
         assert not differs, where
