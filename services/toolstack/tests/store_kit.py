@@ -69,7 +69,6 @@ def on_disk(store: Store) -> dict[str, object]:
     with store.read() as view:
         return {
             "texts": [view.domain_text(each.domid) for each in view.domains()],
-            "audit": view.audit(0, 100),
         }
 
 

@@ -147,7 +147,8 @@ def test_a_coproc_of_another_type_or_make_is_refused(rig: Rig) -> None:
     lines = (*PLATFORM.lines[1:], PLATFORM.lines[0])
     other = replace(PLATFORM, lines=lines)
     rig.leases.take(Offer("ncore-1", "unix:/x", "ipc:///x", "rig", {CORTEX_M4: other}))
-    with pytest.raises(WrongState, match="'ncore-1' is of another make; this needs a vcoproc,cortex-m4 with the ranges"):
+    words = "'ncore-1' is of another make; this needs a vcoproc,cortex-m4 with the ranges"
+    with pytest.raises(WrongState, match=words):
         move(rig, "ncore-1")
     assert where(rig) == "dsp0"
 

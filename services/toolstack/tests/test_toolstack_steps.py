@@ -130,6 +130,7 @@ def test_a_held_vcoproc_is_not_let_run_by_its_move() -> None:
     assert "ResumeVcoproc" not in names(move.after())
     undos = [undo_of(step) for step in move.before()]
     assert not any(isinstance(undo, ResumeVcoproc) for undo in undos)
+    assert PauseVcoproc("dsp0", 10, again=True) in undos, "its driver waits no longer"
 
 
 def test_only_the_coproc_of_the_tree_and_what_only_looks_are_not_undone() -> None:

@@ -62,7 +62,12 @@ def picture(rig: Rig) -> dict[str, Any]:
             for number, domid in services.lines.items()
         },
         "coprocs": {
-            f"{coproc} {name_of(number)}": (seat.step.vcoproc.resource, seat.label, seat.paused)
+            f"{coproc} {name_of(number)}": (
+                seat.step.vcoproc.resource,
+                seat.label,
+                seat.paused,
+                seat.frozen,
+            )
             for coproc, seats in services.attached.items()
             for number, seat in seats.items()
         },

@@ -128,58 +128,62 @@ class Change(View):
     def update_domain(self, domain: DomainRecord) -> None:
         """Keeps what changes of a domain: its name, and where it is in its life.
 
-        Its vcoprocs stay as they are but for what they have of the domain.
+        Its vcoprocs stay as they are but for what they have of the domain. Only events raise
+        revisions: a record from before the last one does not take them back.
         """
+        known = self.known_domain(domain.domid)
         vcoprocs = [
             replace(each, domain=domain.name, domain_state=domain.state, life=domain.life)
-            for each in self._domain(domain.domid).vcoprocs
+            for each in known.vcoprocs
         ]
-        self._set_vcoprocs(domain, vcoprocs)
+        self._set_vcoprocs(replace(domain, revision=known.revision), vcoprocs)
 
     def delete_domain(self, domid: int) -> None:
         self._set(domid, None)
         self.write(*deletes(DOMAIN_FILES, {domid}))
 
     def add_vcoproc(self, vcoproc: VcoprocRecord) -> None:
-        domain = self._domain(vcoproc.domid)
+        domain = self.known_domain(vcoproc.domid)
         new = replace(vcoproc, domain_state=domain.state)
         self._set_vcoprocs(domain, [*domain.vcoprocs, new])
 
     def put_vcoproc(self, vcoproc: VcoprocRecord) -> None:
         """Replaces the vcoproc of this number."""
-        domain = self._domain(vcoproc.domid)
+        domain = self.known_domain(vcoproc.domid)
         others = [each for each in domain.vcoprocs if each.vcoproc_id != vcoproc.vcoproc_id]
         self._set_vcoprocs(domain, [*others, vcoproc])
 
     def delete_vcoproc(self, vcoproc_id: int) -> None:
         """Does nothing when there is none of this number."""
         if (vcoproc := self.vcoproc(vcoproc_id)) is not None:
-            domain = self._domain(vcoproc.domid)
+            domain = self.known_domain(vcoproc.domid)
             others = [each for each in domain.vcoprocs if each.vcoproc_id != vcoproc_id]
             self._set_vcoprocs(domain, others)
 
     def set_domain_life(self, domid: int, life: Life) -> None:
         """Changes the domain and, with it, all its vcoprocs."""
-        domain = self._domain(domid)
+        domain = self.known_domain(domid)
         vcoprocs = tuple(replace(vcoproc, life=life) for vcoproc in domain.vcoprocs)
         self._set(domid, replace(domain, life=life, vcoprocs=vcoprocs))
 
     def set_vcoproc_life(self, vcoproc_id: int, life: Life) -> None:
-        self.put_vcoproc(replace(self._vcoproc(vcoproc_id), life=life))
+        self.put_vcoproc(replace(self.known_vcoproc(vcoproc_id), life=life))
 
     def set_vcoproc_coproc(self, vcoproc_id: int, coproc: str) -> None:
         """A vcoproc lives on another coproc from now on."""
-        self.put_vcoproc(replace(self._vcoproc(vcoproc_id), coproc=coproc))
+        self.put_vcoproc(replace(self.known_vcoproc(vcoproc_id), coproc=coproc))
 
     def set_vcoproc_params(self, vcoproc_id: int, params: Parameters) -> None:
-        self.put_vcoproc(replace(self._vcoproc(vcoproc_id), params=params))
+        self.put_vcoproc(replace(self.known_vcoproc(vcoproc_id), params=params))
 
-    def _domain(self, domid: int) -> DomainRecord:
+    def known_domain(self, domid: int) -> DomainRecord:
+        """A domain that is there, as this change leaves it so far."""
         domain = self._state.domain_of(domid)
         assert domain is not None, f"there is no domain {domid}"
         return domain
 
-    def _vcoproc(self, vcoproc_id: int) -> VcoprocRecord:
+    def known_vcoproc(self, vcoproc_id: int) -> VcoprocRecord:
+        """A vcoproc that is there, as this change leaves it so far."""
         vcoproc = self.vcoproc(vcoproc_id)
         assert vcoproc is not None, f"there is no vcoproc {vcoproc_id}"
         return vcoproc

@@ -63,7 +63,9 @@ class Moves:
                 raise NotFound("coproc", coproc)
             return self.carry(
                 [Passage(domain, vcoproc, coproc)] if vcoproc.coproc != coproc else [],
-                lambda change: changes.keep(change, request, seal(replace(vcoproc, coproc=coproc))),
+                lambda change: changes.keep(
+                    change, request, seal(change.known_vcoproc(vcoproc.vcoproc_id))
+                ),
             )
 
     def carry(self, passages: Sequence[Passage], commit: Callable[[Change], bytes]) -> bytes:

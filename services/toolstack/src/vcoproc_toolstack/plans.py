@@ -161,14 +161,6 @@ def load_steps(domain: DomainRecord, vcoproc: VcoprocRecord, file_name: str) -> 
     return [PauseVcoproc(vcoproc.coproc, vcoproc.vcoproc_id), load]
 
 
-def save_steps(domain: DomainRecord, vcoproc: VcoprocRecord, file_name: str) -> list[Step]:
-    """What writes the context of a vcoproc down."""
-    save = SaveContext(vcoproc.coproc, vcoproc.vcoproc_id, file_name)
-    if domain.held:
-        return [save]
-    return [PauseVcoproc(vcoproc.coproc, vcoproc.vcoproc_id), save]
-
-
 @dataclass(frozen=True, slots=True)
 class Move:
     """A vcoproc that goes from one coproc to another.
