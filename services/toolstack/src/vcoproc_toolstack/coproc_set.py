@@ -54,8 +54,8 @@ class CoprocSet:
 
     @classmethod
     def of(cls, tree: SystemConfig, records: Iterable[CoprocRecord] = ()) -> CoprocSet:
-        """records: what was changed."""
-        by_name = {record.name: record for record in records}
+        """records: what was changed, if anything was."""
+        by_name = {each.name: each for each in records if each != CoprocRecord(each.name)}
         entries = _entries(tree, by_name)
         absent = frozenset(
             name for name, record in by_name.items() if record.life is CoprocLife.REMOVED
