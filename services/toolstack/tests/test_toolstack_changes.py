@@ -29,6 +29,7 @@ from vcoproc.errors import (
     LimitExceeded,
     NotFound,
     PeerLost,
+    StoreUnavailable,
     VcoprocError,
     WrongState,
 )
@@ -346,11 +347,11 @@ def test_a_store_that_fails_at_the_end_is_repaired_once_it_works(
     def change() -> object:
         chosen = next(calls)
         if chosen is None:
-            raise WrongState("store", "disk full", "room")
+            raise StoreUnavailable("store", "disk full")
         return chosen()
 
     monkeypatch.setattr(rig.store, "change", change)
-    with pytest.raises(WrongState, match="disk full"):
+    with pytest.raises(StoreUnavailable, match="disk full"):
         rig.create()
     assert [domain.life for domain in rig.domains()] == [Life.CREATING]
     assert "store" in rig.marks.wait()

@@ -82,7 +82,7 @@ def test_after_a_commit_that_failed_nothing_more_is_done() -> None:
     saga = Saga(BEFORE, AFTER)
     assert walk(saga, len(BEFORE)) == [*BEFORE, COMMIT]
     assert (saga.state, saga.error) == (SagaState.IN_DOUBT, LOST)
-    assert saga.begun == BEFORE
+    assert saga.steps == (*BEFORE, *AFTER)
 
 
 def test_memory_is_not_removed_under_a_vcoproc_that_may_be_attached() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from vcoproc import limits
-from vcoproc.errors import InvalidArgument, RevisionGone, WrongState
+from vcoproc.errors import InvalidArgument, RevisionGone, StoreUnavailable
 from vcoproc_toolstack.records import DomainRecord, EventKind, Life
 from vcoproc_toolstack.store import Store
 
@@ -78,7 +78,9 @@ def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
 
 def test_a_disk_that_is_full_is_told_as_such(tmp_path: Path) -> None:
     store = make(tmp_path)
-    full = pytest.raises(WrongState, match=r"store .*store\.db is database or disk is full")
+    full = pytest.raises(
+        StoreUnavailable, match=r"store .*store\.db cannot be used: database or disk is full"
+    )
     with full, store.change() as change:
         # What SQLite itself says when a file may not grow.
         change._connection.exec_driver_sql("PRAGMA max_page_count = 1")

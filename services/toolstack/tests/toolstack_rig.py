@@ -126,7 +126,7 @@ class Rig:
             self.store,
             self.leases,
             (self.services, self.services.scheduling),
-            mark=self.marked.append,
+            mark=self._note_mark,
         )
         self.schedules = ScheduleQueries(self.store, self.leases, self.services.scheduling)
         self.endings = Endings(self.changes, lambda domain: self.seal_domain(domain))
@@ -158,6 +158,10 @@ class Rig:
             trap_endpoint=lambda coproc: f"ipc://somewhere/{coproc}",
             irq_endpoint="ipc://irq",
         )
+
+    def _note_mark(self, service: str) -> None:
+        self.marked.append(service)
+        self.marks.mark(service)
 
     def restart(self) -> None:
         """The process dies and another one takes its place; the other services live on.
@@ -205,8 +209,11 @@ class Rig:
             wanted, "unix:/{coproc}.grpc", "ipc:///{coproc}.sock", "rig", {CORTEX_M4: PLATFORM}
         )
         taken = self.leases.take(offer)
-        with self.store.change() as change:
-            change.put_platform(taken.platform)
+        with self.store.read() as view:
+            known = view.platform(CORTEX_M4)
+        if known is None:
+            with self.store.change() as change:
+                change.put_platform(taken.platform)
         return taken.coproc.name
 
     def unlease(self, name: str) -> None:

@@ -8,7 +8,13 @@ from dataclasses import replace
 
 from vcoproc import limits
 from vcoproc.config import CoprocConfig, DomainConfig, parse_domain
-from vcoproc.errors import AlreadyExists, LimitExceeded, NotFound, VcoprocError, WrongState
+from vcoproc.errors import (
+    AlreadyExists,
+    LimitExceeded,
+    NotFound,
+    StoreUnavailable,
+    WrongState,
+)
 from vcoproc.model.domain_state import DomainState, DomainVerb, after
 from vcoproc_toolstack.capacity import check_memory, has_memory
 from vcoproc_toolstack.placing import (
@@ -56,7 +62,7 @@ class Changes(Turns):
         with self.turn(each.coproc for each in config.vcoprocs):
             if (answer := self.answered(request)) is not None:
                 return answer
-            with self.store.change() as change:
+            with self.change() as change:
                 domain = self.number(
                     change, self.plan_domain(change, config, _first_state(stopped))
                 )
@@ -156,10 +162,10 @@ class Changes(Turns):
 
     def destroy(self, domain: DomainRecord, request: Request, answer: bytes, words: str) -> bytes:
         """Unmakes a domain within a turn. words: for the event."""
-        with self.store.change() as change:
+        with self.change() as change:
             change.set_domain_life(domain.domid, Life.DESTROYING)
             self.keep(change, request, answer)
-        with contextlib.suppress(VcoprocError):  # it is decided, and the repair knows
+        with contextlib.suppress(StoreUnavailable):  # it is decided, and the repair knows
             self.finish_destruction(domain, words)
         return answer
 
@@ -167,7 +173,7 @@ class Changes(Turns):
         """Takes everything from a domain that is to be no more.
 
         Raises:
-            VcoprocError: the store failed.
+            StoreUnavailable: see `Turns.change`.
         """
 
         def finished(change: Change) -> None:
@@ -181,7 +187,7 @@ class Changes(Turns):
         """Takes everything from a domain that is STOPPED from now on, but what a STOPPED one has.
 
         Raises:
-            VcoprocError: the store failed.
+            StoreUnavailable: see `Turns.change`.
         """
         steps = removal_steps(domain, kept=self.held_files())
         stopped = domain.become(domain.state, domain.state_reason)
@@ -194,7 +200,7 @@ class Changes(Turns):
         with self.turn([parse_spec(spec).coproc]):
             if (answer := self.answered(request)) is not None:
                 return answer
-            with self.store.change() as change:
+            with self.change() as change:
                 domain, planned = self._plan_vcoproc(change, domain_name, spec)
                 vcoproc = self._numbered(change, planned, domain.domid)
                 change.add_vcoproc(vcoproc)
@@ -237,12 +243,12 @@ class Changes(Turns):
         with self.turn(self.coprocs_of(domain_name)):
             if (answer := self.answered(request)) is not None:
                 return answer
-            with self.store.change() as change:
+            with self.change() as change:
                 domain = need_domain(change, domain_name, DomainVerb.DETACH)
                 vcoproc = need_vcoproc(domain, name)
                 change.set_vcoproc_life(vcoproc.vcoproc_id, Life.DESTROYING)
                 self.keep(change, request, b"")
-            with contextlib.suppress(VcoprocError):  # it is decided, and the repair knows
+            with contextlib.suppress(StoreUnavailable):  # it is decided, and the repair knows
                 self.finish_detachment(domain, vcoproc, "detached")
             return b""
 
@@ -250,7 +256,7 @@ class Changes(Turns):
         """Takes everything from a vcoproc that is to be no more.
 
         Raises:
-            VcoprocError: the store failed.
+            StoreUnavailable: see `Turns.change`.
         """
 
         def finished(change: Change) -> None:

@@ -70,7 +70,7 @@ class CoprocChanges:
             if (answer := self._changes.answered(request)) is not None:
                 return answer
             records, coprocs = self._plan(addition, algorithms)
-            with self._store.change() as change:
+            with self._changes.change() as change:
                 added = [self._note_added(change, record, coprocs) for record in records]
                 coprocs = self._leases.set.changed(added)
                 answer = seal(change, coprocs, _shown(coprocs, added))
@@ -152,7 +152,7 @@ class CoprocChanges:
                 return answer
             present = need_staying(self._leases.set, name)
             coprocs = present.changed([replace(present.record(name), draining=False)])
-            with self._store.change() as change:
+            with self._changes.change() as change:
                 if present.draining(name):
                     change.put_coproc(coprocs.record(name))
                     words = "takes new vcoprocs again"

@@ -75,7 +75,7 @@ class Endings:
         """Goes on with a domain that nobody attends to. False: it must be tried again later.
 
         Raises:
-            VcoprocError: the store failed.
+            StoreUnavailable: see `Turns.change`.
         """
         with self._changes.exclusive():
             domain = self._read(domid)
@@ -95,7 +95,7 @@ class Endings:
         """Ends a domain that shuts down, or starts one again that was to be; gives the answer.
 
         Raises:
-            VcoprocError: the store failed.
+            StoreUnavailable: see `Turns.change`.
         """
         if domain.state is DomainState.STOPPED:
             return self._start_again(domain, ending)
@@ -108,7 +108,7 @@ class Endings:
             words: why, for people.
 
         Raises:
-            VcoprocError: the store failed.
+            StoreUnavailable: see `Turns.change`.
         """
         request = Request(ending.request_id, ending.fingerprint)
         if ending.then is Then.DESTROY:
@@ -120,7 +120,7 @@ class Endings:
             self._changes.finish_stop(stopped)
             return self._start_again(stopped, ending)
         stopped = self._decide_stop(domain, words, request)
-        with contextlib.suppress(VcoprocError):  # it is decided, and the repair knows
+        with contextlib.suppress(StoreUnavailable):  # it is decided, and the repair knows
             self._changes.finish_stop(stopped)
         return self._seal(stopped)
 
@@ -128,7 +128,7 @@ class Endings:
         """Takes everything from a domain but its name, numbers and places; gives what is left.
 
         Raises:
-            VcoprocError: the store failed.
+            StoreUnavailable: see `Turns.change`.
         """
         stopped = self._decide_stop(domain, words, NO_REQUEST)
         self._changes.finish_stop(stopped)
@@ -140,7 +140,7 @@ class Endings:
         """From here on a domain is STOPPED, whoever dies. ending: what is to follow then."""
         state = after(domain.state, DomainVerb.STOP)
         stopped = replace(domain.become(state, words), ending=ending)
-        with self._store.change() as change:
+        with self._changes.change() as change:
             self.become(change, stopped, request, words)
             change.set_domain_life(domain.domid, Life.STOPPING)
         return stopped
@@ -158,7 +158,7 @@ class Endings:
             coprocs = changes.coprocs(view)
         changes.release(holds)
         running = replace(domain.become(after(domain.state, DomainVerb.START)), ending=None)
-        with self._store.change() as change:
+        with self._changes.change() as change:
             changes.check_memory(change, domain.memory_bytes)
             names = {vcoproc.coproc for vcoproc in domain.vcoprocs} & coprocs.keys()
             changes.check_coproc_memory(change, [(running, coprocs[name]) for name in names])
@@ -181,20 +181,20 @@ class Endings:
             self._changes.mark(domain_mark(domain.domid))
             # It has its answer then: it waits. Nobody waits for another one.
             waits = replace(domain, ending=Ending(ending.then))
-            with self._store.change() as change:
+            with self._changes.change() as change:
                 change.update_domain(waits)
                 return self._changes.keep(change, request, self._seal(waits))
         except VcoprocError as error:
             words = f"could not be started again: {error}"
             given_up = replace(domain.become(domain.state, words), ending=None)
-            with self._store.change() as change:
+            with self._changes.change() as change:
                 return self.become(change, given_up, request, words)
 
     def go_on_unsaved(self, domain: DomainRecord) -> None:
         """Lets a domain be again what it was before it was to be saved.
 
         Raises:
-            VcoprocError: the store failed.
+            StoreUnavailable: see `Turns.change`.
         """
         assert domain.ending is not None
         verb = DomainVerb.GO_ON if domain.ending.then is Then.GO_ON else DomainVerb.STAY_PAUSED

@@ -180,7 +180,7 @@ class Lifecycle:
             self._places.release()
 
     def _begin_shutdown(self, name: str, request: Request) -> DomainRecord:
-        with self._store.change() as change:
+        with self._changes.change() as change:
             domain = change.domain(name)
             if domain is not None and _is_same(domain, request):
                 return domain
@@ -224,7 +224,7 @@ class Lifecycle:
 
     def _answer(self, domain: DomainRecord, request: Request) -> bytes:
         """The answer when there is nothing to do."""
-        with self._store.change() as change:
+        with self._changes.change() as change:
             return self._changes.keep(change, request, self._seal(domain))
 
 

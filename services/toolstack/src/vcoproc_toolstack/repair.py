@@ -22,6 +22,7 @@ from vcoproc_toolstack.reconcile import (
     unfinished,
 )
 from vcoproc_toolstack.records import DomainRecord, EventKind, Life
+from vcoproc_toolstack.saga import bars
 from vcoproc_toolstack.schedules import with_settings
 from vcoproc_toolstack.steps import (
     IRQ_ROUTER,
@@ -29,13 +30,18 @@ from vcoproc_toolstack.steps import (
     STORE,
     AddVcoproc,
     DetachVcoproc,
+    ForgetContext,
+    LoadContext,
     MakeMemory,
     SetCoproc,
     Step,
     context_file,
+    coproc_service,
 )
 
 _COPROC: Final = "coproc/"
+_AGAIN: Final = (DetachVcoproc, ForgetContext, LoadContext)
+"""Steps that are tried again after a refusal: memory is kept for one, somebody waits for others."""
 FALLBACK: Final = "rr"
 """Schedules a coproc whose own algorithm the scheduler no longer takes, a plug-in that was removed
 perhaps, so that those who run on it go on. It needs no parameters."""
@@ -126,13 +132,17 @@ class Repairer:
                 change.add_event(domain.resource, EventKind.CHANGED, why)
 
     def _finish_unfinished(self) -> None:
-        """Ends what was left half done, and has what lasts only a while gone on with."""
+        """Ends what was left half done, and marks what somebody has to go on with."""
         for found in unfinished(self._domains()):
             self._log.warning("ending a change that was cut off", name=found.resource)
             self._finish(found)
-        for domain in self._domains():
+        with self._store.read() as view:
+            domains, holds = view.domains(), view.holds()
+        for domain in domains:
             if domain.ending is not None:
                 self._changes.mark(domain_mark(domain.domid))
+        for hold in holds:
+            self._changes.mark(coproc_service(hold.coproc))
         self._removals.refresh()
 
     def _finish(self, found: Unfinished) -> None:
@@ -186,7 +196,7 @@ class Repairer:
             if service.startswith(_COPROC) and self._leases.get(_coproc(service)) is not None:
                 self._forget_holds(_coproc(service), failed)
         self._log.info("repaired", of=service, steps=len(steps))
-        return not any(isinstance(step, DetachVcoproc) for step in failed)
+        return not any(isinstance(step, _AGAIN) for step in failed)
 
     def _forget_holds(self, coproc: str, failed: list[Step]) -> None:
         """A coproc-sim has nothing any more that it is not to have, but what it did not detach."""
@@ -203,6 +213,8 @@ class Repairer:
         for step in steps:
             if isinstance(step, AddVcoproc) and step.vcoproc.coproc in plain:
                 step = AddVcoproc(replace(step.vcoproc, params=()))
+            if any(bars(each, step) for each in failed):
+                continue
             why = self._perform(step)
             if why is not None:
                 failed.append(step)

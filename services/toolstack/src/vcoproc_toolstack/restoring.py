@@ -123,7 +123,7 @@ class Restoring:
             with changes.turn(references):
                 if (answer := changes.answered(request)) is not None:
                     return answer
-                with changes.store.change() as change:
+                with changes.change() as change:
                     planned = changes.plan_domain(change, config, state)
                     _check(planned, saved)
                     domain = changes.number(change, planned)

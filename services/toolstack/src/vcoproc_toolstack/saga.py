@@ -94,16 +94,17 @@ class Saga:
     Attributes:
         state: where it is.
         error: why it turned back, or is in doubt; or None.
-        begun: steps before the commit that may have been done, in order.
+        steps: all of them, of before and after the commit.
         leftovers: steps that could not be done after the commit, or not be undone, with why.
     """
 
     def __init__(self, steps: Sequence[Step] = (), after: Sequence[Step] = ()) -> None:
+        self.steps = (*steps, *after)
         self._after = tuple(after)
         self._todo: list[Step] = list(reversed(steps))
+        self._begun: list[Step] = []
         self.state = SagaState.FORWARD if steps else SagaState.COMMITTING
         self.error: VcoprocError | None = None
-        self.begun: list[Step] = []
         self.leftovers: list[tuple[Step, VcoprocError]] = []
 
     @classmethod
@@ -132,10 +133,10 @@ class Saga:
         error = outcome.error if isinstance(outcome, StepFailed) else None
         match self.state:
             case SagaState.FORWARD:
-                self.begun.append(self._todo.pop())
+                self._begun.append(self._todo.pop())
                 if error is not None:
                     self.error = error
-                    undos = (undo_of(step) for step in self.begun)
+                    undos = (undo_of(step) for step in self._begun)
                     self._todo = [undo for undo in undos if undo is not None]
             case SagaState.COMMITTING:
                 self.error = error
@@ -152,16 +153,17 @@ class Saga:
         failed, why = self.leftovers[-1]
         left = [failed]
         for each in left:
-            barred = [step for step in reversed(self._todo) if _bars(each, step)]
+            barred = [step for step in reversed(self._todo) if bars(each, step)]
             self._todo = [step for step in self._todo if step not in barred]
             self.leftovers += [(step, why) for step in barred]
             left += barred
 
 
-def _bars(failed: Step, step: Step) -> bool:
+def bars(failed: Step, step: Step) -> bool:
+    """Whether a step must not be tried after another one failed."""
     if isinstance(step, RemoveMemory):
         return isinstance(failed, DetachVcoproc) and step.file_name in failed.files
-    if isinstance(failed, ForgetContext):  # it is a file only, and the repair forgets it too
-        return False
+    if isinstance(failed, ForgetContext) and isinstance(step, DetachVcoproc):
+        return False  # nothing keeps a vcoproc from leaving
     seat = seat_of(step)
     return seat is not None and seat == seat_of(failed)

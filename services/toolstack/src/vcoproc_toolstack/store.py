@@ -20,7 +20,7 @@ from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from vcoproc import limits
-from vcoproc.errors import InvalidArgument, LimitExceeded, RevisionGone, WrongState
+from vcoproc.errors import InvalidArgument, LimitExceeded, RevisionGone, StoreUnavailable
 from vcoproc_toolstack.coproc_rows import CoprocRowsChange, CoprocRowsView
 from vcoproc_toolstack.life_rows import LifeChange, LifeView, life_values, widen_domains
 from vcoproc_toolstack.records import (
@@ -420,7 +420,7 @@ class Store:
             self._engine = _open(path)
             with self.change() as change:
                 _migrate(change._connection, path)
-        except (OSError, sa.exc.DatabaseError, WrongState) as error:
+        except (OSError, sa.exc.DatabaseError, StoreUnavailable) as error:
             why = getattr(error, "orig", None) or error
             raise InvalidArgument("store", f"cannot use {path}: {why}") from error
 
@@ -429,15 +429,14 @@ class Store:
         try:
             yield
         except sa.exc.OperationalError as error:
-            what = f"store {self._path}"
-            raise WrongState(what, str(error.orig), "a file that can be used") from error
+            raise StoreUnavailable(str(self._path), str(error.orig)) from error
 
     @contextmanager
     def read(self) -> Iterator[View]:
         """One moment of the store.
 
         Raises:
-            WrongState: the file cannot be read.
+            StoreUnavailable: the file cannot be read.
         """
         with self._told(), self._engine.begin() as connection:
             yield View(connection)
@@ -447,7 +446,7 @@ class Store:
         """A change, kept when the block ends without an exception. Watchers are woken.
 
         Raises:
-            WrongState: the file cannot be written, the disk is full perhaps.
+            StoreUnavailable: the file cannot be written, the disk is full perhaps.
         """
         with self._told(), self._write_lock, self._engine.begin() as connection:
             yield Change(connection, self._now_ns)

@@ -12,7 +12,13 @@ from typing import Final
 
 from vcoproc import limits
 from vcoproc.config import CoprocConfig
-from vcoproc.errors import LimitExceeded, NotFound, PeerError, VcoprocError
+from vcoproc.errors import (
+    LimitExceeded,
+    NotFound,
+    PeerError,
+    StoreUnavailable,
+    VcoprocError,
+)
 from vcoproc.runtime.logs import Log
 from vcoproc_toolstack.leases import Leases
 from vcoproc_toolstack.memory import MemoryDir
@@ -98,6 +104,21 @@ class Turns:
         finally:
             self._waiting.release()
 
+    @contextmanager
+    def change(self) -> Iterator[Change]:
+        """A change of the store. When that fails, the repair looks what the store says.
+
+        Raises:
+            StoreUnavailable: it failed; the change may have been kept all the same.
+        """
+        try:
+            with self.store.change() as change:
+                yield change
+        except StoreUnavailable as error:
+            self.log.error("a change is not kept for sure", why=str(error))
+            self.mark(STORE)
+            raise
+
     def answered(self, request: Request) -> bytes | None:
         """The answer that a repeated request got the first time; None for a new one."""
         if not request.request_id:
@@ -133,16 +154,15 @@ class Turns:
         answers: list[bytes] = []
 
         def transaction() -> None:
-            with self.store.change() as change:
+            with self.change() as change:
                 answer = commit(change)
             answers.append(answer)
 
         self._walk(saga, transaction)
         if saga.state is SagaState.IN_DOUBT:
-            self.mark(STORE)
-            self._mark_all(saga.begun)
+            self._mark_all(saga.steps)
         elif answers:
-            with contextlib.suppress(VcoprocError):  # it is done, and the repair knows
+            with contextlib.suppress(StoreUnavailable):  # it is done, and the repair knows
                 self.conclude(saga, finished)
             return answers[0]
         else:
@@ -154,7 +174,7 @@ class Turns:
         """Performs what is left of a change that was committed before.
 
         Raises:
-            VcoprocError: the store failed.
+            StoreUnavailable: see `change`.
         """
         saga = Saga.finishing(steps)
         self._walk(saga, lambda: None)
@@ -164,7 +184,7 @@ class Turns:
         """Tells the store the end of a saga, and who may still reach memory.
 
         Raises:
-            VcoprocError: the store failed; its repair finds it out by itself.
+            StoreUnavailable: see `change`.
         """
         holds = [
             Hold(step.coproc, step.vcoproc_id, step.files)
@@ -173,15 +193,10 @@ class Turns:
         ]
         if note is _nothing and not holds:
             return
-        try:
-            with self.store.change() as change:
-                note(change)
-                for hold in holds:
-                    change.add_hold(hold)
-        except VcoprocError as error:
-            self.log.error("the end of a change is not kept yet", why=str(error))
-            self.mark(STORE)
-            raise
+        with self.change() as change:
+            note(change)
+            for hold in holds:
+                change.add_hold(hold)
 
     def release(self, holds: Iterable[Hold]) -> None:
         """Takes vcoprocs from coproc-sims that may have them although they are not to.
@@ -195,7 +210,7 @@ class Turns:
 
     def forget_holds(self, holds: Sequence[Hold]) -> None:
         """These coproc-sims do not have these vcoprocs any more: releases what nobody reaches."""
-        with self.store.change() as change:
+        with self.change() as change:
             for hold in holds:
                 change.delete_hold(hold.coproc, hold.vcoproc_id)
             kept = wanted_files(change) | held_files(change)
