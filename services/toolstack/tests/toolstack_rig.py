@@ -9,7 +9,7 @@ from pathlib import Path
 from toolstack_fakes import FakeServices, Grave, Killed, MortalMemory, MortalStore
 
 from vcoproc.config import SystemConfig, parse_system
-from vcoproc.errors import InvalidArgument, VcoprocError
+from vcoproc.errors import InvalidArgument, NotFound, VcoprocError, WrongState
 from vcoproc.runtime.logs import Log
 from vcoproc_toolstack.changes import Changes
 from vcoproc_toolstack.coproc_changes import CoprocChanges
@@ -95,6 +95,8 @@ class Rig:
         self.clock = count(1_000_000_000)
         self.secrets = count(1)
         self.leases = Leases(self.system)
+        self.simulated: dict[str, int] = {}
+        """Coprocs that have, or had, a coproc-sim; and which incarnation of each."""
         self.seal_domain: Callable[[DomainRecord], bytes] = seal_domain
         self.services = FakeServices(self.leases)
         self.open()
@@ -182,8 +184,7 @@ class Rig:
         self.open()
         self.repairer.start()
         for name in leased:
-            self.lease(name)
-            self.marks.mark(coproc_service(name))
+            self.lease_again(name, self.simulated[name])
         self.marks.mark(SCHEDULER)
         self.marks.mark(IRQ_ROUTER)
         return leased
@@ -203,18 +204,33 @@ class Rig:
         """What is marked, without waiting for more."""
         return self.marks.wait() if self.marks._due_ns else []
 
-    def lease(self, wanted: str = "") -> str:
+    def lease(self, wanted: str = "", incarnation: int | None = None) -> str:
         """Leases a coproc for a coproc-sim that can be anything; gives its name."""
         offer = Offer(
-            wanted, "unix:/{coproc}.grpc", "ipc:///{coproc}.sock", "rig", {CORTEX_M4: PLATFORM}
+            wanted,
+            "unix:/{coproc}.grpc",
+            "ipc:///{coproc}.sock",
+            "rig",
+            {CORTEX_M4: PLATFORM},
+            incarnation,
         )
-        taken = self.leases.take(offer)
+        taken = self.leases.take(offer, lambda: self.services.forget_coproc(taken.coproc.name))
+        self.simulated[taken.coproc.name] = taken.incarnation
         with self.store.read() as view:
             known = view.platform(CORTEX_M4)
         if known is None:
             with self.store.change() as change:
                 change.put_platform(taken.platform)
         return taken.coproc.name
+
+    def lease_again(self, name: str, incarnation: int | None = None) -> None:
+        """A coproc-sim comes back, or a new one is started; when it is refused, it ends."""
+        try:
+            self.lease(name, incarnation)
+        except (NotFound, WrongState):
+            self.services.forget_coproc(name)
+            return
+        self.marks.mark(coproc_service(name))
 
     def unlease(self, name: str) -> None:
         """The coproc-sim dies, with all that it holds."""
