@@ -13,6 +13,7 @@ from toolstack_coprocs import add, drain, replace_with, seal, tree
 from toolstack_picture import run_firmware, write_memory
 from toolstack_rig import NO_REQUEST, TREE, TWO_VCOPROCS, Rig, one_vcoproc
 
+from vcoproc.errors import PeerLost
 from vcoproc_toolstack.records import DomainRecord, VcoprocRecord
 from vcoproc_toolstack.restoring import Wishes
 from vcoproc_toolstack.schedules import Wish
@@ -183,6 +184,17 @@ def _offline(rig: Rig) -> None:
     del rig.simulated["dsp0"]  # it is not started again
 
 
+def _asked_for(rig: Rig) -> None:
+    running(rig)
+    rig.ask_for_first_domain("coproc=dsp0,name=a", "coproc=ncore-0,name=b")
+
+
+def _make_first(rig: Rig) -> bytes:
+    if not rig.first_domain.make():
+        raise PeerLost("somebody")
+    return b"made"
+
+
 def _remove(rig: Rig, name: str = "dsp0") -> bytes:
     return rig.removals.remove(name, REQUEST, destroy_vcoprocs=True)
 
@@ -241,4 +253,5 @@ OPERATIONS = [
     Operation("remove", running, lambda rig: _remove(rig, "ncore-1"), True),
     Operation("remove with vcoprocs", _crowded, _remove, True),
     Operation("remove an offline one", _offline, _remove, True),
+    Operation("the first domain", _asked_for, _make_first),
 ]

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
 from toolstack_fakes import FakeServices, Grave, Killed, MortalMemory, MortalStore
 
-from vcoproc.config import SystemConfig, parse_system
+from vcoproc.config import SystemConfig, parse_domain, parse_system
+from vcoproc.config.records import FIRST_DOMAIN
 from vcoproc.errors import InvalidArgument, NotFound, VcoprocError, WrongState
 from vcoproc.runtime.logs import Log
 from vcoproc_toolstack.changes import Changes
 from vcoproc_toolstack.coproc_changes import CoprocChanges
 from vcoproc_toolstack.coproc_removal import Removals
+from vcoproc_toolstack.coproc_set import CoprocSet
 from vcoproc_toolstack.endings import Endings
+from vcoproc_toolstack.first_domain import FirstDomain
 from vcoproc_toolstack.gateway_domains import Verbs
 from vcoproc_toolstack.leases import Leases, Offer
 from vcoproc_toolstack.lifecycle import Lifecycle
@@ -151,7 +156,8 @@ class Rig:
             self.coproc_changes,
             self.removals,
         )
-        self.repairer = Repairer(self.changes, self.endings, self.removals)
+        self.first_domain = FirstDomain(self.changes)
+        self.repairer = Repairer(self.changes, self.endings, self.removals, self.first_domain)
         self.queries = Queries(
             self.store,
             self.leases,
@@ -236,6 +242,13 @@ class Rig:
         """The coproc-sim dies, with all that it holds."""
         self.leases.release(self.leases.need(name))
         self.services.forget_coproc(name)
+
+    def ask_for_first_domain(self, *specs: str) -> None:
+        """The tree asks for a first domain with these vcoprocs; without any, for none."""
+        text = f'name = "{FIRST_DOMAIN}"\nmemory = 1\nvcoproc = {json.dumps(specs)}\n'
+        first = parse_domain(text, "tree.dts") if specs else None
+        self.system = replace(self.system, first_domain=first)
+        self.leases.apply(CoprocSet.of(self.system, self.leases.set.records.values()))
 
     def create(self, text: str = TWO_VCOPROCS, request: Request = NO_REQUEST) -> bytes:
         return self.changes.create_domain(text, "test.cfg", request, seal_domain)
