@@ -93,6 +93,11 @@ HOLD_QUEUE_MAX: Final = 16
 """Held accesses of one vcoproc; then QueueFull to the driver."""
 HOLD_LIMIT_NS: Final = 1 * S
 """A held access is answered with HoldTimeout after this."""
+SAVED_HOLD_LIMIT_NS: Final = 4 * S
+"""The same for one that waits, whatever it is, while its vcoproc has been written down to be moved:
+the move ends sooner, or its driver is told by then that nothing was done."""
+SAVED_HOLD_QUEUE_MAX: Final = HOLD_QUEUE_MAX + TRAP_CREDIT
+"""Accesses that wait then: its driver can send no more. Of one that connects again, QueueFull."""
 TRAP_TIMEOUT_NS: Final = 5 * S
 """The guest SDK gives up a trap after this: PeerTimeout."""
 
@@ -135,11 +140,18 @@ CONTROL_CREDIT: Final = 1024
 LINES_PER_VCOPROC_MAX: Final = 32
 IRQ_CREDIT: Final = 256
 """Unacknowledged interrupts to one domain; more stay pending in the router, none is lost."""
+FENCE_TIMEOUT_NS: Final = 1 * S
+"""Until the irq-router must have taken what a vcoproc has said; then that one is not written down:
+PeerTimeout."""
 UNMAPPED_VCOPROCS_MAX: Final = 64
 """Vcoprocs of one coproc whose interrupts came before the toolstack said whose they are; then the
 oldest is forgotten and counted."""
 UNMAPPED_COPROCS_MAX: Final = 256
 """Coprocs with such vcoprocs; then the message is refused and counted."""
+
+# --- vcoprocs written down ------------------------------------------------------------------------
+IMAGE_CHUNK_BYTES: Final = 1 * MIB
+"""One message of a vcoproc that is written down; a longer one is InvalidArgument."""
 
 # --- files and processes --------------------------------------------------------------------------
 SOCKET_PATH_BYTES_MAX: Final = 107
@@ -223,7 +235,7 @@ SNAPSHOT_STALL_NS: Final = 30 * S
 """A client that neither sends nor takes a piece for so long has its call ended."""
 
 assert SLICE_NS_MIN <= SLICE_NS_DEFAULT <= SLICE_NS_MAX
-assert SWITCH_DEADLINE_NS < HOLD_LIMIT_NS < TRAP_TIMEOUT_NS
+assert SWITCH_DEADLINE_NS < HOLD_LIMIT_NS <= SAVED_HOLD_LIMIT_NS < TRAP_TIMEOUT_NS
 assert SWITCH_RETRY_NS_MIN < SWITCH_RETRY_NS_MAX < SWITCH_DEADLINE_NS
 assert DOMAIN_MEMORY_BYTES_MIN % PAGE_BYTES == 0 and BLOCK_BYTES % PAGE_BYTES == 0
 assert GUEST_MMIO_BASE_IPA < GUEST_RAM_BASE_IPA
