@@ -80,28 +80,24 @@ def _be_one(run_dir: RunDir, wanted: str, signals: _Signals, log: Log) -> bool:
         keeper.start()
         lease = keeper.wait_for_lease()
         if lease is not None:
-            shell = _make(lease, run_dir, keeper, log)
-            signals.do(shell.loop.stop)
-            _serve(lease, shell, run_dir, keeper, log)
-            signals.hold_back()
+            _be(lease, run_dir, keeper, signals, log)
         return keeper.removed.is_set() and not signals.came
     finally:
         keeper.close()
 
 
-def _make(
-    lease: control_pb2.CoprocLease, run_dir: RunDir, keeper: LeaseKeeper, log: Log
-) -> CoprocShell:
-    platform = create_platform(
-        lease.compatible,
-        PlatformConfig(
-            lease.coproc,
-            lease.private_memory_bytes,
-            lease.clock_hz,
-            dict(lease.platform_parameters),
-        ),
-    )
-    return CoprocShell(
+def _be(
+    lease: control_pb2.CoprocLease,
+    run_dir: RunDir,
+    keeper: LeaseKeeper,
+    signals: _Signals,
+    log: Log,
+) -> None:
+    """Is a coproc until it is removed, or this process is stopped. Signals are held back then."""
+    parameters = dict(lease.platform_parameters)
+    config = PlatformConfig(lease.coproc, lease.private_memory_bytes, lease.clock_hz, parameters)
+    platform = create_platform(lease.compatible, config)
+    shell = CoprocShell(
         lease,
         run_dir,
         platform,
@@ -109,16 +105,7 @@ def _make(
         log=log,
         on_fault=lambda fault: keeper.report(lease.coproc, fault),
     )
-
-
-def _serve(
-    lease: control_pb2.CoprocLease,
-    shell: CoprocShell,
-    run_dir: RunDir,
-    keeper: LeaseKeeper,
-    log: Log,
-) -> None:
-    """Is a coproc until it is removed, or this process is stopped."""
+    signals.do(shell.loop.stop)
     server = serve(
         run_dir.grpc(f"coproc-{lease.coproc}"),
         lambda server: control_pb2_grpc.add_CoprocSimServiceServicer_to_server(
@@ -133,6 +120,7 @@ def _serve(
     try:
         shell.run()
     finally:
+        signals.hold_back()
         if not keeper.removed.is_set():
             notify_stopping()
         keeper.close()
