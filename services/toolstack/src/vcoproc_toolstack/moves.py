@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 
 from vcoproc import limits
 from vcoproc.config import CoprocConfig
-from vcoproc.errors import NotFound, WrongState
+from vcoproc.errors import NotFound, VcoprocError, WrongState
 from vcoproc.model.domain_state import DomainVerb
 from vcoproc_toolstack.changes import Changes, VcoprocSeal, need_domain, need_vcoproc
 from vcoproc_toolstack.placing import NewVcoproc
-from vcoproc_toolstack.plans import Move
+from vcoproc_toolstack.plans import Move, move_steps
 from vcoproc_toolstack.records import (
     Accounting,
     DomainRecord,
@@ -21,6 +21,7 @@ from vcoproc_toolstack.records import (
     VcoprocRecord,
 )
 from vcoproc_toolstack.saga import Saga
+from vcoproc_toolstack.steps import coproc_service
 from vcoproc_toolstack.store import Change, View
 from vcoproc_toolstack.turns import Request
 
@@ -141,15 +142,15 @@ class Moves:
         with self._changes.change() as change:
             for each in moves:
                 change.add_hold(Hold(each.moved.coproc, each.vcoproc.vcoproc_id, each.files))
-        return self._changes.carry_out(
-            Saga(
-                [step for each in moves for step in each.before()],
-                [step for each in moves for step in each.after()],
-            ),
-            committed,
-            undone=forget_new,
-            finished=forget_old,
-        )
+        try:
+            return self._changes.carry_out(
+                Saga(*move_steps(moves)), committed, undone=forget_new, finished=forget_old
+            )
+        except VcoprocError:
+            for each in moves:
+                if each.domain.held:  # the repair pauses it once more: its driver need not wait
+                    self._changes.mark(coproc_service(each.vcoproc.coproc))
+            raise
 
     def _used(self) -> dict[tuple[str, int], Accounting | None]:
         """What each vcoproc on a coproc has used so far.

@@ -181,8 +181,10 @@ def _seat_steps(
     steps: list[Step] = [attach]
     if context:
         steps.append(ForgetContext(*seat))
-    if present and paused is not domain.held:
-        steps.append(PauseVcoproc(*seat) if domain.held else ResumeVcoproc(*seat))
+    if present and domain.held:
+        steps.append(PauseVcoproc(*seat))  # once more: a move that came to nothing has it wait
+    elif present and paused:
+        steps.append(ResumeVcoproc(*seat))
     return steps
 
 

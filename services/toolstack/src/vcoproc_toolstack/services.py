@@ -207,7 +207,7 @@ class GrpcServices:
         stream = self._caller.stream(
             f"coproc {step.coproc}",
             self._coproc_stub(step.coproc).SaveVcoproc,
-            pb.SaveVcoprocRequest(vcoproc_id=step.vcoproc_id),
+            pb.SaveVcoprocRequest(vcoproc_id=step.vcoproc_id, moving=step.moving),
             timeout_ns=limits.CONTEXT_TIMEOUT_NS,
         )
         pieces = (chunk.data for chunk in stream)

@@ -181,11 +181,15 @@ class ResumeVcoproc:
 
 @dataclass(frozen=True, slots=True)
 class SaveContext:
-    """Writes a paused vcoproc down, in a file of the memory directory."""
+    """Writes a paused vcoproc down, in a file of the memory directory.
+
+    moving: it is to go on elsewhere; its driver waits until it does, or is paused or resumed here.
+    """
 
     coproc: str
     vcoproc_id: int
     file_name: str
+    moving: bool = False
 
 
 @dataclass(frozen=True, slots=True)
