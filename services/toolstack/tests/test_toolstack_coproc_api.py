@@ -296,6 +296,7 @@ def test_one_that_is_being_removed_is_given_back_only_to_whoever_had_it(
     request = api.RemoveCoprocRequest(name="coprocs/dsp0", destroy_vcoprocs=True)
     full.call("RemoveCoproc", request)
     full.rig.unlease("dsp0")
+    assert coproc(full, "dsp0").state_reason == "is being removed"
     with refused(STATE, "WRONG_STATE", "'dsp0' is being removed"):
         lease("dsp0")
     with refused(STATE, "WRONG_STATE", "every coproc"):

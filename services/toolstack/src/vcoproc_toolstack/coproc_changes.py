@@ -130,7 +130,8 @@ class CoprocChanges:
         with self._changes.turn([name] if move else ()):
             if (answer := self._changes.answered(request)) is not None:
                 return answer
-            present = need_staying(self._leases.set, name)
+            present = self._leases.set
+            need_staying(present, name)
             coprocs = present.changed([replace(present.record(name), draining=True)])
             passages = self._ways_out(name) if move else []
 
@@ -150,7 +151,8 @@ class CoprocChanges:
         with self._changes.turn():
             if (answer := self._changes.answered(request)) is not None:
                 return answer
-            present = need_staying(self._leases.set, name)
+            present = self._leases.set
+            need_staying(present, name)
             coprocs = present.changed([replace(present.record(name), draining=False)])
             with self._changes.change() as change:
                 if present.draining(name):
@@ -226,11 +228,10 @@ class CoprocChanges:
         with self._changes.turn([name, replacement]):
             if (answer := self._changes.answered(request)) is not None:
                 return answer
-            present = need_staying(self._leases.set, name)
-            old, new = (
-                present.coprocs[name],
-                need_staying(present, replacement).coprocs[replacement],
-            )
+            present = self._leases.set
+            for each in (name, replacement):
+                need_staying(present, each)
+            old, new = present.coprocs[name], present.coprocs[replacement]
             if new.compatible != old.compatible:
                 what, state = f"coproc {replacement!r}", f"a {new.compatible}"
                 raise WrongState(what, state, f"a {old.compatible}, as {name} is")

@@ -45,17 +45,16 @@ def resource(name: str) -> str:
     return f"coprocs/{name}"
 
 
-def need_staying(coprocs: CoprocSet, name: str) -> CoprocSet:
-    """The same set, if it has a coproc of this name that is not on its way out.
+def need_staying(coprocs: CoprocSet, name: str) -> None:
+    """Refuses a coproc that is not there, or is on its way out.
 
     Raises:
-        NotFound, WrongState: it has not.
+        NotFound, WrongState: it is one of these.
     """
     if name not in coprocs.coprocs:
         raise NotFound("coproc", name)
     if coprocs.leaving(name):
         raise WrongState(f"coproc {name!r}", "being removed", "one that stays")
-    return coprocs
 
 
 def vcoprocs_on(
@@ -99,7 +98,8 @@ class Removals:
         with self._changes.turn():
             if (answer := self._changes.answered(request)) is not None:
                 return answer
-            present = need_staying(self._leases.set, name)
+            present = self._leases.set
+            need_staying(present, name)
             with self._changes.change() as change:
                 count = len(change.vcoprocs_on(name))
                 if count and not destroy_vcoprocs:

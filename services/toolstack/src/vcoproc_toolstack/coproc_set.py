@@ -241,7 +241,7 @@ def check_tree(tree: SystemConfig, records: Iterable[CoprocRecord]) -> None:
     added = CoprocSet.of(nothing, by_name.values())
     shown = [entry for entry in tree.coprocs if not _hidden(by_name.get(entry.name))]
     problems = Problems(tree.file_name)
-    _note_clashes(added, shown, problems)
+    _note_clashes(added, shown, problems, ", which was added at run time")
     problems.raise_if_any()
 
 
@@ -283,8 +283,13 @@ def _names(entries: Iterable[CoprocConfig], present: CoprocSet) -> set[str]:
     }
 
 
-def _note_clashes(present: CoprocSet, new: Sequence[CoprocConfig], problems: Problems) -> None:
-    """Notes every name, alias, path and range of new entries that belongs to a present one."""
+def _note_clashes(
+    present: CoprocSet, new: Sequence[CoprocConfig], problems: Problems, which: str = ""
+) -> None:
+    """Notes every name, alias, path and range of new entries that belongs to a present one.
+
+    which: says for people what is special about the present ones.
+    """
     owners: dict[str, CoprocConfig] = {}
     for entry in present.system.coprocs:
         for reference in (*_names([entry], present), entry.path, *entry.aliases):
@@ -300,10 +305,10 @@ def _note_clashes(present: CoprocSet, new: Sequence[CoprocConfig], problems: Pro
         for reference in (*names, coproc.path, *coproc.aliases):
             if other := owners.get(reference):
                 why = f"{reference!r} is a name, alias or path of coproc {other.name} already"
-                problems.add(coproc.line, what, why)
+                problems.add(coproc.line, what, why + which)
         for each in coproc.ranges:
             # Those that are there do not overlap: the last one that begins before its end will do.
             place = bisect_left(spans, (each.base + each.size_bytes,))
             if place and each.base < spans[place - 1][1]:
                 why = f"range {each.name} overlaps range {spans[place - 1][2]} of coproc"
-                problems.add(coproc.line, what, f"{why} {spans[place - 1][3]}")
+                problems.add(coproc.line, what, f"{why} {spans[place - 1][3]}{which}")

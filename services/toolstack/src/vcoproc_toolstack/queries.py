@@ -35,8 +35,8 @@ Statuses = Mapping[int, VcoprocStatus]
 class CoprocStatus:
     """A coproc and how it is now. current: resource name, or empty.
 
-    memory_bytes: of the domains on it. added: at run time. template: name of the one that makes it,
-    or empty.
+    reason: why it is in this state, for people; empty when there is nothing to say. memory_bytes:
+    of the domains on it. added: at run time. template: name of the one that makes it, or empty.
     """
 
     config: CoprocConfig
@@ -48,6 +48,7 @@ class CoprocStatus:
     draining: bool = False
     added: bool = False
     template: str = ""
+    reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -314,6 +315,7 @@ class Queries:
                     draining=coprocs.draining(name),
                     added=coprocs.added(name),
                     template=template.name if template else "",
+                    reason="is being removed" if coprocs.leaving(name) else self._leases.why(name),
                 )
             )
         return statuses
