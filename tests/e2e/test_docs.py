@@ -45,6 +45,37 @@ def test_the_driver_of_the_page_runs(cluster: Running) -> None:
     assert done.stdout == "rung 1 time(s)\n"
 
 
+def test_the_commands_of_the_page_on_coprocs_run(cluster: Running) -> None:
+    (commands,) = code_blocks("docs/coprocs.md", "console")
+    online = "until vcoproc coproc show npu0 2>/dev/null | grep -q ONLINE; do :; done"
+    steps = ["vcoproc domain create examples/fir.cfg"]
+    for line in commands.splitlines():
+        steps.append(f"echo '$ {line}'; {line}")
+        if line.startswith("vcoproc coproc add examples"):
+            steps.append(online)  # a person types slower than a coproc-sim starts
+        if "drain dsp0 --move" in line:
+            steps.append("vcoproc vcoproc list")
+    done = subprocess.run(
+        ["bash", "-c", "set -e\n" + "\n".join(steps)],
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "VCOPROC_RUN_DIR": str(cluster.run_dir),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        },
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    moved = done.stdout.split("--move")[1].split("undrain")[0]
+    assert "fir/audio" in moved
+    assert "npu0" in moved
+    assert "npu0 is removed" in done.stdout
+    assert "dsp0 is removed" in done.stdout
+
+
 def test_the_firmware_of_the_page_is_the_one_in_the_tree() -> None:
     (shown,) = code_blocks("docs/firmware.md", "c")
     comment = re.compile(r"\s*/\*.*?\*/", re.DOTALL)

@@ -19,8 +19,8 @@ class Desired:
     """One moment of the store, and who had which coproc then.
 
     domains: sorted by name. vcoprocs: all of them, by number. set: which coprocs there are.
-    coprocs: those to be shown, as they
-    are to be scheduled, sorted by name; what follows is by name. overridden: scheduled otherwise
+    coprocs: those to be shown, as they are to be scheduled, sorted by name; what follows is by
+    name. reasons: why it is in its state, for people; often empty. overridden: scheduled otherwise
     than the tree says. counts: of vcoprocs. places: how many vcoprocs it may have, by the tree and
     by its type, as far as that is known. memory_bytes: of the domains on each. revisions: of the
     events that changed them last.
@@ -32,6 +32,7 @@ class Desired:
     set: CoprocSet
     coprocs: tuple[CoprocConfig, ...]
     states: Mapping[str, CoprocState]
+    reasons: Mapping[str, str]
     overridden: frozenset[str]
     counts: Mapping[str, int]
     places: Mapping[str, int]
@@ -93,12 +94,22 @@ def read_desired(
         set=known,
         coprocs=shown,
         states={coproc.name: leases.state(coproc.name) for coproc in shown},
+        reasons={
+            coproc.name: "is being removed"
+            if known.leaving(coproc.name)
+            else leases.why(coproc.name)
+            for coproc in shown
+        },
         overridden=frozenset(settings),
         counts=counts,
         places={coproc.name: _places(leases, coproc) for coproc in shown},
         memory_bytes=memory_on(domains),
         revisions=view.coproc_revisions(),
     )
+
+
+def _reason(coprocs: CoprocSet, leases: Leases, name: str) -> str:
+    return "is being removed" if coprocs.leaving(name) else leases.why(name)
 
 
 def _places(leases: Leases, coproc: CoprocConfig) -> int:
