@@ -53,7 +53,9 @@ class PolicyMachine:
     """One coproc under one policy.
 
     switch_ns: what leaving costs, and what coming costs. refuse_ns: for how long a guest refuses
-    when it is made to leave. asks: how often each decision is asked for; more must change nothing.
+    when it is made to leave. refuse_in_ns: for how long the hardware refuses to take a guest in,
+    which is given up after bound_ns. asks: how often each decision is asked for; more must change
+    nothing.
     """
 
     policy: Policy
@@ -61,6 +63,8 @@ class PolicyMachine:
     parameters: Mapping[str, int] = field(default_factory=dict)
     switch_ns: int = 0
     refuse_ns: Callable[[Guest], int] = lambda guest: 0
+    refuse_in_ns: Callable[[Guest], int] = lambda guest: 0
+    bound_ns: int = 50 * MS
     asks: int = 2
     now_ns: int = 1000 * MS
     guests: dict[int, Guest] = field(default_factory=dict)
@@ -73,6 +77,7 @@ class PolicyMachine:
     planned_ns: int = 0
     until_ns: int = 0
     switched_ns: dict[int, int] = field(default_factory=dict)
+    refused_in_ns: dict[int, int] = field(default_factory=dict)
     events: list[tuple[int, int, Callable[[], None]]] = field(default_factory=list)
     order: int = 0
 
@@ -271,6 +276,7 @@ class PolicyMachine:
         stopped_ns = self.now_ns - refused_ns - (self.switch_ns if left else 0)
         run_ns = max(0, stopped_ns - self.charged_ns) if self.running else 0
         switch_ns = self.switched_ns.pop(guest.id, 0) + (self.switch_ns if left else 0)
+        refused_ns += self.refused_in_ns.pop(guest.id, 0)
         guest.switch_ns += switch_ns
         guest.refused_ns += refused_ns
         overtime_ns = max(0, stopped_ns - self.began_ns - self.planned_ns) if self.running else 0
@@ -319,8 +325,10 @@ class PolicyMachine:
             else:
                 self.now_ns += self.switch_ns
                 self._charge(ended=True, left=True)
-        self.now_ns += self.switch_ns
         guest = self.guests[decision.vcoproc_id]
+        if not self._taken_in(guest, decision):
+            return
+        self.now_ns += self.switch_ns
         self.switched_ns[guest.id] = self.switched_ns.get(guest.id, 0) + self.switch_ns
         if guest.waiting_since_ns is not None:
             guest.wait_ns_max = max(guest.wait_ns_max, self.now_ns - guest.waiting_since_ns)
@@ -328,6 +336,30 @@ class PolicyMachine:
         self.resident, self.running = guest, True
         guest.turns += 1
         self._open_turn(decision)
+
+    def _taken_in(self, guest: Guest, decision: Decision) -> bool:
+        """Waits while the hardware refuses it; False: its turn comes to nothing."""
+        refused_ns = self.refuse_in_ns(guest)
+        until_ns = decision.until_ns or self.now_ns + self.bound_ns
+        patience_ns = min(self.bound_ns, until_ns - self.now_ns)
+        if refused_ns <= patience_ns:
+            self.now_ns += refused_ns
+            self.refused_in_ns[guest.id] = refused_ns
+            return True
+        self.resident, self.until_ns = None, 0
+        self.now_ns += patience_ns
+        guest.refused_ns += patience_ns
+        given_up = patience_ns == self.bound_ns
+        if given_up:
+            self.policy.begin(guest.id, self.now_ns)
+        usage = Usage(
+            guest.id, 0, patience_ns, 0, 0, 0, given_up, given_up, not given_up, self.now_ns
+        )
+        self.policy.charge(usage)
+        if given_up:  # else it is late, and wants to run as before
+            self.policy.sleep(guest.id, self.now_ns)
+            self.policy.wake(guest.id, self.now_ns)
+        return False
 
     def _open_turn(self, decision: Decision) -> None:
         assert decision.vcoproc_id is not None

@@ -69,6 +69,7 @@ def live(machine: PolicyMachine, seed: int, steps: int = 150) -> None:
     random = Random(seed)
     refusals = Random(seed + 1)
     machine.refuse_ns = lambda guest: refusals.choice((0, 0, 0, 50 * US, 30 * MS))
+    machine.refuse_in_ns = lambda guest: refusals.choice((0, 0, 0, 50 * US, 30 * MS, 80 * MS))
     for _ in range(steps):
         vcoproc_id = random.randint(1, GUESTS_MAX)
         what = random.random()
@@ -270,6 +271,24 @@ def test_a_refuser_takes_nobody_out_of_the_game(name: str) -> None:
     machine.run(HORIZON_NS)
     for guest in machine.guests.values():
         assert guest.run_ns > HORIZON_NS // 500, f"vcoproc {guest.id}"
+
+
+@pytest.mark.parametrize("refused_ns", [1 * MS, 3 * MS])
+def test_one_that_is_refused_at_switch_in_takes_nobody_out_of_the_game(
+    name: str, refused_ns: int
+) -> None:
+    """Taken in late, or never: its turns are given up after 2 ms."""
+    machine = started(name)
+    machine.bound_ns = 2 * MS
+    machine.refuse_in_ns = lambda guest: refused_ns if guest.id == 1 else 0
+    for guest in machine.guests.values():
+        machine.work(guest.id, None)
+    machine.run(HORIZON_NS)
+    for guest in machine.guests.values():
+        if guest.id == 1 and refused_ns > machine.bound_ns:
+            assert not guest.turns
+        else:
+            assert guest.run_ns > HORIZON_NS // 500, f"vcoproc {guest.id}"
 
 
 @pytest.mark.parametrize("when", ["running", "waiting", "sleeping"])

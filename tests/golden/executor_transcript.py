@@ -204,8 +204,10 @@ class Transcript:
                 return f"{self._time(clock_ns)}Wake v{vcoproc}{' resumed' if resumed else ''}"
             case Sleep(vcoproc, clock_ns):
                 return f"{self._time(clock_ns)}Sleep v{vcoproc}"
-            case GrantDropped(grant, vcoproc, why, clock_ns):
-                return f"{self._time(clock_ns)}GrantDropped g{grant} v{vcoproc} {why}"
+            case GrantDropped(grant, vcoproc, why, clock_ns, refused_ns, refusals):
+                text = f"{self._time(clock_ns)}GrantDropped g{grant} v{vcoproc} {why}"
+                refused = f" in-refused={show_ns(refused_ns)} in-refusals={refusals}"
+                return text + (refused if refusals else "")
             case Faulted(vcoproc, code, _address, _why, clock_ns):
                 return f"{self._time(clock_ns)}Faulted v{vcoproc} code={code}"
             case LineLevel(vcoproc, line, high, epoch, clock_ns):
@@ -231,6 +233,9 @@ class Transcript:
                 words.append(f"{name}={show_ns(value_ns)}")
         if report.refusals:
             words.append(f"refusals={report.refusals}")
+        if report.switch_in_refusals:
+            words.append(f"in-refused={show_ns(report.switch_in_refused_ns)}")
+            words.append(f"in-refusals={report.switch_in_refusals}")
         if report.forced:
             words.append("FORCED")
         if report.next_vcoproc:

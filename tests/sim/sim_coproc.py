@@ -38,10 +38,17 @@ class TrapSession:
 
 
 class CoprocNode:
-    """Runs one platform. link_up: the loop has seen the welcome of that link."""
+    """Runs one platform. link_up: the loop has seen the welcome of that link.
+
+    wrap: makes of the platform the one that is driven; checkers look at the one inside.
+    """
 
     def __init__(
-        self, world: World, name: str, make_platform: Callable[[StepClock], Platform]
+        self,
+        world: World,
+        name: str,
+        make_platform: Callable[[StepClock], Platform],
+        wrap: Callable[[Platform, StepClock], Platform] | None = None,
     ) -> None:
         self.world = world
         self.name = name
@@ -49,8 +56,9 @@ class CoprocNode:
         self.clock = StepClock(world.now_ns + self.offset_ns)
         self.platform = make_platform(self.clock)
         self.outbox = Outbox()
-        self.frontend = FrontEnd(self.platform, self.outbox)
-        self.executor = Executor(name, self.platform, self.frontend, self.outbox, self.clock)
+        hardware = self.platform if wrap is None else wrap(self.platform, self.clock)
+        self.frontend = FrontEnd(hardware, self.outbox)
+        self.executor = Executor(name, hardware, self.frontend, self.outbox, self.clock)
         self.schedule: SimLink | None = None
         self.irq: SimLink | None = None
         self.pulses_told = 0

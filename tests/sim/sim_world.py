@@ -82,6 +82,7 @@ class World:
         algorithm: str = "rr",
         parameters: Mapping[str, int] | None = None,
         make_platform: Callable[[StepClock], Platform] | None = None,
+        wrap: Callable[[Platform, StepClock], Platform] | None = None,
     ) -> CoprocNode:
         if make_platform is None:
             costs = Costs(instruction_ns=10, run_ns=1 * US)
@@ -89,7 +90,7 @@ class World:
             def make_platform(clock: StepClock) -> Platform:
                 return FakePlatform(clock, costs=costs)
 
-        node = self.coprocs[name] = CoprocNode(self, name, make_platform)
+        node = self.coprocs[name] = CoprocNode(self, name, make_platform, wrap)
         chosen = SetAlgorithm(algorithm, slice_ns, refusal_ns, dict(parameters or {}))
         scheduler = self.schedulers[name] = SchedulerNode(self, name, chosen)
         node.schedule = scheduler.link = self.network.connect(

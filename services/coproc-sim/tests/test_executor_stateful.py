@@ -42,6 +42,8 @@ COSTS = Costs()
 IDS = st.integers(1, 3)
 LATE_NS = 20_000 * COSTS.instruction_ns + 3 * (COSTS.save_ns + COSTS.mmu_ns + COSTS.restore_ns)
 """A burst, and switches that a test asked for without letting time pass."""
+REFUSAL_NS_MAX = 5_000 * US
+"""The greatest bound of a refusal in any grant."""
 SHORT = st.integers(0, 2_000)
 """Units of a job: up to 128,000 instructions, six bursts."""
 
@@ -63,6 +65,11 @@ class Model(RuleBasedStateMachine):
         self.rig = CoreRig(costs=COSTS, contexts_max=4, drain_after_ns=150 * US)
         self.rig.platform.force_save = self._force_save  # type: ignore[attr-defined]
         self.force_save_count = 0
+        self.switch_to = self.rig.platform.switch_to
+        self.rig.platform.switch_to = self._switch_to  # type: ignore[method-assign]
+        self.untold: list[tuple[int, int]] = []
+        """Who was not taken in by the hardware, and when; until the scheduler is told."""
+        self.refusals_told = 0
         self.current = 0
         self.believed: set[int] = set()
         self.lines: set[tuple[int, int]] = set()
@@ -85,6 +92,12 @@ class Model(RuleBasedStateMachine):
             return Busy(1)
         self.rig.platform.leave_script.appendleft(Done())
         return self.rig.platform.switch_from(vcoproc_id)
+
+    def _switch_to(self, vcoproc_id: int) -> SwitchResult:
+        result = self.switch_to(vcoproc_id)
+        if isinstance(result, Busy):
+            self.untold.append((vcoproc_id, self.rig.clock.now_ns))
+        return result
 
     # --- what happens -----------------------------------------------------------------------------
 
@@ -214,6 +227,7 @@ class Model(RuleBasedStateMachine):
         self.rig.collect()
         self._hear()
         self.pending = None
+        self.untold.clear()  # it was told of that before, or never
         assert register.current == self.current
         assert {each[0] for each in register.vcoprocs} == set(self.rig.executor.vcoprocs)
         self.believed = {vcoproc for vcoproc, runnable, _ in register.vcoprocs if runnable}
@@ -274,9 +288,18 @@ class Model(RuleBasedStateMachine):
                 self.believed.discard(message.vcoproc)
             case Faulted():
                 self.believed.discard(message.vcoproc)
+            case GrantDropped(why="REPLACED"):
+                assert self.pending is None or self.pending[0] > message.grant
+                self._refused(
+                    message.vcoproc, message.refusals, message.refused_ns, message.clock_ns
+                )
             case GrantDropped():
                 assert self.pending == (message.grant, message.vcoproc)
                 self.pending = None
+                if message.refusals:
+                    self._refused(
+                        message.vcoproc, message.refusals, message.refused_ns, message.clock_ns
+                    )
                 not_before_ns, until_ns = self.times.get(message.grant, (0, 0))
                 if message.vcoproc == 0:
                     assert (message.why, self.current) == ("EMPTY", 0)
@@ -287,8 +310,26 @@ class Model(RuleBasedStateMachine):
             case Report():
                 self._report(message)
 
+    def _refused(self, vcoproc: int, count: int, refused_ns: int, until_ns: int) -> None:
+        """What the hardware has said is what the scheduler hears, and about the right one."""
+        answers, self.untold = self.untold[:count], self.untold[count:]
+        assert [each for each, _ in answers] == [vcoproc] * count != []
+        assert self.current == 0, "it was refused while another one was on the hardware"
+        first_ns, last_ns = answers[0][1], answers[-1][1]
+        assert until_ns - refused_ns == first_ns - COSTS.mmu_ns and last_ns <= until_ns
+        assert refused_ns <= REFUSAL_NS_MAX + LATE_NS
+        self.refusals_told += count
+
     def _report(self, report: Report) -> None:
         assert report.vcoproc == self.current
+        if report.switch_in_refusals:
+            assert report.vcoproc == 0, "the hardware was not reported empty"
+            self._refused(
+                report.next_vcoproc,
+                report.switch_in_refusals,
+                report.switch_in_refused_ns,
+                report.ended_ns,
+            )
         if report.vcoproc:
             self.believed.discard(report.vcoproc)
             if report.runnable:
@@ -347,6 +388,7 @@ class Model(RuleBasedStateMachine):
             for number, status, enable in rig.executor._switcher.lines._level_lines:
                 high = registers[status] & (registers[enable] if enable is not None else -1) != 0
                 assert ((vcoproc_id, number) in self.lines) == high, "the router is wrong"
+        assert rig.executor.phase is Phase.ENTERING or not self.untold, "a refusal was never told"
         assert self.edges == rig.platform.pulse_count - len(rig.platform._edges)
         assert not rig.platform._edges
         if rig.executor.phase is Phase.EMPTY and self.pending is not None:
@@ -499,3 +541,4 @@ def test_a_long_random_life(seed: int) -> None:
     model.teardown()
     calls = " ".join(model.rig.platform.calls)
     assert "Busy" in calls and "Done" in calls, "it was a life without trouble"
+    assert model.refusals_told, "the hardware took everybody in at once"

@@ -50,6 +50,11 @@ def test_rr() -> None:
     assert ask("rr", {})[0] == Bounds(PPM, 0, MS)
 
 
+def test_null_waits_until_it_is_taken_in() -> None:
+    question = Question("null", SLICE_NS, {}, {1: Member({})}, 100 * US, 700 * US, 400 * US)
+    assert [each.bounds for each in analyse(question)] == [Bounds(PPM, 500 * US, 1500 * US)]
+
+
 def test_edf() -> None:
     # 4 ms in 10 ms, at worst at 0 to 4 and 16 to 20 ms: 12 ms of nothing between.
     bounds = ask("edf", {"extratime": 0}, {"extratime": 0}, work_ns=5 * MS)
@@ -132,9 +137,10 @@ def random_scene(algorithm: str, seed: int) -> tuple[Policy, Question, list[Task
     random = Random(seed)
     switch_us = random.choice((0, 20, 100))
     refusal_us = random.choice((0, 0, 150)) if switch_us else 0
+    refusal_in_us = random.choice((0, 0, 250)) if switch_us else 0
     coproc: dict[str, int] = {}
     if algorithm == "edf":
-        coproc = {"switch_cost_us": switch_us, "refusal_us": refusal_us}
+        coproc = {"switch_cost_us": switch_us, "refusal_us": refusal_us + refusal_in_us}
     elif algorithm == "arinc653":
         coproc = {"major_frame_us": 20_000}
     elif algorithm == "priority":
@@ -159,8 +165,10 @@ def random_scene(algorithm: str, seed: int) -> tuple[Policy, Question, list[Task
         # As the bound of edf presumes: one wake in a period.
         gap_ns = values.get("period_us", random.randint(100, 40_000)) * US
         work_ns = random.randint(1, 3000) * US
+        refuses_in_ns = (random.randint(0, refusal_in_us) * US, 0, refusal_in_us * US)
         if random.random() < 0.4:
-            tasks.append(Task(vcoproc, first_ns=random.randrange(20 * MS)))
+            first_ns = random.randrange(20 * MS)
+            tasks.append(Task(vcoproc, first_ns=first_ns, refuses_in_ns=refuses_in_ns))
         else:
             gaps_ns = tuple(random.randrange(20 * MS) for _ in range(5))
             # Not before the one before is done: then it would not be a wake.
@@ -174,10 +182,12 @@ def random_scene(algorithm: str, seed: int) -> tuple[Policy, Question, list[Task
                     first_ns=random.randrange(20 * MS),
                     gaps_ns=gaps_ns,
                     refuses_ns=refuses_ns,
+                    refuses_in_ns=refuses_in_ns,
                 )
             )
         members[vcoproc] = Member(values, work_ns)
-    question = Question(algorithm, SLICE_NS, parameters, members, switch_us * US, refusal_us * US)
+    refusal_ns = (refusal_us + refusal_in_us) * US
+    question = Question(algorithm, SLICE_NS, parameters, members, switch_us * US, refusal_ns)
     return policy, question, tasks, switch_us * US
 
 

@@ -348,7 +348,9 @@ def random_run(random: Random) -> tuple[DecisionLoop, list[Task], dict[int, tupl
     Gives the tasks whose deadlines must be met, and budget and period of the hogs.
     """
     switch_us = random.choice((0, 0, 10, 40))
-    refusal_us = random.choice((0, 0, 50)) if switch_us else 0
+    out_us = random.choice((0, 0, 50)) if switch_us else 0
+    in_us = random.choice((0, 0, 30)) if switch_us else 0
+    refusal_us = out_us + in_us
     policy = make(switch_us=switch_us, refusal_us=refusal_us)
     promised: list[Reservation] = []
     tasks: list[Task] = []
@@ -373,8 +375,14 @@ def random_run(random: Random) -> tuple[DecisionLoop, list[Task], dict[int, tupl
         elif kind == "toggler":
             task = Task(vcoproc, 7 * US, 90 * US, first_ns=first_ns)
         elif kind == "refuser":
-            refusals_ns = (refusal_us * US, 0)
-            task = Task(vcoproc, budget_ns, period_ns, first_ns=first_ns, refuses_ns=refusals_ns)
+            task = Task(
+                vcoproc,
+                budget_ns,
+                period_ns,
+                first_ns=first_ns,
+                refuses_ns=(out_us * US, 0),
+                refuses_in_ns=(in_us * US, in_us * US, 0),
+            )
         else:
             gaps_ns: tuple[int, ...] = (0,)
             if kind == "sporadic":

@@ -11,7 +11,14 @@ from vcoproc.errors import (
     NotFound,
     RemoteProtocolError,
 )
-from vcoproc.limits import COPROCS_MAX, MS, SLICE_NS_DEFAULT, SWITCH_DEADLINE_NS
+from vcoproc.limits import (
+    COPROCS_MAX,
+    MS,
+    SLICE_NS_DEFAULT,
+    SWITCH_DEADLINE_NS,
+    SWITCH_IN_NS_MIN,
+    US,
+)
 from vcoproc.wire.messages import EndReason, Eoi, Grant, Message, Register, Report, Wake
 from vcoproc_scheduler.decisions import Why
 from vcoproc_scheduler.events import CoprocView, FellBack, LostParameter, SetAlgorithm
@@ -267,6 +274,25 @@ def test_turns_are_listed_from_a_time_on() -> None:
     ]
     with pytest.raises(NotFound):
         bench.service.turns("dsp9", 0)
+
+
+@pytest.mark.parametrize(
+    ("bound_ns", "in_ns"), [(100 * US, SWITCH_IN_NS_MIN), (20 * MS, 20 * MS), (0, 500 * MS)]
+)
+def test_an_analysis_reckons_with_both_refusals_of_a_turn(bound_ns: int, in_ns: int) -> None:
+    """The others are taken in late, and leave late."""
+    bench = Bench()
+    bench.set("dsp0", refusal_ns=bound_ns)
+    for vcoproc in (1, 2, 3):
+        bench.service.add_vcoproc("dsp0", vcoproc, {}, 0)
+    out_ns = bound_ns or SWITCH_DEADLINE_NS
+    question, found = bench.service.analyse("dsp0", 0)
+    assert (question.refusal_ns, question.switch_in_refusal_ns) == (out_ns + in_ns, in_ns)
+    want_ns = 2 * SLICE_NS_DEFAULT + 3 * (out_ns + in_ns)
+    assert {each.bounds.wait_ns for each in found} == {want_ns}
+    question, found = bench.service.analyse("dsp0", 0, refusal_ns=7 * US, switch_ns=5 * US)
+    assert (question.refusal_ns, question.switch_in_refusal_ns) == (14 * US, 7 * US)
+    assert found[0].bounds.wait_ns == 2 * SLICE_NS_DEFAULT + 3 * 19 * US
 
 
 def test_a_message_of_another_link_is_a_protocol_error() -> None:

@@ -118,7 +118,7 @@ def test_a_coproc_is_shown_as_it_is(full: Server) -> None:
         scheduler="rr",
         slice_us=2000,
         vcoproc_count=1,
-        vcoproc_count_max=64,
+        vcoproc_count_max=limits.VCOPROCS_PER_COPROC_MAX,
         private_memory_bytes=65536,
         clock_hz=100_000_000,
         switch_count=5,

@@ -70,6 +70,14 @@ def test_a_schedule_has_names_and_every_figure(full: Server) -> None:
     assert (audio.slices.turn_count, audio.slices.error_max_ns) == (3, 800)
     assert list(audio.refusals.bucket_counts) == [0, 0, 1, 0, 1]
     assert (audio.refusals.busy_count, audio.refusals.longest_us) == (5, 8)
+    assert audio.switch_in_refusals == api.Refusals(
+        refusal_count=3,
+        busy_count=7,
+        given_up_count=2,
+        total_ns=3_100_000,
+        longest_us=1_500,
+        bucket_counts=[0, 1, 0, 2, 0],
+    )
     assert audio.longest_wait_ns == 1_000_000
 
 
@@ -85,6 +93,7 @@ def test_an_analysis(full: Server) -> None:
     found = full.call("AnalyseSchedule", api.AnalyseScheduleRequest(coproc="coprocs/dsp0"))
     assert (found.coproc, found.algorithm) == ("coprocs/dsp0", "rr")
     assert (found.switch_ns, found.refusal_ns, found.work_ns) == (1_500, 2_000, 3_000)
+    assert found.switch_in_refusal_ns == 4_000
     audio, other = found.vcoprocs
     assert (other.vcoproc, other.guaranteed_ppm, other.worst_wait_ns) == (OTHER, 250_000, 7_000)
     assert (other.observed_wait_ns, other.explanation) == (7_001, "turns")

@@ -51,6 +51,8 @@ PRIVATE_MEMORY_BYTES_DEFAULT: Final = 64 * KIB
 # --- configuration files: beyond a bound the file is refused (InvalidConfig) ----------------------
 COPROCS_MAX: Final = 256
 """Shared coprocs of one system tree."""
+COPROC_MEMORY_BYTES_MAX: Final = DOMAINS_MAX * DOMAIN_MEMORY_BYTES_MAX
+"""Highest memory limit of a coproc: more than all domains have together."""
 INSTANCES_MAX: Final = 64
 """Coprocs made from one template of the tree."""
 RANGES_PER_COPROC_MAX: Final = 16
@@ -68,6 +70,14 @@ CONFIG_LIST_DEPTH_MAX: Final = 16
 """Lists in lists of a domain file."""
 DTS_TOKENS_MAX: Final = 400_000
 """About four times the largest board trees of Linux, with everything they include."""
+DTS_FILES_MAX: Final = 256
+"""Files that one tree may include, /incbin/ among them, each time counted anew."""
+DTS_INCLUDED_BYTES_MAX: Final = 8 * MIB
+"""Of all of them together; each has CONFIG_BYTES_MAX at most."""
+DTS_INCLUDE_DEPTH_MAX: Final = 16
+"""Files in files; the same file within itself is refused before."""
+CPP_TIMEOUT_NS: Final = 10 * S
+"""The C preprocessor is ended after this."""
 DTS_NODES_MAX: Final = 8192
 DTS_LABELS_MAX: Final = 8192
 DTS_REFERENCES_MAX: Final = 16_384
@@ -102,7 +112,8 @@ SWITCH_RETRY_NS_MAX: Final = 100 * MS
 REFUSALS_MAX: Final = 1000
 """Refusals of one switch attempt before the coproc-sim forces it (reset of the refuser)."""
 SWITCH_DEADLINE_NS: Final = 500 * MS
-"""From the first attempt to leave until the refuser is forced off."""
+"""From the first attempt to leave until the refuser is forced off; from the first attempt to take
+the next one in until its turn is given up."""
 SWITCH_IN_NS_MIN: Final = 1 * MS
 """Hardware that refuses the next one is asked for at least this long before that one's turn is
 dropped, however short the bound of a refusal: otherwise the same grant would come again at once."""

@@ -7,9 +7,10 @@ Theory of operation:
     current vcoproc runs on (overtime), and an idle one stays on the hardware until another is
     granted, so that waking it costs nothing.
     A coprocessor that refuses to be left (Busy) goes on running and is asked again, until the
-    grant's bound is reached; then it is forced off by reset. One that refuses to be entered stays
-    empty and is asked again, until the grant is dropped. One that fails is quarantined: all its
-    vcoprocs have faulted, and it takes no more grants. The switcher does all of that.
+    grant's bound is reached; then it is forced off by reset. One that refuses to take the next one
+    in stays empty and is asked again, until the same bound; then the grant is dropped. One that
+    fails is quarantined: all its vcoprocs have faulted, and it takes no more grants. The switcher
+    does all of that.
 Invariants (`check_invariants`):
     At most one context is on the hardware, and stage 2 is that context's. Queued writes are done
     before the first instruction. Of every vcoproc that wants to run and is not on the hardware the
@@ -207,6 +208,8 @@ class Executor:
         else:
             if not due:
                 switcher.nobody_next()
+            elif switcher.entering is not None:
+                switcher.enter_instead(grant)
             elif switcher.leaving is not None and switcher.leaving.turn.vcoproc is vcoproc:
                 switcher.stay()
             switcher.consider()
@@ -215,7 +218,7 @@ class Executor:
         """Takes the order that the current one shall leave for nobody; it replaces a grant."""
         switcher = self._switcher
         switcher.next = order
-        switcher.entering = None
+        switcher.stop_entering()
         switcher.consider()
 
     def revoke(self, number: int) -> None:
@@ -229,6 +232,7 @@ class Executor:
         """What the scheduler must know after a welcome. What it granted before counts no more."""
         switcher = self._switcher
         switcher.next = None
+        switcher.entering = None  # untold: it was refused in the session before
         switcher.nobody_next()
         states = []
         for vcoproc in self.vcoprocs.values():

@@ -28,9 +28,12 @@ def check_switcher(switcher: Switcher) -> None:
         "a grant whose time has come does not wait in front of empty hardware",
     )
     _must(
-        switcher.entering is None or isinstance(granted, Grant),
-        "somebody is entered for whom it is tried",
+        switcher.entering is None or switcher.entering.grant is granted,
+        "the hardware is asked for who is granted",
     )
+    if switcher.entering is not None and isinstance(granted, Grant):
+        wants = switcher.runnable(switcher.vcoprocs[granted.vcoproc])
+        _must(wants, "the hardware is empty for somebody who wants it")
     if isinstance(granted, Grant):
         _must(granted.vcoproc in switcher.vcoprocs, "the granted one exists")
         _must(not switcher.vcoprocs[granted.vcoproc].removing, "the granted one is not destroyed")

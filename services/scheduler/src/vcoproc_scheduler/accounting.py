@@ -29,7 +29,7 @@ class Bucket(enum.IntEnum):
     """It is saved or restored."""
     RUN = 3
     REFUSED = 4
-    """It held the coprocessor against an order to leave."""
+    """It held the coprocessor against an order to leave, or kept it empty: it was not taken in."""
     FAULT = 5
 
 
@@ -70,6 +70,8 @@ class AccountView:
     """Longest time from wanting the coprocessor until a turn began; the present wait counts."""
     slices: SlicesView
     refusals: RefusalsView
+    """To leave."""
+    switch_in_refusals: RefusalsView
 
     @property
     def elapsed_ns(self) -> int:
@@ -90,6 +92,7 @@ class Account:
         "_charged",
         "_charged_instructions",
         "_times",
+        "_waited",
         "bucket",
         "instructions",
         "opened_sum_ns",
@@ -98,6 +101,7 @@ class Account:
         "since_ns",
         "slice_run_ns",
         "slices",
+        "switch_in_refusals",
         "switches",
         "wait_max_ns",
         "waiting_since_ns",
@@ -123,8 +127,11 @@ class Account:
         self.wait_max_ns = 0
         self.waiting_since_ns: int | None = None
         """None: it does not wait."""
+        self._waited: tuple[int, int] | None = None
+        """When a wait ended without a turn, and since when it had lasted."""
         self.slices = Slices()
         self.refusals = Refusals()
+        self.switch_in_refusals = Refusals()
 
     def open(self, bucket: Bucket, at_ns: int) -> None:
         """Begins to count at a time of the coproc's clock, which may have begun anew."""
@@ -139,7 +146,7 @@ class Account:
         if self.bucket is not None:
             self.move(self.bucket, at_ns)
             self.bucket = None
-            self.waiting_since_ns = None
+            self.waiting_since_ns = self._waited = None
 
     def move(self, bucket: Bucket, at_ns: int) -> None:
         """From `at_ns` on, time goes into `bucket`."""
@@ -152,13 +159,22 @@ class Account:
         self.bucket = bucket
 
     def _watch_wait(self, bucket: Bucket) -> None:
-        """A wait begins, or ends when the turn begins, after the switch."""
+        """A wait begins, or ends when the turn begins: after the switch, and after any refusal.
+
+        One that falls asleep and wakes in the same moment has waited all the time: its grant came
+        to nothing.
+        """
         if bucket is Bucket.WAIT:
-            self.waiting_since_ns = self.since_ns
-        elif bucket is not Bucket.SWITCH and self.waiting_since_ns is not None:
+            if self.waiting_since_ns is None:
+                waited, self._waited = self._waited, None
+                goes_on = waited is not None and waited[0] == self.since_ns
+                self.waiting_since_ns = waited[1] if waited and goes_on else self.since_ns
+        elif bucket not in (Bucket.SWITCH, Bucket.REFUSED) and self.waiting_since_ns is not None:
             if bucket is Bucket.RUN:
                 waited_ns = self.since_ns - self.waiting_since_ns
                 self.wait_max_ns = max(self.wait_max_ns, waited_ns)
+            else:
+                self._waited = self.since_ns, self.waiting_since_ns
             self.waiting_since_ns = None
 
     @property
@@ -228,6 +244,7 @@ class Account:
             wait_max_ns=wait_max_ns,
             slices=self.slices.view(),
             refusals=self.refusals.view(),
+            switch_in_refusals=self.switch_in_refusals.view(),
         )
 
     def adds_up(self) -> bool:

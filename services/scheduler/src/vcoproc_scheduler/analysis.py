@@ -2,9 +2,11 @@
 
 Theory of operation:
     For each algorithm there is a function from parameters to bounds. They hold whatever the others
-    do, as long as no switch takes longer than `switch_ns` and no refusal longer than `refusal_ns`;
-    with figures that were observed instead of promised they are as good as those. The time until an
-    order arrives at the coproc is part of `switch_ns`.
+    do, as long as no switch takes longer than `switch_ns`, and the refusals of no turn, to be taken
+    in and to leave, longer than `refusal_ns` together; with figures that were observed instead of
+    promised they are as good as those. The time until an order arrives at the coproc is part of
+    `switch_ns`. Who was refused at switch-in until the turn was given up costs the others no more
+    than that; its own wait has no bound then.
     rr: the others have a slice each before one's own. priority: the same after the ageing bound.
     edf, fixed: a budget Q in each period P comes at worst right at the beginning of one period and
     right at the end of the next (supply bound of the periodic resource model: Shin, Lee 2003):
@@ -39,7 +41,11 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One coproc. parameters: those of scope COPROC, all. members: in the order of being added."""
+    """One coproc. parameters: those of scope COPROC, all. members: in the order of being added.
+
+    refusal_ns: of one turn, to be taken in and to leave together. switch_in_refusal_ns: how much of
+    that may be to be taken in.
+    """
 
     algorithm: str
     slice_ns: int
@@ -47,6 +53,7 @@ class Question:
     members: Mapping[int, Member]
     switch_ns: int
     refusal_ns: int
+    switch_in_refusal_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +136,8 @@ def _rr(question: Question, vcoproc: int) -> Bounds:
         for each, member in question.members.items()
     }
     own_ns = slices_ns.pop(vcoproc)
-    # Each turn that ends, its own too, may end with a refusal; one switch may be under way.
+    # A turn may begin and end with a refusal: those of the others; and the end of its own last one
+    # and the beginning of its next one. One switch may be under way.
     turns = len(question.members)
     wait_ns = sum(slices_ns.values()) + turns * (question.switch_ns + question.refusal_ns)
     return _turns(own_ns, wait_ns, question.members[vcoproc].work_ns)
@@ -244,8 +252,8 @@ def _shifted(windows: list[tuple[int, int]], by_ns: int) -> list[tuple[int, int]
 
 
 def _null(question: Question, vcoproc: int) -> Bounds:
-    work_ns = question.members[vcoproc].work_ns
-    return Bounds(PPM, question.switch_ns, question.switch_ns + work_ns)
+    wait_ns = question.switch_ns + question.switch_in_refusal_ns
+    return Bounds(PPM, wait_ns, wait_ns + question.members[vcoproc].work_ns)
 
 
 ANALYSES: Final[Mapping[str, Callable[[Question, int], Bounds]]] = {

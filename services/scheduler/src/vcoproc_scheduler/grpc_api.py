@@ -127,7 +127,8 @@ class SchedulerControl(control_pb2_grpc.SchedulerControlServiceServicer):
         return control_pb2.AnalyseScheduleResponse(
             algorithm=question.algorithm,
             switch_ns=question.switch_ns,
-            refusal_ns=question.refusal_ns,
+            refusal_ns=question.refusal_ns - question.switch_in_refusal_ns,
+            switch_in_refusal_ns=question.switch_in_refusal_ns,
             work_ns=max((each.work_ns for each in guarantees), default=0),
             vcoprocs=[to.guarantee(each) for each in guarantees],
         )

@@ -106,6 +106,7 @@ def _vcoproc(view: ScheduleView, each: VcoprocView) -> control_pb2.VcoprocSchedu
         accounting=accounting(each.account),
         slices=_slices(each.account.slices),
         refusals=_refusals(each.account.refusals),
+        switch_in_refusals=_refusals(each.account.switch_in_refusals),
         sleep_ns=each.account.sleep_ns,
         fault_ns=each.account.fault_ns,
         wait_max_ns=each.account.wait_max_ns,
@@ -131,6 +132,7 @@ def _refusals(view: RefusalsView) -> control_pb2.Refusals:
         total_ns=view.total_ns,
         max_ns=view.max_ns,
         counts=view.counts,
+        given_up_count=view.given_up_count,
     )
 
 

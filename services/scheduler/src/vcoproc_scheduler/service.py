@@ -25,6 +25,7 @@ from vcoproc.limits import (
     SLICE_NS_MAX,
     SLICE_NS_MIN,
     SWITCH_DEADLINE_NS,
+    SWITCH_IN_NS_MIN,
 )
 from vcoproc.wire.messages import (
     Faulted,
@@ -258,7 +259,7 @@ class SchedulerService:
 
         Args:
             switch_ns: of each switch; 0: the longest so far.
-            refusal_ns: of each refusal; 0: the coproc's bound.
+            refusal_ns: of each refusal, to leave or to be taken in; 0: the coproc's bounds.
             work_ns: that each one wants to run after a wake; 0: WORK_NS_DEFAULT.
 
         Raises:
@@ -280,13 +281,16 @@ class SchedulerService:
             )
             for vcoproc, values in view.parameters.items()
         }
+        out_ns = refusal_ns or view.wanted.refusal_ns
+        in_ns = refusal_ns or max(view.wanted.refusal_ns, SWITCH_IN_NS_MIN)
         question = Question(
             view.coproc.algorithm,
             view.wanted.slice_ns,
             view.wanted.parameters,
             members,
             switch_ns or view.switch_max_ns,
-            refusal_ns or view.wanted.refusal_ns,
+            out_ns + in_ns,
+            in_ns,
         )
         return question, analyse(question)
 

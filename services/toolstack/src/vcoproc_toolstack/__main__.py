@@ -21,6 +21,10 @@ def main() -> None:
     parser.add_argument("--run-dir", type=Path, default=default_run_dir())
     parser.add_argument("--tree", type=Path, required=True, help="the system's device tree")
     parser.add_argument(
+        "--include", type=Path, action="append", default=[], help="folder of what it includes"
+    )
+    parser.add_argument("--cpp", action="store_true", help="run the C preprocessor on the tree")
+    parser.add_argument(
         "--store",
         default=os.environ.get(target.VARIABLE, ""),
         help=f"SQLite file or {target.POSTGRESQL} URL, also as ${target.VARIABLE}; "
@@ -30,7 +34,7 @@ def main() -> None:
 
     def run() -> None:
         try:
-            system = read_system_file(arguments.tree)
+            system = read_system_file(arguments.tree, include=arguments.include, cpp=arguments.cpp)
         except NotFound as error:
             raise InvalidArgument("tree", str(error)) from error
         # The rest is a quarter of a second of imports; a wrong tree is told before.

@@ -16,6 +16,7 @@ from vcoproc.errors import InvalidArgument, InvalidConfig, LimitExceeded, PeerLo
 from vcoproc_toolstack import translate
 from vcoproc_toolstack import translate_schedule as schedule
 from vcoproc_toolstack.changes import Changes
+from vcoproc_toolstack.gateway_configuration import ConfigurationCalls
 from vcoproc_toolstack.ports import Stream
 from vcoproc_toolstack.queries import Queries
 from vcoproc_toolstack.records import DomainRecord, VcoprocRecord, VcoprocState, VcoprocStatus
@@ -27,7 +28,7 @@ THREADS = limits.WATCHERS_MAX + limits.CHANGES_WAITING_MAX + 16
 """A watcher and a change hold one each; the rest is for reads, which never wait for those."""
 
 
-class Gateway(rpc.ToolstackServiceServicer):
+class Gateway(ConfigurationCalls, rpc.ToolstackServiceServicer):
     """Implements ToolstackService."""
 
     def __init__(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vcoproc import limits
-from vcoproc.config import CoprocConfig
+from vcoproc.config import CoprocConfig, SystemConfig
 from vcoproc.errors import NotFound, VcoprocError, WrongState
 from vcoproc_toolstack.leases import Leases
 from vcoproc_toolstack.memory import MemoryDir
@@ -172,6 +172,30 @@ class Queries:
             irq_endpoint=self._irq_endpoint,
             vcoprocs=openings,
         )
+
+    def guest(self, name: str) -> tuple[DomainRecord, Mapping[str, CoprocConfig]]:
+        """A domain and the coprocs that there are, for its device tree. Raises: NotFound."""
+        with self._store.read() as view:
+            return _need_domain(view, name), self._leases.coprocs
+
+    def configuration(self, name: str) -> tuple[SystemConfig, list[tuple[CoprocConfig, bool]]]:
+        """The system, and its coprocs as they are in force.
+
+        Of each, whether its schedule was set at run time. name: of one coproc; empty for all.
+
+        Raises:
+            NotFound: there is no such coproc.
+        """
+        coprocs = self._leases.coprocs
+        if name and name not in coprocs:
+            raise NotFound("coproc", name)
+        with self._store.read() as view:
+            settings = view.settings()
+            listed = [coprocs[name]] if name else self._leases.listed(view.counts())
+        return self._leases.system, [
+            (settings[each.name].applied(each), True) if each.name in settings else (each, False)
+            for each in listed
+        ]
 
     def revision(self) -> int:
         """Of the newest event."""

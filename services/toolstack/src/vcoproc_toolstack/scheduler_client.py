@@ -175,6 +175,7 @@ class GrpcScheduling:
                 )
                 for each in answer.vcoprocs
             ),
+            answer.switch_in_refusal_ns,
         )
 
 
@@ -209,7 +210,7 @@ def _parameters(messages: Iterable[pb.AlgorithmParameter]) -> Iterator[Parameter
 
 
 def _vcoproc(message: pb.VcoprocSchedule) -> VcoprocSchedule:
-    slices, refusals = message.slices, message.refusals
+    slices = message.slices
     return VcoprocSchedule(
         vcoproc_id=message.vcoproc_id,
         state=_RUN_STATES.get(message.run_state, VcoprocState.UNKNOWN),
@@ -223,15 +224,21 @@ def _vcoproc(message: pb.VcoprocSchedule) -> VcoprocSchedule:
             slices.error_ns,
             slices.error_max_ns,
         ),
-        refusals=Refusals(
-            refusals.count,
-            refusals.busy_count,
-            refusals.forced_count,
-            refusals.total_ns,
-            refusals.max_ns // limits.US,
-            tuple(refusals.counts),
-        ),
+        refusals=_refusals(message.refusals),
         longest_wait_ns=message.wait_max_ns,
+        switch_in_refusals=_refusals(message.switch_in_refusals),
+    )
+
+
+def _refusals(message: pb.Refusals) -> Refusals:
+    return Refusals(
+        refusal_count=message.count,
+        busy_count=message.busy_count,
+        forced_count=message.forced_count,
+        given_up_count=message.given_up_count,
+        total_ns=message.total_ns,
+        longest_us=message.max_ns // limits.US,
+        bucket_counts=tuple(message.counts),
     )
 
 

@@ -272,11 +272,12 @@ class Slices:
 
 @dataclass(frozen=True, slots=True)
 class Refusals:
-    """How a vcoproc refused to leave; see the public API."""
+    """How a vcoproc refused to leave, or was refused at switch-in; see the public API."""
 
     refusal_count: int
     busy_count: int
     forced_count: int
+    given_up_count: int
     total_ns: int
     longest_us: int
     bucket_counts: tuple[int, ...]
@@ -293,6 +294,7 @@ class VcoprocSchedule:
     slices: Slices | None = None
     refusals: Refusals | None = None
     longest_wait_ns: int = 0
+    switch_in_refusals: Refusals | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,6 +361,7 @@ class Analysis:
     refusal_ns: int
     work_ns: int
     vcoprocs: tuple[VcoprocAnalysis, ...]
+    switch_in_refusal_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -260,13 +260,18 @@ class Report(Message):
     to run. planned_ns: its slice, cut short by `Grant.until_ns`. ran_ns: time it held the
     coprocessor and was not idle, refusals included. refused_ns, refusals: how long and how often it
     refused to leave. forced: it was reset to make it leave. instructions: executed. save_ns,
-    mmu_ns, restore_ns: phases of the switch. ended_ns: when it was told to leave. next_began_ns:
-    when the next one's turn began (0 without one).
+    mmu_ns, restore_ns: phases of the switch. ended_ns: when it was told to leave; with vcoproc 0,
+    when the next one's switch began. next_began_ns: when its turn began (0 without one).
+
+    switch_in_refused_ns, switch_in_refusals: how long, up to ended_ns, and how often the hardware
+    refused to take next_vcoproc in, whose refusal it is. Only with vcoproc 0: a coprocessor that
+    refuses the next one is reported empty first.
     """
 
     TYPE: ClassVar[int] = 0x23
     CHECKS: ClassVar[tuple[Check, ...]] = (
         u32, u32, u32, u32, u8, boolean, u64, u64, u64, u32, boolean, u64, u64, u64, u64, u64, u64,
+        u64, u32,
     )  # fmt: skip
     grant: int
     vcoproc: int
@@ -285,6 +290,8 @@ class Report(Message):
     restore_ns: int
     ended_ns: int
     next_began_ns: int
+    switch_in_refused_ns: int = 0
+    switch_in_refusals: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,14 +301,20 @@ class GrantDropped(Message):
     why: LATE when it could only have begun at its `until_ns` or later; like REPLACED it says
     nothing about the vcoproc, which wants to run as before, and no `Wake` follows. Of a `Vacate`
     (vcoproc 0): EMPTY when nobody was on the hardware.
+
+    refused_ns, refusals: how long, up to clock_ns, and how often the hardware refused to take the
+    vcoproc in. SWITCH_TIMEOUT: until its bound. REPLACED is said only of a grant that had been
+    refused so when it was taken back or another order took its place; a `Register` forgets it.
     """
 
     TYPE: ClassVar[int] = 0x24
-    CHECKS: ClassVar[tuple[Check, ...]] = (u32, u32, REASON, u64)
+    CHECKS: ClassVar[tuple[Check, ...]] = (u32, u32, REASON, u64, u64, u32)
     grant: int
     vcoproc: int
     why: str
     clock_ns: int
+    refused_ns: int = 0
+    refusals: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,7 +335,9 @@ class Grant(Message):
     """Who runs next, and how long. Replaces a `Grant` or `Vacate` that has not begun.
 
     grant: number, rising, shared with `Vacate`. now: do not wait for the end of the current slice.
-    refusal_ns: how long the one that leaves may refuse before it is forced off.
+    refusal_ns: how long the one that leaves may refuse before it is forced off; and how long, but
+    SWITCH_IN_NS_MIN at least, the hardware may refuse to take the next one in before the grant is
+    dropped.
 
     not_before_ns (0: no bound): before that time of the coproc's clock the switch does not begin;
     the one that leaves is told to leave then at the earliest, so the turn itself begins later by

@@ -13,6 +13,8 @@ What the core promises:
     * When a turn ends, the calls come in this order: `yield_` if the vcoproc gave up its slice,
       `charge`, then `sleep` if it no longer wants to run, then `begin` of the next, then `pick`.
     * `pick` is asked as long as anybody wants to run, also when that is the current one alone.
+    * A turn that is given up because the coprocessor refused to take the vcoproc in is a turn like
+      others, of refused time alone: `begin`, `charge`, `sleep`; and `wake` if it wants another one.
     * `now_ns` is the coproc's clock as well as the scheduler knows it, and never goes back.
     * A policy takes over vcoprocs from another one as newcomers: `admit` and `add` of all, then
       `import_accounting`, then `wake` of those that want to run, the one on the coprocessor first,
@@ -112,10 +114,12 @@ NOBODY: Final = Decision(None)
 class Usage:
     """What a vcoproc has used since it was charged last. Times are of the coproc's clock.
 
-    run_ns: it ran. refused_ns: it held the coprocessor against an order to leave. switch_ns: it was
-    switched in and out. overtime_ns: the part of run_ns beyond the slice of the turn that ended.
-    ended: its turn has ended (False: it is idle, but still on the coprocessor). left: it has left
-    the coprocessor. runnable: it wants to run on. now_ns: up to when this reckons.
+    run_ns: it ran. refused_ns: it held the coprocessor against an order to leave, or kept it empty,
+    since the coprocessor refused to take it in. switch_ns: it was switched in and out. overtime_ns:
+    the part of run_ns beyond the slice of the turn that ended. ended: its turn has ended (False: it
+    is idle, but still on the coprocessor; or its turn has not begun, and was taken back while the
+    coprocessor refused it). left: it has left the coprocessor. runnable: it wants to run on.
+    now_ns: up to when this reckons.
     """
 
     vcoproc_id: int

@@ -16,9 +16,10 @@ Theory:
     Switches: `switch_cost_us` reserves SWITCHES_PER_PERIOD of them in each period beside the
     budget: to it and away from it, the late one of the period before, and the two halves it costs
     whom it displaces, which whoever displaces pays. What is used beyond comes from the budget.
-    `admit` is exact without costs: load at most 1. With costs c = 3 switches + a refusal in each
-    period, and b = a switch + a refusal that cannot be interrupted (Baker 1991), for each vcoproc:
-    sum over all with a period up to its own of (budget + c) / period, + b / its period, at most 1.
+    `admit` is exact without costs: load at most 1. With costs c = 3 switches + r in each period,
+    and b = a switch + r that cannot be interrupted (Baker 1991), where r is `refusal_us`, the
+    refusals of one turn (what a turn overdraws are its own), for each vcoproc: sum over all with a
+    period up to its own of (budget + c) / period, + b / its period, at most 1.
 Parameters: PARAMETERS; defaults of the vcoproc as in Xen (extra time allowed, 4 ms in 10 ms).
     Xen's shortest budget is 10 us; here it is SLICE_NS_MIN, since no slice may be shorter.
 Cost: O(log n) for each call; `admit` O(n log n), and 24 times that for a refusal.

@@ -12,6 +12,12 @@ import typer
 from vcoproc import limits
 from vcoproc.errors import ConfigProblem, InvalidArgument, InvalidConfig, NotFound
 from vcoproc_toolstack import target
+from vcoproc_toolstack.cli.config import (
+    CppOption,
+    IncludeOption,
+    config_app,
+    domain_device_tree,
+)
 from vcoproc_toolstack.cli.options import (
     EPILOG,
     Output,
@@ -35,13 +41,17 @@ app.add_typer(domain_app, name="domain")
 app.add_typer(coproc_app, name="coproc")
 app.add_typer(vcoproc_app, name="vcoproc")
 app.add_typer(sched_app, name="sched")
+app.add_typer(config_app, name="config")
+domain_app.command("device-tree", epilog=EPILOG)(domain_device_tree)
 
 # --- the cluster ----------------------------------------------------------------------------------
 
 
 @app.command(epilog=EPILOG)
 def up(
-    tree: Annotated[Path, typer.Option("--tree", help="The system's device tree (.dts).")],
+    tree: Annotated[
+        Path, typer.Option("--tree", help="The system's device tree, source or compiled.")
+    ],
     run_dir: RunDirOption = None,
     instances: Annotated[
         int, typer.Option(min=1, help="Coprocs to start for each template of the tree.")
@@ -58,6 +68,8 @@ def up(
             "default: a file in the run directory.",
         ),
     ] = "",
+    include: IncludeOption = None,
+    cpp: CppOption = False,
 ) -> None:
     """Starts every process of a cluster on this machine, and runs until Ctrl-C."""
     from vcoproc_toolstack.cli.foreground import run_cluster
@@ -69,6 +81,8 @@ def up(
         instances=instances,
         log_dir=log_dir,
         store=store,
+        include=include or (),
+        cpp=cpp,
         report=lambda text: typer.echo(text, err=True),
     )
     run_cluster(cluster)

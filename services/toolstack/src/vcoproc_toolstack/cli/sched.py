@@ -157,7 +157,7 @@ def sched_analyse(
         int, typer.Option(min=0, help="Cost of a switch; 0: the longest observed.")
     ] = 0,
     refusal_us: Annotated[
-        int, typer.Option(min=0, help="Longest refusal to leave; 0: the coproc's bound.")
+        int, typer.Option(min=0, help="Longest refusal, out or in; 0: the coproc's bounds.")
     ] = 0,
     work_us: Annotated[
         int, typer.Option(min=0, help="Time that each one runs after a wake; 0: 1 ms.")

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -50,6 +50,8 @@ class Cluster:
         log_dir: one file for each process; in the run directory (and gone with it) when None.
         store: of the toolstack: a path or a postgresql:// URL; a file in the run directory when
             None.
+        include: folders of what the tree includes, besides its own.
+        cpp: whether the C preprocessor has to be run on the tree first.
         report: is told, in words for people, of processes that die and return.
 
     Raises:
@@ -66,10 +68,14 @@ class Cluster:
         instances: int = 1,
         log_dir: Path | None = None,
         store: Path | str | None = None,
+        include: Iterable[Path] = (),
+        cpp: bool = False,
         report: Callable[[str], None] = lambda _text: None,
     ) -> None:
         self._tree = Path(tree).absolute()
-        self.system = read_system_file(tree)
+        self._include = tuple(Path(folder).absolute() for folder in include)
+        self._cpp = cpp
+        self.system = read_system_file(tree, include=self._include, cpp=cpp)
         self.coprocs = coprocs_to_start(self.system, instances)
         self._directory = RunDir(run_dir)
         self.run_dir = self._directory.path
@@ -158,9 +164,11 @@ class Cluster:
 
         # Not on the command line: everybody can read it, and a URL may have a password.
         store = {VARIABLE: str(self._store or "")}
+        folders = [part for folder in self._include for part in ("--include", str(folder))]
+        tree = ("--tree", str(self._tree), *folders, *(("--cpp",) if self._cpp else ()))
         # The one that takes longest to start goes first.
         return [
-            spec("toolstack", "vcoproc_toolstack", "--tree", str(self._tree), **store),
+            spec("toolstack", "vcoproc_toolstack", *tree, **store),
             *(spec(coproc.name, "vcoproc_sim", "--coproc", coproc.name) for coproc in self.coprocs),
             spec("scheduler", "vcoproc_scheduler"),
             spec("irq-router", "vcoproc_irq_router"),

@@ -85,11 +85,15 @@ class ToolstackServiceStub:
     Idempotent by request_id.
     """
     GetDomain: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.GetDomainRequest, _toolstack_pb2.Domain]
+    """One domain. NOT_FOUND when there is none of that name."""
     ListDomains: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.ListDomainsRequest, _toolstack_pb2.ListDomainsResponse]
+    """Domains, sorted by name."""
     OpenDomain: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.OpenDomainRequest, _toolstack_pb2.DomainAccess]
     """What a domain needs to run its drivers: memory files, sockets and secrets. For its owner only."""
     GetDomainDeviceTree: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.GetDomainDeviceTreeRequest, _toolstack_pb2.GetDomainDeviceTreeResponse]
-    """The device-tree fragment that a domain's drivers find their vcoprocs by."""
+    """The device-tree fragment that a domain's drivers find their vcoprocs by: a partial tree as xl's key
+    device_tree takes it. docs/configuration.md describes it.
+    """
     SaveDomain: _grpc.UnaryStreamMultiCallable[_snapshot_pb2.SaveDomainRequest, _snapshot_pb2.SnapshotChunk]
     """Writes down a domain with its memory, contexts and interrupts. It is paused meanwhile, and then goes
     on, or is shut down when the request says so. The chunks in order are a file for RestoreDomain.
@@ -99,7 +103,9 @@ class ToolstackServiceStub:
     following ones hold the file. Idempotent by request_id.
     """
     GetCoproc: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.GetCoprocRequest, _toolstack_pb2.Coproc]
+    """One coproc. NOT_FOUND when there is none of that name."""
     ListCoprocs: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.ListCoprocsRequest, _toolstack_pb2.ListCoprocsResponse]
+    """Coprocs, in the order of the tree."""
     AddCoprocs: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.AddCoprocsRequest, _toolstack_pb2.AddCoprocsResponse]
     """Adds coprocs of a device tree to the system, all or none. They are OFFLINE until a coproc-sim leases
     them. ALREADY_EXISTS when one of them is there. Idempotent by request_id.
@@ -125,7 +131,9 @@ class ToolstackServiceStub:
     DestroyVcoproc: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.DestroyVcoprocRequest, _toolstack_pb2.DestroyVcoprocResponse]
     """Detaches a vcoproc. Idempotent by request_id."""
     GetVcoproc: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.GetVcoprocRequest, _toolstack_pb2.Vcoproc]
+    """One vcoproc. NOT_FOUND when there is none of that name."""
     ListVcoprocs: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.ListVcoprocsRequest, _toolstack_pb2.ListVcoprocsResponse]
+    """Vcoprocs, sorted by name."""
     MoveVcoproc: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.MoveVcoprocRequest, _toolstack_pb2.Vcoproc]
     """Moves a vcoproc with its context to another coproc of the same type: it stops, is written down, and
     goes on there. Its driver finds it again by itself. FAILED_PRECONDITION WRONG_STATE when the coproc
@@ -160,6 +168,8 @@ class ToolstackServiceStub:
     """Decisions of a coproc's scheduler after a number, oldest first; stays open when follow is set."""
     AnalyseSchedule: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.AnalyseScheduleRequest, _toolstack_pb2.ScheduleAnalysis]
     """Worst-case service of every vcoproc of a coproc, beside what was observed."""
+    GetConfiguration: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.GetConfigurationRequest, _toolstack_pb2.Configuration]
+    """What is in force, setting by setting, and where each value came from."""
 
 @_typing.type_check_only
 class ToolstackServiceAsyncStub(ToolstackServiceStub):
@@ -197,11 +207,15 @@ class ToolstackServiceAsyncStub(ToolstackServiceStub):
     Idempotent by request_id.
     """
     GetDomain: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.GetDomainRequest, _toolstack_pb2.Domain]  # type: ignore[assignment]
+    """One domain. NOT_FOUND when there is none of that name."""
     ListDomains: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.ListDomainsRequest, _toolstack_pb2.ListDomainsResponse]  # type: ignore[assignment]
+    """Domains, sorted by name."""
     OpenDomain: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.OpenDomainRequest, _toolstack_pb2.DomainAccess]  # type: ignore[assignment]
     """What a domain needs to run its drivers: memory files, sockets and secrets. For its owner only."""
     GetDomainDeviceTree: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.GetDomainDeviceTreeRequest, _toolstack_pb2.GetDomainDeviceTreeResponse]  # type: ignore[assignment]
-    """The device-tree fragment that a domain's drivers find their vcoprocs by."""
+    """The device-tree fragment that a domain's drivers find their vcoprocs by: a partial tree as xl's key
+    device_tree takes it. docs/configuration.md describes it.
+    """
     SaveDomain: _aio.UnaryStreamMultiCallable[_snapshot_pb2.SaveDomainRequest, _snapshot_pb2.SnapshotChunk]  # type: ignore[assignment]
     """Writes down a domain with its memory, contexts and interrupts. It is paused meanwhile, and then goes
     on, or is shut down when the request says so. The chunks in order are a file for RestoreDomain.
@@ -211,7 +225,9 @@ class ToolstackServiceAsyncStub(ToolstackServiceStub):
     following ones hold the file. Idempotent by request_id.
     """
     GetCoproc: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.GetCoprocRequest, _toolstack_pb2.Coproc]  # type: ignore[assignment]
+    """One coproc. NOT_FOUND when there is none of that name."""
     ListCoprocs: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.ListCoprocsRequest, _toolstack_pb2.ListCoprocsResponse]  # type: ignore[assignment]
+    """Coprocs, in the order of the tree."""
     AddCoprocs: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.AddCoprocsRequest, _toolstack_pb2.AddCoprocsResponse]  # type: ignore[assignment]
     """Adds coprocs of a device tree to the system, all or none. They are OFFLINE until a coproc-sim leases
     them. ALREADY_EXISTS when one of them is there. Idempotent by request_id.
@@ -237,7 +253,9 @@ class ToolstackServiceAsyncStub(ToolstackServiceStub):
     DestroyVcoproc: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.DestroyVcoprocRequest, _toolstack_pb2.DestroyVcoprocResponse]  # type: ignore[assignment]
     """Detaches a vcoproc. Idempotent by request_id."""
     GetVcoproc: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.GetVcoprocRequest, _toolstack_pb2.Vcoproc]  # type: ignore[assignment]
+    """One vcoproc. NOT_FOUND when there is none of that name."""
     ListVcoprocs: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.ListVcoprocsRequest, _toolstack_pb2.ListVcoprocsResponse]  # type: ignore[assignment]
+    """Vcoprocs, sorted by name."""
     MoveVcoproc: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.MoveVcoprocRequest, _toolstack_pb2.Vcoproc]  # type: ignore[assignment]
     """Moves a vcoproc with its context to another coproc of the same type: it stops, is written down, and
     goes on there. Its driver finds it again by itself. FAILED_PRECONDITION WRONG_STATE when the coproc
@@ -272,6 +290,8 @@ class ToolstackServiceAsyncStub(ToolstackServiceStub):
     """Decisions of a coproc's scheduler after a number, oldest first; stays open when follow is set."""
     AnalyseSchedule: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.AnalyseScheduleRequest, _toolstack_pb2.ScheduleAnalysis]  # type: ignore[assignment]
     """Worst-case service of every vcoproc of a coproc, beside what was observed."""
+    GetConfiguration: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.GetConfigurationRequest, _toolstack_pb2.Configuration]  # type: ignore[assignment]
+    """What is in force, setting by setting, and where each value came from."""
 
 class ToolstackServiceServicer(metaclass=_abc_1.ABCMeta):
     """Creates, destroys, changes and shows domains, coprocs and vcoprocs."""
@@ -359,14 +379,16 @@ class ToolstackServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _toolstack_pb2.GetDomainRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_toolstack_pb2.Domain, _abc.Awaitable[_toolstack_pb2.Domain]]: ...
+    ) -> _typing.Union[_toolstack_pb2.Domain, _abc.Awaitable[_toolstack_pb2.Domain]]:
+        """One domain. NOT_FOUND when there is none of that name."""
 
     @_abc_1.abstractmethod
     def ListDomains(
         self,
         request: _toolstack_pb2.ListDomainsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_toolstack_pb2.ListDomainsResponse, _abc.Awaitable[_toolstack_pb2.ListDomainsResponse]]: ...
+    ) -> _typing.Union[_toolstack_pb2.ListDomainsResponse, _abc.Awaitable[_toolstack_pb2.ListDomainsResponse]]:
+        """Domains, sorted by name."""
 
     @_abc_1.abstractmethod
     def OpenDomain(
@@ -382,7 +404,9 @@ class ToolstackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _toolstack_pb2.GetDomainDeviceTreeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_toolstack_pb2.GetDomainDeviceTreeResponse, _abc.Awaitable[_toolstack_pb2.GetDomainDeviceTreeResponse]]:
-        """The device-tree fragment that a domain's drivers find their vcoprocs by."""
+        """The device-tree fragment that a domain's drivers find their vcoprocs by: a partial tree as xl's key
+        device_tree takes it. docs/configuration.md describes it.
+        """
 
     @_abc_1.abstractmethod
     def SaveDomain(
@@ -409,14 +433,16 @@ class ToolstackServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _toolstack_pb2.GetCoprocRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_toolstack_pb2.Coproc, _abc.Awaitable[_toolstack_pb2.Coproc]]: ...
+    ) -> _typing.Union[_toolstack_pb2.Coproc, _abc.Awaitable[_toolstack_pb2.Coproc]]:
+        """One coproc. NOT_FOUND when there is none of that name."""
 
     @_abc_1.abstractmethod
     def ListCoprocs(
         self,
         request: _toolstack_pb2.ListCoprocsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_toolstack_pb2.ListCoprocsResponse, _abc.Awaitable[_toolstack_pb2.ListCoprocsResponse]]: ...
+    ) -> _typing.Union[_toolstack_pb2.ListCoprocsResponse, _abc.Awaitable[_toolstack_pb2.ListCoprocsResponse]]:
+        """Coprocs, in the order of the tree."""
 
     @_abc_1.abstractmethod
     def AddCoprocs(
@@ -495,14 +521,16 @@ class ToolstackServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _toolstack_pb2.GetVcoprocRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_toolstack_pb2.Vcoproc, _abc.Awaitable[_toolstack_pb2.Vcoproc]]: ...
+    ) -> _typing.Union[_toolstack_pb2.Vcoproc, _abc.Awaitable[_toolstack_pb2.Vcoproc]]:
+        """One vcoproc. NOT_FOUND when there is none of that name."""
 
     @_abc_1.abstractmethod
     def ListVcoprocs(
         self,
         request: _toolstack_pb2.ListVcoprocsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_toolstack_pb2.ListVcoprocsResponse, _abc.Awaitable[_toolstack_pb2.ListVcoprocsResponse]]: ...
+    ) -> _typing.Union[_toolstack_pb2.ListVcoprocsResponse, _abc.Awaitable[_toolstack_pb2.ListVcoprocsResponse]]:
+        """Vcoprocs, sorted by name."""
 
     @_abc_1.abstractmethod
     def MoveVcoproc(
@@ -603,5 +631,13 @@ class ToolstackServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_toolstack_pb2.ScheduleAnalysis, _abc.Awaitable[_toolstack_pb2.ScheduleAnalysis]]:
         """Worst-case service of every vcoproc of a coproc, beside what was observed."""
+
+    @_abc_1.abstractmethod
+    def GetConfiguration(
+        self,
+        request: _toolstack_pb2.GetConfigurationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_toolstack_pb2.Configuration, _abc.Awaitable[_toolstack_pb2.Configuration]]:
+        """What is in force, setting by setting, and where each value came from."""
 
 def add_ToolstackServiceServicer_to_server(servicer: ToolstackServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

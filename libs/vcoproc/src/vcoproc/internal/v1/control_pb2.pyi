@@ -1301,6 +1301,7 @@ class VcoprocSchedule(_message.Message):
     SLEEP_NS_FIELD_NUMBER: _builtins.int
     FAULT_NS_FIELD_NUMBER: _builtins.int
     WAIT_MAX_NS_FIELD_NUMBER: _builtins.int
+    SWITCH_IN_REFUSALS_FIELD_NUMBER: _builtins.int
     vcoproc_id: _builtins.int
     run_state: _builtins.str
     """As in VcoprocAccount."""
@@ -1317,7 +1318,13 @@ class VcoprocSchedule(_message.Message):
     @_builtins.property
     def slices(self) -> Global___Slices: ...
     @_builtins.property
-    def refusals(self) -> Global___Refusals: ...
+    def refusals(self) -> Global___Refusals:
+        """To leave the coprocessor."""
+
+    @_builtins.property
+    def switch_in_refusals(self) -> Global___Refusals:
+        """When it was to be taken in. They are its own: accounting.refused_ns has both."""
+
     def __init__(
         self,
         *,
@@ -1330,10 +1337,11 @@ class VcoprocSchedule(_message.Message):
         sleep_ns: _builtins.int = ...,
         fault_ns: _builtins.int = ...,
         wait_max_ns: _builtins.int = ...,
+        switch_in_refusals: Global___Refusals | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accounting", b"accounting", "refusals", b"refusals", "slices", b"slices"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accounting", b"accounting", "refusals", b"refusals", "slices", b"slices", "switch_in_refusals", b"switch_in_refusals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounting", b"accounting", "fault_ns", b"fault_ns", "parameters", b"parameters", "refusals", b"refusals", "run_state", b"run_state", "sleep_ns", b"sleep_ns", "slices", b"slices", "vcoproc_id", b"vcoproc_id", "wait_max_ns", b"wait_max_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounting", b"accounting", "fault_ns", b"fault_ns", "parameters", b"parameters", "refusals", b"refusals", "run_state", b"run_state", "sleep_ns", b"sleep_ns", "slices", b"slices", "switch_in_refusals", b"switch_in_refusals", "vcoproc_id", b"vcoproc_id", "wait_max_ns", b"wait_max_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1381,7 +1389,9 @@ Global___Slices: _TypeAlias = Slices  # noqa: Y015
 
 @_typing.final
 class Refusals(_message.Message):
-    """How a vcoproc refused to leave. A refusal lasts from the order to leave until it left."""
+    """How a vcoproc refused to leave, from the order to leave until it left; or how the coprocessor
+    refused to take it in, from when it was tried first until it was taken in or came to nothing.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1391,12 +1401,17 @@ class Refusals(_message.Message):
     TOTAL_NS_FIELD_NUMBER: _builtins.int
     MAX_NS_FIELD_NUMBER: _builtins.int
     COUNTS_FIELD_NUMBER: _builtins.int
+    GIVEN_UP_COUNT_FIELD_NUMBER: _builtins.int
     count: _builtins.int
-    """Times it left with a refusal; how often it said busy meanwhile; how often force was needed."""
+    """Switches that were refused; how often the coprocessor said busy meanwhile; how often force was
+    needed to make it leave.
+    """
     busy_count: _builtins.int
     forced_count: _builtins.int
     total_ns: _builtins.int
     max_ns: _builtins.int
+    given_up_count: _builtins.int
+    """Turns that were given up at the bound, since the coprocessor did not take it in."""
     @_builtins.property
     def counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """How many of which length: one more than there are bounds."""
@@ -1410,10 +1425,11 @@ class Refusals(_message.Message):
         total_ns: _builtins.int = ...,
         max_ns: _builtins.int = ...,
         counts: _abc.Iterable[_builtins.int] | None = ...,
+        given_up_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_count", b"busy_count", "count", b"count", "counts", b"counts", "forced_count", b"forced_count", "max_ns", b"max_ns", "total_ns", b"total_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_count", b"busy_count", "count", b"count", "counts", b"counts", "forced_count", b"forced_count", "given_up_count", b"given_up_count", "max_ns", b"max_ns", "total_ns", b"total_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1785,10 +1801,12 @@ class AnalyseScheduleResponse(_message.Message):
     REFUSAL_NS_FIELD_NUMBER: _builtins.int
     VCOPROCS_FIELD_NUMBER: _builtins.int
     WORK_NS_FIELD_NUMBER: _builtins.int
+    SWITCH_IN_REFUSAL_NS_FIELD_NUMBER: _builtins.int
     algorithm: _builtins.str
     switch_ns: _builtins.int
     refusal_ns: _builtins.int
     work_ns: _builtins.int
+    switch_in_refusal_ns: _builtins.int
     @_builtins.property
     def vcoprocs(self) -> _containers.RepeatedCompositeFieldContainer[Global___VcoprocAnalysis]: ...
     def __init__(
@@ -1799,10 +1817,11 @@ class AnalyseScheduleResponse(_message.Message):
         refusal_ns: _builtins.int = ...,
         vcoprocs: _abc.Iterable[Global___VcoprocAnalysis] | None = ...,
         work_ns: _builtins.int = ...,
+        switch_in_refusal_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "refusal_ns", b"refusal_ns", "switch_ns", b"switch_ns", "vcoprocs", b"vcoprocs", "work_ns", b"work_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "refusal_ns", b"refusal_ns", "switch_in_refusal_ns", b"switch_in_refusal_ns", "switch_ns", b"switch_ns", "vcoprocs", b"vcoprocs", "work_ns", b"work_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
