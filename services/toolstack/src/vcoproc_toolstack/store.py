@@ -38,7 +38,7 @@ __all__ = ["Change", "Store", "View"]
 
 Note = Callable[[Change], None]
 """Tells a change what has happened. Must not refuse."""
-NAME: Final = "services/store"
+_NAME: Final = "services/store"
 """Of events about the store itself."""
 
 
@@ -164,7 +164,7 @@ class Store:
             raise
         if self._notes_lost:
             words = f"{self._notes_lost} events were lost while it could not be written"
-            change.add_event(NAME, EventKind.CHANGED, words)
+            change.add_event(_NAME, EventKind.CHANGED, words)
         self._keep(change)
         self._notes.clear()
         self._notes_lost = 0
