@@ -15,6 +15,7 @@ from toolstack_server import TIMEOUT_S, Server, refused
 
 from vcoproc import limits
 from vcoproc.api.v1 import toolstack_pb2 as api
+from vcoproc.client import Cluster
 from vcoproc.limits import MS
 from vcoproc.runtime import grpc_kit
 from vcoproc_toolstack.records import EventKind, FaultRecord
@@ -265,6 +266,30 @@ def test_a_burst_is_no_reason_to_end_a_watch(small: Server) -> None:
             change.add_event("services/test", EventKind.CHANGED, "")
     assert [event.revision for event in take(stream, 500)] == list(range(2, 502))
     stream.cancel()
+
+
+@pytest.mark.slow
+def test_the_python_client_goes_on_after_its_stream_was_cut(
+    short_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It did not read for longer than a thread waits for it; the program notices nothing."""
+    monkeypatch.setattr(limits, "ANSWER_WAIT_NS", 100 * MS)
+    server = Server(short_path / "run")
+    cuts: list[str] = []
+    real = grpc_kit.bare_reason
+    monkeypatch.setattr(grpc_kit, "bare_reason", lambda code: cuts.append(code.name) or real(code))
+    with Cluster(run_dir=server.run_dir.path) as cluster:
+        events = cluster.watch(revision=1)
+        happen(server, 1, BIG)
+        seen = [next(events).revision]
+        happen(server, 199, BIG)
+        # Whoever serves the stream is stuck, until it is cut and gives its place back.
+        while server.streams._places._value < limits.WATCHERS_MAX:
+            assert server.hub.revision() == 201
+        seen += [next(events).revision for _ in range(199)]
+    assert seen == list(range(2, 202))
+    assert cuts == ["ABORTED"]
+    server.close()
 
 
 # --- lists of events ------------------------------------------------------------------------------

@@ -227,9 +227,13 @@ def to_error(error: grpc.RpcError) -> VcoprocError:
         return RemoteRefusal(*info)
     if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
         return RemoteUnavailable(words)
-    # A stream that was cut has no room for its reason; nothing else of ours is ABORTED.
-    cut = error.code() is grpc.StatusCode.ABORTED
-    return RemoteRefusal(WatcherTooSlow.reason if cut else error.code().name, words, {})
+    return RemoteRefusal(bare_reason(error.code()), words, {})
+
+
+def bare_reason(code: grpc.StatusCode) -> str:
+    """The reason of an error that came without details."""
+    # A stream that was cut has no room for any; nothing else of ours is ABORTED.
+    return WatcherTooSlow.reason if code is grpc.StatusCode.ABORTED else code.name
 
 
 assert grpc.StatusCode.NOT_FOUND.value[0] == code_pb2.NOT_FOUND
