@@ -15,7 +15,8 @@ class Effort:
     rounds, samples: of the exchanges, and how many in each round. switch_ns: how long switches are
     collected. work_ns, work_rounds: one measurement of total work, and how often. shares: (domains,
     slice in us). starts: of the cluster. idle_ns: how long idle processes are watched. share_ns:
-    how long shares are compared with weights. swap_ns: how long algorithms are swapped.
+    how long shares are compared with weights. swap_ns: how long algorithms are swapped. changes:
+    domains made and unmade in each round while events are watched.
     """
 
     rounds: int
@@ -28,6 +29,7 @@ class Effort:
     idle_ns: int
     share_ns: int
     swap_ns: int
+    changes: int
 
 
 FULL: Final = Effort(
@@ -45,6 +47,7 @@ FULL: Final = Effort(
     idle_ns=10 * S,
     share_ns=10 * S,
     swap_ns=60 * S,
+    changes=20,
 )
 QUICK: Final = Effort(
     rounds=5,
@@ -57,4 +60,5 @@ QUICK: Final = Effort(
     idle_ns=2 * S,
     share_ns=3 * S,
     swap_ns=5 * S,
+    changes=10,
 )
