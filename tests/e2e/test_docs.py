@@ -45,6 +45,31 @@ def test_the_driver_of_the_page_runs(cluster: Running) -> None:
     assert done.stdout == "rung 1 time(s)\n"
 
 
+def test_the_queries_of_the_page_run(cluster: Running) -> None:
+    (commands,) = code_blocks("docs/queries.md", "sh")
+    (program,) = code_blocks("docs/queries.md", "python")
+    environment = {
+        **os.environ,
+        "VCOPROC_RUN_DIR": str(cluster.run_dir),
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+    }
+    for command, expected in (
+        (["bash", "-ec", commands], ("domains/fir", "dsp0")),
+        ([sys.executable, "-c", program], ("1 domains/fir 4194304\n2 domains/fir 0\n",)),
+    ):
+        done = subprocess.run(
+            command,
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert all(words in done.stdout for words in expected), done.stdout
+
+
 def test_the_firmware_of_the_page_is_the_one_in_the_tree() -> None:
     (shown,) = code_blocks("docs/firmware.md", "c")
     comment = re.compile(r"\s*/\*.*?\*/", re.DOTALL)

@@ -22,7 +22,10 @@ from vcoproc.errors import (
 from vcoproc.runtime.grpc_calls import STATUS_KEY, Guard, Interceptor, open_to_all
 from vcoproc.runtime.logs import Log
 
-_MESSAGE_BYTES_MAX: Final = 8 * 1024 * 1024
+_MESSAGE_BYTES_MAX: Final = 8 * limits.MIB
+"""Of a request."""
+_ANSWER_BYTES_MAX: Final = 64 * limits.MIB
+"""A picture of the largest cluster has about 10 MiB."""
 
 
 class RemoteRefusal(RequestError):
@@ -178,7 +181,7 @@ _CHANNEL_OPTIONS: Final = (
     # Not min_reconnect_backoff_ms: it bounds each attempt, and a busy machine is slow.
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 500),
-    ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
+    ("grpc.max_receive_message_length", _ANSWER_BYTES_MAX),
 )
 """A channel that reconnects quickly, as peers on one machine restart quickly."""
 
