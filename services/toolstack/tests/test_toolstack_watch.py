@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
-from toolstack_rig import TWO_VCOPROCS, one_vcoproc
+from toolstack_rig import TWO_VCOPROCS, Rig, one_vcoproc
 from toolstack_server import TIMEOUT_S, Server, refused
 
 from vcoproc import limits
 from vcoproc.api.v1 import toolstack_pb2 as api
 from vcoproc.client import Cluster
+from vcoproc.errors import StoreUnavailable
 from vcoproc.limits import MS
 from vcoproc.runtime import grpc_kit
-from vcoproc_toolstack.records import EventKind, FaultRecord
+from vcoproc_toolstack.event_hub import EventHub
+from vcoproc_toolstack.records import EventKind, EventRecord, FaultRecord
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 
@@ -377,3 +379,41 @@ def test_a_vcoproc_of_another_domain_says_nothing_here(eventful: Server) -> None
     event = next(stream)
     assert told(event) == (11, "domains/fir/vcoprocs/audio", "DESTROYED")
     stream.cancel()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_bug_in_the_thread_that_reads_events_is_told(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise all watches would be open, and silent for ever."""
+    died = threading.Event()
+
+    def bug(_after: int, _stopped: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(rig.store, "wait_for_events", bug)
+    hub = EventHub(rig.store, rig.leases, rig.log, died.set)
+    hub.start()
+    assert died.wait(TIMEOUT_S)
+    hub.stop()
+
+
+def test_events_are_read_again_once_the_store_can_be_read(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = rig.store.wait_for_events
+    failures = iter([StoreUnavailable("store", "gone")] * 3)
+
+    def fail(after: int, stopped: Callable[[], bool]) -> list[EventRecord]:
+        for failure in failures:
+            raise failure
+        return real(after, stopped)
+
+    monkeypatch.setattr(rig.store, "wait_for_events", fail)
+    hub = EventHub(rig.store, rig.leases, rig.log)
+    hub.start()
+    with rig.store.change() as change:
+        change.add_event("services/test", EventKind.CHANGED, "")
+    [told] = hub.take(1, lambda: False)
+    assert told.event.revision == 2
+    hub.stop()

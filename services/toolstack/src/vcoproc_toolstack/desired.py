@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from vcoproc.config import CoprocConfig
@@ -56,12 +56,12 @@ class Desired:
         return frozenset(name for name, state in self.states.items() if state is not offline)
 
 
-def read_desired(view: View, leases: Leases, *, also: str = "") -> Desired:
-    """Reads it all. also: a coproc that is to be among them though it is not to be listed."""
+def read_desired(view: View, leases: Leases, *, also: Iterable[str] = ()) -> Desired:
+    """Reads it all. also: coprocs that are to be among them though they need not be listed."""
     domains = tuple(view.domains())
     settings = view.settings()
     counts = view.counts()
-    listed = leases.listed({**counts, also: 0})
+    listed = leases.listed({**counts, **dict.fromkeys(also, 0)})
     coprocs = tuple(
         settings[coproc.name].applied(coproc) if coproc.name in settings else coproc
         for coproc in sorted(listed, key=lambda coproc: coproc.name)

@@ -136,7 +136,7 @@ class Queries:
     def coproc(self, name: str) -> CoprocStatus:
         """Raises: NotFound."""
         with self._store.read() as view:
-            desired = read_desired(view, self._leases, also=name)
+            desired = read_desired(view, self._leases, also=[name])
         return coproc_statuses(desired, [desired.coproc(name)], self._accounts() or ())[0]
 
     def coprocs(self, after: str) -> tuple[list[CoprocStatus], int]:
