@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from vcoproc.limits import US
 from vcoproc.testing.clock import Timer
 from vcoproc.testing.network import SimLink
-from vcoproc.wire.messages import Eoi, LineEdge, LineEnable, LineLevel, LineSync, Message
+from vcoproc.wire.messages import Eoi, Fence, LineEdge, LineEnable, LineLevel, LineSync, Message
 from vcoproc_irq_router.core import IrqRouterCore
 from vcoproc_irq_router.events import (
     CoprocDown,
@@ -121,6 +121,9 @@ class RouterNode:
             self.step(DomainRoom(domid, self.world.random.randint(*self._room)))
 
     def coproc_message(self, coproc: str, message: Message) -> None:
+        if isinstance(message, Fence):
+            self.coproc_links[coproc].to_client(message)
+            return
         assert isinstance(message, LineLevel | LineEdge | LineSync)
         if isinstance(message, LineEdge):
             self.edges_taken += 1

@@ -217,7 +217,7 @@ def test_equals_that_always_run_wait_for_one_turn_of_each_other(count: int, swit
     for vcoproc_id in machine.guests:
         machine.work(vcoproc_id, None)
     turn_ns = SLICE_NS + switch_ns
-    machine.run(5 * count * turn_ns)  # it begins in the middle of a turn, so to say
+    machine.run(5 * count * turn_ns)  # the first turns are uneven: nobody has paid for a switch
     for guest in machine.guests.values():
         guest.wait_ns_max = 0
     machine.run(20 * count * turn_ns)

@@ -17,6 +17,7 @@ import grpc
 import pytest
 import zmq
 
+from vcoproc.api.v1 import toolstack_pb2
 from vcoproc.internal.v1 import control_pb2, control_pb2_grpc
 from vcoproc.limits import CONTROL_CREDIT, DECISION_WATCHERS_MAX, MS, SWITCH_DEADLINE_NS
 from vcoproc.runtime.grpc_kit import channel, to_error
@@ -223,6 +224,26 @@ def test_refusals_are_shown_out_and_in(
     assert (entries.total_ns, entries.max_ns) == (5 * MS, 4 * MS)
     assert {place: count for place, count in enumerate(entries.counts) if count} == {10: 1, 12: 1}
     assert found.accounting.refused_ns == 8 * MS
+
+
+def test_accounts_can_begin_with_what_was_used_elsewhere(
+    scheduler: Process, control: control_pb2_grpc.SchedulerControlServiceStub
+) -> None:
+    set_up(control)
+    used = toolstack_pb2.Accounting(
+        run_ns=1, wait_ns=2, refused_ns=3, overtime_ns=4, switch_ns=5, switch_count=6,
+        wake_count=7, instruction_count=8,
+    )  # fmt: skip
+    add = control_pb2.AddVcoprocRequest(coproc="dsp0", vcoproc_id=1, accounting=used)
+    control.AddVcoproc(add, timeout=5)
+    control.AddVcoproc(add, timeout=5)
+    (account,) = control.ListAccounts(control_pb2.ListAccountsRequest(), timeout=5).coprocs
+    assert account.vcoprocs[0].accounting == used
+    used.run_ns = 1 << 63
+    add = control_pb2.AddVcoprocRequest(coproc="dsp0", vcoproc_id=2, accounting=used)
+    with pytest.raises(grpc.RpcError) as caught:
+        control.AddVcoproc(add, timeout=5)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 def test_idle_costs_no_processor_time(

@@ -29,17 +29,18 @@ from vcoproc.errors import (
     LimitExceeded,
     NotFound,
     PeerLost,
+    StoreUnavailable,
     VcoprocError,
     WrongState,
 )
-from vcoproc_toolstack.changes import Request
 from vcoproc_toolstack.records import Life
 from vcoproc_toolstack.steps import AttachVcoproc, DetachVcoproc, RemoveMemory
+from vcoproc_toolstack.turns import Request
 
 CREATE_STEPS = 12
 """Three files, the domain, and four steps for each of two vcoprocs."""
-DESTROY_STEPS = 10
-"""The same without telling the scheduler of two coprocs."""
+DESTROY_STEPS = 12
+"""The same without telling the scheduler of two coprocs, and forgetting contexts that wait."""
 
 
 def complete(rig: Rig) -> dict[str, object]:
@@ -164,8 +165,8 @@ def test_a_domain_can_be_destroyed_while_a_service_is_silent(rig: Rig, service: 
     rig.services.down.add(service)
     rig.changes.destroy_domain("fir", NO_REQUEST)
     assert rig.domains() == []
-    assert rig.services.held()["files"] == []
     assert rig.services.held() != NOTHING, "the silent one still holds its share"
+    rig.services.check_reach()
     assert rig.marks.wait() == [service]
     rig.services.down.clear()
     assert rig.repairer.repair(service)
@@ -182,7 +183,8 @@ def test_a_step_that_was_done_though_nobody_said_so_is_undone(rig: Rig) -> None:
     rig.services.after = silence
     with pytest.raises(PeerLost):
         rig.create(one_vcoproc("fir"))
-    assert rig.services.held() == {**NOTHING, "attached": {"dsp0": {1}}}
+    held = {**NOTHING, "attached": {"dsp0": {1}}, "files": ["domain-1", "vcoproc-1.1"]}
+    assert rig.services.held() == held
     assert rig.marks.wait() == ["coproc/dsp0"]
     assert rig.repairer.repair("coproc/dsp0")
     assert rig.services.held() == NOTHING
@@ -207,6 +209,7 @@ def test_destroying_gives_the_memory_free_after_everything_else(rig: Rig) -> Non
     rig.services.performed.clear()
     rig.changes.destroy_domain("fir", NO_REQUEST)
     kinds = [isinstance(step, RemoveMemory) for step in rig.services.performed]
+    assert kinds.count(True) == 3
     assert len(kinds) == DESTROY_STEPS
     assert kinds == sorted(kinds)
     assert rig.services.held() == NOTHING
@@ -344,14 +347,14 @@ def test_a_store_that_fails_at_the_end_is_repaired_once_it_works(
     def change() -> object:
         chosen = next(calls)
         if chosen is None:
-            raise WrongState("store", "disk full", "room")
+            raise StoreUnavailable("store", "disk full")
         return chosen()
 
     monkeypatch.setattr(rig.store, "change", change)
-    with pytest.raises(WrongState, match="disk full"):
+    with pytest.raises(StoreUnavailable, match="disk full"):
         rig.create()
     assert [domain.life for domain in rig.domains()] == [Life.CREATING]
-    assert rig.marks.wait() == ["store"]
+    assert "store" in rig.marks.wait()
     calls = iter([None, real])
     assert not rig.repairer.repair("store")
     assert rig.repairer.repair("store")
@@ -441,7 +444,9 @@ def test_a_repeated_request_gets_the_first_answer_and_does_nothing(rig: Rig) -> 
     first = rig.create(TWO_VCOPROCS, request)
     steps = len(rig.services.performed)
     assert rig.create(TWO_VCOPROCS, request) == first
+    assert len(rig.services.performed) == steps
     rig.restart()
+    steps = len(rig.services.performed)
     assert rig.create(TWO_VCOPROCS, request) == first
     assert len(rig.services.performed) == steps
 

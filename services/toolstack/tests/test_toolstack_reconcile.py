@@ -10,7 +10,7 @@ from toolstack_rig import NO_REQUEST, NOTHING, REFUSED, Rig, one_vcoproc, refuse
 from vcoproc import limits
 from vcoproc.errors import PeerLost
 from vcoproc_toolstack.repair import Marks
-from vcoproc_toolstack.steps import IRQ_ROUTER, MEMORY, SCHEDULER, AddVcoproc, MakeMemory
+from vcoproc_toolstack.steps import IRQ_ROUTER, SCHEDULER, AddVcoproc, MakeMemory
 
 
 @pytest.fixture
@@ -70,7 +70,6 @@ def test_repairing_what_is_right_changes_nothing(full: Rig) -> None:
 def test_a_coproc_that_died_meanwhile_needs_no_repair(full: Rig) -> None:
     full.unlease("dsp0")
     assert full.repairer.repair("coproc/dsp0")
-    assert full.repairer.repair(MEMORY)
 
 
 def test_a_silent_service_is_to_be_asked_again(full: Rig) -> None:

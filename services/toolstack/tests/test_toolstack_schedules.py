@@ -20,7 +20,6 @@ from vcoproc.errors import (
     VcoprocError,
     WrongState,
 )
-from vcoproc_toolstack.changes import Request
 from vcoproc_toolstack.fallbacks import FallbackWatch, note_fallback
 from vcoproc_toolstack.records import VcoprocRecord
 from vcoproc_toolstack.schedule_changes import Scheduled
@@ -35,6 +34,7 @@ from vcoproc_toolstack.schedules import (
 )
 from vcoproc_toolstack.steps import SCHEDULER
 from vcoproc_toolstack.store import Change
+from vcoproc_toolstack.turns import Request
 
 FIR = "domains/fir/vcoprocs/audio"
 OTHER = "domains/other/vcoprocs/v"

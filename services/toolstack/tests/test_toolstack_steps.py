@@ -1,30 +1,38 @@
-"""The saga: every step forward, every way back."""
+"""Which steps make which change, in which order, and what takes each of them back."""
 
 from __future__ import annotations
 
-from itertools import product
+from dataclasses import replace
+from typing import get_args
 
-import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from toolstack_rig import PLATFORM, REFUSED, TREE
+from toolstack_rig import PLATFORM, TREE
 
 from vcoproc.config import parse_domain, parse_system
-from vcoproc.errors import InvalidTransition, PeerLost
+from vcoproc.model.domain_state import DomainState
 from vcoproc_toolstack.placing import place_domain
+from vcoproc_toolstack.plans import (
+    Move,
+    domain_steps,
+    pause_steps,
+    removal_steps,
+    resume_steps,
+)
 from vcoproc_toolstack.records import DomainRecord, Life
 from vcoproc_toolstack.steps import (
-    TRANSITIONS,
-    AddDomain,
+    AttachVcoproc,
+    DetachVcoproc,
+    LoadContext,
     MakeMemory,
+    MoveLines,
+    PauseDomain,
+    PauseVcoproc,
     RemoveMemory,
-    Saga,
-    SagaState,
+    ResumeDomain,
+    ResumeVcoproc,
     SetCoproc,
     Step,
-    StepDone,
-    StepFailed,
-    domain_steps,
+    TakeMemory,
+    service_of,
     undo_of,
 )
 
@@ -54,97 +62,108 @@ def test_the_steps_of_a_domain_with_two_vcoprocs() -> None:
     assert files == ["domain-1", "vcoproc-10.1", "vcoproc-11.1"]
 
 
-def walk(saga: Saga, fail_at: int | None = None) -> list[Step]:
-    """Performs a saga; the step with that number fails."""
-    done: list[Step] = []
-    while (step := saga.current()) is not None:
-        saga.step(StepFailed(REFUSED) if len(done) == fail_at else StepDone())
-        done.append(step)
-    return done
+def test_a_domain_that_is_held_is_paused_before_it_gets_lines() -> None:
+    steps = domain_steps(DOMAIN.become(DomainState.PAUSED), COPROCS)
+    assert names(steps)[3:6] == ["AddDomain", "PauseDomain", "SetCoproc"]
+    assert [step.paused for step in steps if isinstance(step, AttachVcoproc)] == [True, True]
 
 
-def test_all_steps_done_is_committed() -> None:
-    saga = Saga(STEPS)
-    assert walk(saga) == STEPS
-    assert (saga.state, saga.error, saga.leftovers) == (SagaState.COMMITTED, None, [])
-
-
-@pytest.mark.parametrize("place", range(len(STEPS)))
-def test_a_failure_undoes_everything_begun_in_reverse(place: int) -> None:
-    saga = Saga(STEPS)
-    done = walk(saga, fail_at=place)
-    begun = STEPS[: place + 1]
-    assert done[: place + 1] == begun
-    undone = done[place + 1 :]
-    assert undone == [undo for step in reversed(begun) if (undo := undo_of(step)) is not None]
-    assert saga.state is SagaState.ROLLED_BACK
-    assert saga.error is REFUSED
-
-
-def test_a_destruction_takes_the_hardware_first_and_the_memory_last() -> None:
-    saga = Saga.undoing(STEPS)
-    done = names(walk(saga))
+def test_a_removal_takes_the_hardware_first_and_the_memory_last() -> None:
     each = ["DetachVcoproc", "RemoveVcoproc", "UnmapLines"]
-    assert done == [*each, *each, "RemoveDomain", *["RemoveMemory"] * 3]
-    assert saga.state is SagaState.ROLLED_BACK
-    assert saga.error is None
+    assert names(removal_steps(DOMAIN)) == [
+        *["ForgetContext"] * 2,
+        *each,
+        *each,
+        "RemoveDomain",
+        *["RemoveMemory"] * 3,
+    ]
+    paused = DOMAIN.become(DomainState.PAUSED)
+    assert names(removal_steps(paused)) == names(removal_steps(DOMAIN)), "nothing goes on first"
+    [audio, _] = DOMAIN.vcoprocs
+    assert names(removal_steps(DOMAIN, audio)) == ["ForgetContext", *each, "RemoveMemory"]
 
 
-def test_what_cannot_be_undone_is_left_over_and_the_rest_is_undone() -> None:
-    lost = PeerLost("dsp1")
-    saga = Saga.undoing(STEPS)
-    first = saga.current()
-    saga.step(StepFailed(lost))
-    rest = walk(saga)
-    assert saga.leftovers == [(first, lost)]
-    assert len(rest) == len(walk(Saga.undoing(STEPS))) - 1
+def test_what_somebody_may_still_reach_is_not_removed() -> None:
+    steps = removal_steps(DOMAIN, kept={"domain-1", "vcoproc-11.1"})
+    assert [each for each in steps if isinstance(each, RemoveMemory)] == [
+        RemoveMemory("vcoproc-10.1")
+    ]
 
 
-def test_only_the_coproc_of_the_tree_is_not_undone() -> None:
-    assert {type(step) for step in STEPS if undo_of(step) is None} == {SetCoproc}
+def test_a_detach_says_what_the_vcoproc_can_reach_until_then() -> None:
+    files = [step.files for step in removal_steps(DOMAIN) if isinstance(step, DetachVcoproc)]
+    assert files == [("domain-1", "vcoproc-11.1"), ("domain-1", "vcoproc-10.1")]
 
 
-@pytest.mark.parametrize(
-    ("state", "outcome"), list(product(SagaState, (StepDone(), StepFailed(REFUSED))))
-)
-def test_every_pair_of_the_table_and_every_absent_one(
-    state: SagaState, outcome: StepDone | StepFailed
-) -> None:
-    saga = Saga([AddDomain(DOMAIN)])
-    saga.state = state
-    if (state, type(outcome)) in TRANSITIONS:
-        saga.step(outcome)
-        assert saga.state in TRANSITIONS[state, type(outcome)]
-    else:
-        before = saga.current()
-        with pytest.raises(InvalidTransition):
-            saga.step(outcome)
-        assert saga.current() is before
+def make_move(state: DomainState = DomainState.RUNNING) -> Move:
+    domain = DOMAIN.become(state)
+    [audio, _] = domain.vcoprocs
+    moved = replace(audio, coproc="dsp1")
+    return Move(domain, audio, moved, COPROCS["dsp1"])
 
 
-def test_no_steps_are_done_at_once() -> None:
-    assert Saga([]).state is SagaState.COMMITTED
-    assert Saga.undoing([]).state is SagaState.ROLLED_BACK
+def test_a_move_leaves_the_old_coproc_only_after_its_commit() -> None:
+    move = make_move()
+    assert names(move.before()) == [
+        "PauseVcoproc",
+        "SaveContext",
+        "SetCoproc",
+        "AddVcoproc",
+        "AttachVcoproc",
+        "LoadContext",
+        "MoveLines",
+    ]
+    assert names(move.after()) == [
+        "DetachVcoproc",
+        "RemoveVcoproc",
+        "PauseVcoproc",
+        "ForgetContext",
+        "ResumeVcoproc",
+    ]
+    detach = move.after()[0]
+    assert isinstance(detach, DetachVcoproc)
+    assert (detach.coproc, detach.moved) == ("dsp0", True)
 
 
-@given(st.lists(st.booleans(), max_size=40), st.integers(0, 12))
-def test_whatever_fails_each_begun_step_is_undone_once_or_left_over(
-    outcomes: list[bool], count: int
-) -> None:
-    steps: list[Step] = [MakeMemory(f"domain-{n}", 4096) for n in range(count)]
-    saga = Saga(steps)
-    held: set[str] = set()
-    fates = iter(outcomes)
-    while (step := saga.current()) is not None:
-        good = next(fates, True)
-        if isinstance(step, MakeMemory):
-            held.add(step.file_name)  # even a failed step may have been done
-        elif good:
-            assert isinstance(step, RemoveMemory)
-            held.remove(step.file_name)
-        saga.step(StepDone() if good else StepFailed(REFUSED))
-    left = {step.file_name for step, _ in saga.leftovers if isinstance(step, RemoveMemory)}
-    if saga.state is SagaState.COMMITTED:
-        assert held == {f"domain-{n}" for n in range(count)}
-    else:
-        assert held == left
+def test_a_held_vcoproc_is_not_let_run_by_its_move() -> None:
+    move = make_move(DomainState.CRASHED)
+    assert "ResumeVcoproc" not in names(move.after())
+    undos = [undo_of(step) for step in move.before()]
+    assert not any(isinstance(undo, ResumeVcoproc) for undo in undos)
+
+
+def test_only_the_coproc_of_the_tree_and_what_only_looks_are_not_undone() -> None:
+    steps = [*STEPS, *make_move().before()]
+    assert {type(step) for step in steps if undo_of(step) is None} == {SetCoproc, LoadContext}
+
+
+def test_undoing_twice_is_doing_it_again() -> None:
+    pairs: list[Step] = [
+        PauseDomain(1),
+        ResumeDomain(1),
+        PauseVcoproc("dsp0", 10),
+        ResumeVcoproc("dsp0", 10),
+        MoveLines(10, "dsp1", "dsp0"),
+    ]
+    for step in pairs:
+        undo = undo_of(step)
+        assert undo is not None
+        assert undo != step
+        assert undo_of(undo) == step
+
+
+EVERY_STEP: list[Step] = [
+    *STEPS,
+    *removal_steps(DOMAIN),
+    *make_move().before(),
+    *make_move().after(),
+    *pause_steps(DOMAIN),
+    *resume_steps(DOMAIN),
+    TakeMemory("domain-1", "staged-1"),
+]
+
+
+def test_every_step_has_a_service_that_performs_it() -> None:
+    assert {type(step) for step in EVERY_STEP} == set(get_args(Step))
+    services = {service_of(step) for step in EVERY_STEP}
+    assert services == {"memory", "irq-router", "scheduler", "coproc/dsp0", "coproc/dsp1"}

@@ -3,56 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
 
-from toolstack_looking import FakeLooking
-from toolstack_scheduling import FakeScheduling
+from toolstack_fakes import FakeServices, Grave, Killed, MortalMemory, MortalStore
 
 from vcoproc.config import SystemConfig, parse_system
-from vcoproc.errors import InvalidArgument, PeerLost, VcoprocError
+from vcoproc.errors import InvalidArgument, VcoprocError
 from vcoproc.runtime.logs import Log
-from vcoproc_toolstack.changes import Changes, Request
+from vcoproc_toolstack.changes import Changes
+from vcoproc_toolstack.endings import Endings
+from vcoproc_toolstack.gateway_domains import Verbs
 from vcoproc_toolstack.leases import Leases, Offer
-from vcoproc_toolstack.memory import MemoryDir
+from vcoproc_toolstack.lifecycle import Lifecycle
+from vcoproc_toolstack.moves import Moves
 from vcoproc_toolstack.queries import Queries
 from vcoproc_toolstack.records import (
-    Accounting,
-    CoprocAccount,
-    CoprocView,
     DomainRecord,
     PlatformLine,
     PlatformRange,
     PlatformRecord,
     PlatformRegister,
-    RouterView,
     VcoprocRecord,
-    VcoprocState,
-    VcoprocStatus,
 )
 from vcoproc_toolstack.repair import Marks, Repairer
+from vcoproc_toolstack.restoring import Restoring
+from vcoproc_toolstack.saving import Saving
 from vcoproc_toolstack.schedule_changes import ScheduleChanges
 from vcoproc_toolstack.schedule_queries import ScheduleQueries
-from vcoproc_toolstack.steps import (
-    IRQ_ROUTER,
-    SCHEDULER,
-    STORE,
-    AddDomain,
-    AddVcoproc,
-    AttachVcoproc,
-    DetachVcoproc,
-    MakeMemory,
-    MapLines,
-    RemoveDomain,
-    RemoveMemory,
-    RemoveVcoproc,
-    SetCoproc,
-    Step,
-    UnmapLines,
-    service_of,
-)
-from vcoproc_toolstack.store import Store
+from vcoproc_toolstack.steps import IRQ_ROUTER, SCHEDULER, STORE, Step, coproc_service
+from vcoproc_toolstack.turns import Request
 
 CORTEX_M4 = "vcoproc,cortex-m4"
 PLATFORM = PlatformRecord(
@@ -87,123 +67,10 @@ memory = 1
 vcoproc = [ "coproc=dsp0,name=audio,weight=512", "coproc=dsp1,name=video" ]
 """
 NO_REQUEST = Request("", b"")
-ZEROES = Accounting(0, 0, 0, 0, 0, 0, 0, 0)
 
 
 def one_vcoproc(name: str, coproc: str = "dsp0") -> str:
     return f'name = "{name}"\nmemory = 1\nvcoproc = ["coproc={coproc},name=v"]\n'
-
-
-class Killed(BaseException):
-    """The toolstack dies here: nothing of it may catch this."""
-
-
-@dataclass
-class FakeServices:
-    """Stand-ins that behave as the control plane says: what is repeated does nothing and succeeds.
-
-    before, after: are called with each step, before and after it takes effect, and may raise.
-    down: services that do not answer.
-    """
-
-    memory: MemoryDir
-    leases: Leases
-    before: Callable[[Step], None] = lambda _step: None
-    after: Callable[[Step], None] = lambda _step: None
-    down: set[str] = field(default_factory=set)
-    performed: list[Step] = field(default_factory=list)
-    scheduled: dict[str, dict[int, tuple[tuple[str, int], ...]]] = field(default_factory=dict)
-    domids: dict[int, bytes] = field(default_factory=dict)
-    lines: dict[int, int] = field(default_factory=dict)
-    attached: dict[str, dict[int, AttachVcoproc]] = field(default_factory=dict)
-    states: dict[int, VcoprocState] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.scheduling = FakeScheduling(self.scheduled, self._answers)
-        self.looking = FakeLooking(self)
-
-    def forget_schedules(self) -> None:
-        """The scheduler dies and another one takes its place."""
-        self.scheduled.clear()
-        self.scheduling.settings.clear()
-        self.scheduling.failed.clear()
-
-    def perform(self, step: Step) -> None:
-        self._answers(service_of(step))
-        self.before(step)
-        self.performed.append(step)
-        self._do(step)
-        self.after(step)
-
-    def _answers(self, service: str) -> None:
-        if service in self.down:
-            raise PeerLost(service)
-
-    def _do(self, step: Step) -> None:
-        match step:
-            case MakeMemory():
-                self.memory.make(step)
-            case RemoveMemory():
-                self.memory.remove(step)
-            case AddDomain(domain=domain):
-                assert self.domids.setdefault(domain.domid, domain.irq_credential) == (
-                    domain.irq_credential
-                )
-            case RemoveDomain(domid=domid):
-                self.domids.pop(domid, None)
-            case SetCoproc():
-                self.scheduling.set_coproc(step)
-            case MapLines(vcoproc=vcoproc):
-                assert vcoproc.domid in self.domids
-                self.lines[vcoproc.vcoproc_id] = vcoproc.domid
-            case UnmapLines(vcoproc_id=vcoproc_id):
-                self.lines.pop(vcoproc_id, None)
-            case AddVcoproc(vcoproc=vcoproc):
-                self.scheduling.add(vcoproc.coproc, vcoproc.vcoproc_id, vcoproc.params)
-            case RemoveVcoproc(coproc=coproc_name, vcoproc_id=vcoproc_id):
-                self.scheduled.get(coproc_name, {}).pop(vcoproc_id, None)
-            case AttachVcoproc(vcoproc=vcoproc):
-                self.leases.need(vcoproc.coproc)
-                self.attached.setdefault(vcoproc.coproc, {})[vcoproc.vcoproc_id] = step
-            case DetachVcoproc(coproc=coproc_name, vcoproc_id=vcoproc_id):
-                self.leases.need(coproc_name)
-                self.attached.get(coproc_name, {}).pop(vcoproc_id, None)
-
-    def accounts(self, timeout_ns: int) -> tuple[CoprocAccount, ...]:
-        self._answers(SCHEDULER)
-        return tuple(
-            CoprocAccount(
-                coproc,
-                0,
-                5,
-                tuple((number, VcoprocStatus(self._state(number), ZEROES)) for number in vcoprocs),
-                "rr",
-            )
-            for coproc, vcoprocs in self.scheduled.items()
-        )
-
-    def router(self) -> RouterView:
-        self._answers(IRQ_ROUTER)
-        return RouterView(frozenset(self.domids), frozenset(self.lines))
-
-    def coproc(self, name: str, timeout_ns: int) -> CoprocView:
-        self.leases.need(name)
-        self._answers(f"coproc/{name}")
-        held = self.attached.get(name, {})
-        return CoprocView(0, 0, tuple((number, self._state(number)) for number in held))
-
-    def _state(self, number: int) -> VcoprocState:
-        return self.states.get(number, VcoprocState.SLEEPING)
-
-    def held(self) -> dict[str, object]:
-        """Everything that any service holds of domains."""
-        return {
-            "scheduler": {name: ids for name, ids in self.scheduled.items() if ids},
-            "domids": set(self.domids),
-            "lines": dict(self.lines),
-            "attached": {name: set(held) for name, held in self.attached.items() if held},
-            "files": sorted(path.name for path in self.memory.path_of("").iterdir()),
-        }
 
 
 NOTHING: Mapping[str, object] = {
@@ -226,11 +93,11 @@ class Rig:
         self.system: SystemConfig = parse_system(TREE, "tree.dts")
         self.memory_dir = path / "memory"
         self.memory_dir.mkdir(exist_ok=True)
-        self.memory = MemoryDir(self.memory_dir)
         self.clock = count(1_000_000_000)
         self.secrets = count(1)
         self.leases = Leases(self.system)
-        self.services = FakeServices(self.memory, self.leases)
+        self.seal_domain: Callable[[DomainRecord], bytes] = seal_domain
+        self.services = FakeServices(self.leases)
         self.open()
         if lease:
             for _ in range(5):
@@ -238,10 +105,14 @@ class Rig:
 
     def open(self) -> None:
         """Makes the parts that die with the process."""
+        self.grave = Grave()
+        self.memory = MortalMemory(self.memory_dir, self.grave)
+        self.services.belong_to(self.memory, self.leases, self.grave)
         self.marks = Marks()
-        self.store = Store(
+        self.store = MortalStore(
             self.target, lambda: next(self.clock), failed=lambda: self.marks.mark(STORE)
         )
+        self.store.grave = self.grave
         self.changes = Changes(
             self.store,
             self.leases,
@@ -258,10 +129,18 @@ class Rig:
             self.store,
             self.leases,
             (self.services, self.services.scheduling),
-            mark=self.marked.append,
+            mark=self._note_mark,
         )
         self.schedules = ScheduleQueries(self.store, self.leases, self.services.scheduling)
-        self.repairer = Repairer(self.store, self.leases, self.services, self.changes, self.log)
+        self.endings = Endings(self.changes, lambda domain: self.seal_domain(domain))
+        self.lifecycle = Lifecycle(
+            self.changes, self.endings, lambda domain: self.seal_domain(domain)
+        )
+        self.moves = Moves(self.changes)
+        self.saving = Saving(self.changes, self.endings)
+        self.restoring = Restoring(self.changes)
+        self.verbs = Verbs(self.changes, self.lifecycle, self.moves, self.saving, self.restoring)
+        self.repairer = Repairer(self.changes, self.endings)
         self.queries = Queries(
             self.store,
             self.leases,
@@ -271,13 +150,49 @@ class Rig:
             irq_endpoint="ipc://irq",
         )
 
+    def _note_mark(self, service: str) -> None:
+        self.marked.append(service)
+        self.marks.mark(service)
+
     def restart(self) -> None:
-        """The process dies and another one takes its place; the other services live on."""
+        """The process dies and another one takes its place; the other services live on.
+
+        The new one finds no coproc-sim at first: they come back one by one, as they were.
+        """
+        self.reborn()
+        self.settle()
+
+    def reborn(self) -> list[str]:
+        """The same as far as no coproc-sim has come back yet; gives those that had a lease."""
+        self.grave.dead = True
         self.store.close()
         self.services.before = lambda _step: None
         self.services.after = lambda _step: None
+        leased = self.leases.online()
+        self.leases = Leases(self.system)
         self.open()
-        self.repairer.start(self.memory)
+        self.repairer.start()
+        for name in leased:
+            self.lease(name)
+            self.marks.mark(coproc_service(name))
+        self.marks.mark(SCHEDULER)
+        self.marks.mark(IRQ_ROUTER)
+        return leased
+
+    def settle(self) -> None:
+        """Repairs until nothing is marked any more; whatever fails is tried again."""
+        for _ in range(50):
+            due = self.due()
+            if not due:
+                return
+            for service in due:
+                if not self.repairer.repair(service):
+                    self.marks.mark(service)
+        raise AssertionError(f"{due} cannot be repaired")
+
+    def due(self) -> list[str]:
+        """What is marked, without waiting for more."""
+        return self.marks.wait() if self.marks._due_ns else []
 
     def lease(self, wanted: str = "") -> str:
         """Leases a coproc for a coproc-sim that can be anything; gives its name."""
@@ -285,14 +200,17 @@ class Rig:
             wanted, "unix:/{coproc}.grpc", "ipc:///{coproc}.sock", "rig", {CORTEX_M4: PLATFORM}
         )
         taken = self.leases.take(offer)
-        with self.store.change() as change:
-            change.put_platform(taken.platform)
+        with self.store.read() as view:
+            known = view.platform(CORTEX_M4)
+        if known is None:
+            with self.store.change() as change:
+                change.put_platform(taken.platform)
         return taken.coproc.name
 
     def unlease(self, name: str) -> None:
         """The coproc-sim dies, with all that it holds."""
         self.leases.release(self.leases.need(name))
-        self.services.attached.pop(name, None)
+        self.services.forget_coproc(name)
 
     def create(self, text: str = TWO_VCOPROCS, request: Request = NO_REQUEST) -> bytes:
         return self.changes.create_domain(text, "test.cfg", request, seal_domain)
@@ -307,13 +225,14 @@ class Rig:
             return [(event.name, event.kind.value) for event in view.events(after)]
 
     def repair_all(self) -> None:
-        """What the repair thread would do, until it has nothing left that answers."""
-        names = [SCHEDULER, IRQ_ROUTER, *(f"coproc/{name}" for name in self.leases.online())]
+        """Looks at every service that answers."""
+        names = [SCHEDULER, IRQ_ROUTER, *map(coproc_service, self.leases.online())]
         for name in names:
             assert self.repairer.repair(name)
 
     def close(self) -> None:
         self.store.close()
+        self.services.close()
 
 
 def seal_domain(domain: DomainRecord) -> bytes:

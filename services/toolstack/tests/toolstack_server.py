@@ -19,6 +19,7 @@ from vcoproc.internal.v1 import control_pb2 as pb
 from vcoproc.internal.v1 import control_pb2_grpc as rpc
 from vcoproc.runtime import grpc_kit
 from vcoproc.runtime.rundir import RunDir
+from vcoproc_toolstack import translate
 from vcoproc_toolstack.access import Access, AccessFile
 from vcoproc_toolstack.audit import Guard
 from vcoproc_toolstack.audit_gateway import describe
@@ -48,11 +49,12 @@ class Server:
         self.run_dir.create()
         self.rig = Rig(path, lease=False)
         rig = self.rig
+        rig.seal_domain = translate.seal_domain
         self.hub = EventHub(rig.store, rig.leases, rig.log)
         self.hub.start()
         self.streams = OpenStreams()
         self.gateway = Gateway(
-            rig.changes,
+            rig.verbs,
             rig.queries,
             rig.schedule_changes,
             rig.schedules,

@@ -361,6 +361,38 @@ class PeerLost(PeerError):
         self.peer = peer
 
 
+class VcoprocMoved(PeerError):
+    """A driver speaks to a coproc that its vcoproc has left for another one."""
+
+    reason = "VCOPROC_MOVED"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"vcoproc {name!r} lives on elsewhere")
+        self.name = name
+
+
+class VcoprocGone(PeerError):
+    """A vcoproc has no context any more; its driver has to begin anew, if it can."""
+
+    reason = "VCOPROC_GONE"
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"vcoproc {name!r} is gone: {why}")
+        self.name = name
+        self.why = why
+
+
+class DomainGone(PeerError):
+    """A domain does not exist any more, or has no memory: it was destroyed or shut down."""
+
+    reason = "DOMAIN_GONE"
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"domain {name!r} is gone: {why}")
+        self.name = name
+        self.why = why
+
+
 # --- a coprocessor's fault ------------------------------------------------------------------------
 
 

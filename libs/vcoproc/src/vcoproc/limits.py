@@ -100,6 +100,11 @@ HOLD_QUEUE_MAX: Final = 16
 """Held accesses of one vcoproc; then QueueFull to the driver."""
 HOLD_LIMIT_NS: Final = 1 * S
 """A held access is answered with HoldTimeout after this."""
+SAVED_HOLD_LIMIT_NS: Final = 4 * S
+"""The same for one that waits, whatever it is, while its vcoproc has been written down to be moved:
+the move ends sooner, or its driver is told by then that nothing was done."""
+SAVED_HOLD_QUEUE_MAX: Final = HOLD_QUEUE_MAX + TRAP_CREDIT
+"""Accesses that wait then: its driver can send no more. Of one that connects again, QueueFull."""
 TRAP_TIMEOUT_NS: Final = 5 * S
 """The guest SDK gives up a trap after this: PeerTimeout."""
 
@@ -142,11 +147,18 @@ CONTROL_CREDIT: Final = 1024
 LINES_PER_VCOPROC_MAX: Final = 32
 IRQ_CREDIT: Final = 256
 """Unacknowledged interrupts to one domain; more stay pending in the router, none is lost."""
+FENCE_TIMEOUT_NS: Final = 1 * S
+"""Until the irq-router must have taken what a vcoproc has said; then that one is not written down:
+PeerTimeout."""
 UNMAPPED_VCOPROCS_MAX: Final = 64
 """Vcoprocs of one coproc whose interrupts came before the toolstack said whose they are; then the
 oldest is forgotten and counted."""
 UNMAPPED_COPROCS_MAX: Final = 256
 """Coprocs with such vcoprocs; then the message is refused and counted."""
+
+# --- vcoprocs written down ------------------------------------------------------------------------
+IMAGE_CHUNK_BYTES: Final = 1 * MIB
+"""One message of a vcoproc that is written down; a longer one is InvalidArgument."""
 
 # --- files and processes --------------------------------------------------------------------------
 SOCKET_PATH_BYTES_MAX: Final = 107
@@ -221,6 +233,14 @@ PICTURES_MAX: Final = 3
 """Attempts to see the whole cluster at one revision; then the answer says that it moved."""
 CHANGES_WAITING_MAX: Final = 32
 """Changes under way or waiting for their turn; then LimitExceeded."""
+SHUTDOWNS_MAX: Final = 32
+"""Domains that shut down at the same time; then LimitExceeded."""
+SHUTDOWN_NS_MAX: Final = 60 * S
+"""How long one may be waited for; more is InvalidArgument. Then it is ended all the same."""
+SHUTDOWN_LOOK_NS: Final = 20 * MS
+"""Between two looks whether a domain that shuts down has come to rest."""
+WHY_BYTES_MAX: Final = 1024
+"""Of a reason that people give; more is InvalidArgument."""
 FILE_NAME_BYTES_MAX: Final = 512
 """Of a domain's file, which is said in each problem that is found in it."""
 SPEC_BYTES_MAX: Final = 4096
@@ -237,8 +257,31 @@ REGISTERS_PER_PLATFORM_MAX: Final = 4096
 PLATFORMS_PER_LEASE_MAX: Final = 64
 """Types that one coproc-sim may offer to simulate; more is InvalidArgument."""
 
+# --- snapshots: beyond a bound one is refused (BadSnapshot), or not made (LimitExceeded) ----------
+CONTEXT_BYTES_MAX: Final = 64 * MIB
+"""Of one vcoproc that was written down."""
+CONTEXT_TIMEOUT_NS: Final = 10 * S
+"""Writing one down, or loading it; then its coproc-sim counts as not answering."""
+MEMORY_PIECE_BYTES: Final = MIB
+"""Of a domain's memory, in one member of a snapshot. Pieces of zeros are left out."""
+SNAPSHOT_MEMBERS_MAX: Final = DOMAIN_MEMORY_BYTES_MAX // MEMORY_PIECE_BYTES + 64
+SNAPSHOT_DIRECTORY_BYTES_MAX: Final = MIB
+"""Of the list of members at the end of a snapshot."""
+MANIFEST_BYTES_MAX: Final = MIB
+SNAPSHOT_BYTES_MAX: Final = (
+    DOMAIN_MEMORY_BYTES_MAX + VCOPROCS_PER_DOMAIN_MAX * CONTEXT_BYTES_MAX + 128 * MIB
+)
+"""Of a whole snapshot, also of one that cannot be compressed."""
+SNAPSHOT_CHUNK_BYTES: Final = 256 * KIB
+"""Of a snapshot in one message; a client may send up to SNAPSHOT_CHUNK_BYTES_MAX."""
+SNAPSHOT_CHUNK_BYTES_MAX: Final = MIB
+SNAPSHOTS_MAX: Final = 4
+"""Snapshots that are made or restored at the same time; then LimitExceeded."""
+SNAPSHOT_STALL_NS: Final = 30 * S
+"""A client that neither sends nor takes a piece for so long has its call ended."""
+
 assert SLICE_NS_MIN <= SLICE_NS_DEFAULT <= SLICE_NS_MAX
-assert SWITCH_DEADLINE_NS < HOLD_LIMIT_NS < TRAP_TIMEOUT_NS
+assert SWITCH_DEADLINE_NS < HOLD_LIMIT_NS <= SAVED_HOLD_LIMIT_NS < TRAP_TIMEOUT_NS
 assert SWITCH_RETRY_NS_MIN < SWITCH_RETRY_NS_MAX < SWITCH_DEADLINE_NS
 assert DOMAIN_MEMORY_BYTES_MIN % PAGE_BYTES == 0 and BLOCK_BYTES % PAGE_BYTES == 0
 assert GUEST_MMIO_BASE_IPA < GUEST_RAM_BASE_IPA
@@ -258,3 +301,7 @@ assert ACCOUNTS_TIMEOUT_NS < CALL_TIMEOUT_NS
 assert WATCHER_BLOCKED_NS_MAX < ANSWER_WAIT_NS
 assert EVENTS_TAKEN_MAX <= EVENTS_RECENT_MAX <= EVENTS_KEPT_MAX
 assert LINE_INTERVAL_NS_MIN <= LINE_INTERVAL_NS_DEFAULT <= LINE_INTERVAL_NS_MAX
+assert SHUTDOWN_LOOK_NS < SHUTDOWN_NS_MAX
+assert VCOPROCS_PER_DOMAIN_MAX + 2 <= 64, "contexts, manifest and file of a domain"
+assert SNAPSHOT_CHUNK_BYTES <= SNAPSHOT_CHUNK_BYTES_MAX
+assert SNAPSHOT_BYTES_MAX < 4096 * MIB, "a ZIP archive without its 64-bit extension"

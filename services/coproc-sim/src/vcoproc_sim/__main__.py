@@ -62,7 +62,7 @@ def _run(options: argparse.Namespace) -> None:
     server = serve(
         run_dir.grpc(f"coproc-{lease.coproc}"),
         lambda server: control_pb2_grpc.add_CoprocSimServiceServicer_to_server(
-            CoprocSimService(shell), server
+            CoprocSimService(shell, platform), server
         ),
         service_names=(_CONTROL_SERVICE,),
         log=log,

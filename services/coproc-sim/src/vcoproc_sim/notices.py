@@ -42,6 +42,11 @@ class Notices:
             vcoproc.told_runnable = False
             self._outbox.to_scheduler.append(Sleep(vcoproc.id, now_ns))
 
+    def held_back(self, vcoproc: Vcoproc, now_ns: int) -> None:
+        """It waited, and is kept from running."""
+        vcoproc.told_runnable = False
+        self._outbox.to_scheduler.append(GrantDropped(0, vcoproc.id, "PAUSED", now_ns))
+
     def faulted(self, vcoproc: Vcoproc, fault: FaultSeen, now_ns: int) -> None:
         """It does not run again before a reset."""
         vcoproc.told_runnable = False

@@ -12,10 +12,10 @@ Theory of operation:
     bound; then its grant is dropped. It is that one's refusal: it pays, and if another one is
     granted meanwhile, that one is tried at once and with a bound of its own.
 Invariants:
-    A switch that is under way has somebody to come, or somebody who must go: he is destroyed, his
-    turn is over, or the hardware is to be vacated. The bound of a refusal to leave is counted from
-    its beginning, whoever is granted meanwhile. Every refusal to take one in is told, whatever
-    comes of it: with its turn, or with the grant that comes to nothing.
+    A switch that is under way has somebody to come, or somebody who must go: he is destroyed or
+    paused, his turn is over, or the hardware is to be vacated. The bound of a refusal to leave is
+    counted from its beginning, whoever is granted meanwhile. Every refusal to take one in is told,
+    whatever comes of it: with its turn, or with the grant that comes to nothing.
 Not handled:
     Running instructions, and who is granted what: the executor and the scheduler.
 """
@@ -48,7 +48,8 @@ class Switcher:
 
     Args:
         vcoprocs: the executor's, by id.
-        gone: called when a vcoproc with `removing` has left, with whether force was needed.
+        gone: called when a vcoproc with `removing` or `paused` has left, with whether force was
+            needed.
     """
 
     def __init__(
@@ -139,11 +140,12 @@ class Switcher:
         self.lines.levels(vcoproc, now_ns, on_hardware=True)
         if turn.idle and (vcoproc.timer_due or self._platform.wants_to_run()):
             turn.resume(now_ns)
-            self.notices.wake(vcoproc, now_ns, resumed=True)
+            if not vcoproc.paused:  # else it is only that it refuses to leave
+                self.notices.wake(vcoproc, now_ns, resumed=True)
 
     def runnable(self, vcoproc: Vcoproc) -> bool:
         """Whether it would execute something, if it were on the hardware."""
-        if self.failure or vcoproc.removing:
+        if self.failure or vcoproc.removing or vcoproc.paused:
             return False
         if self.turn is not None and self.turn.vcoproc is vcoproc:
             return not self.turn.idle
@@ -296,7 +298,7 @@ class Switcher:
     def _saved_by_force(self, leaving: Leaving) -> bool:
         """Whether the context of one that refuses could be saved nevertheless."""
         force_save: Any = getattr(self._platform, "force_save", None)
-        if force_save is None or leaving.end is EndReason.REMOVED:  # what for?
+        if force_save is None or leaving.turn.vcoproc.removing:  # what for?
             return False
         return isinstance(force_save(leaving.turn.vcoproc.id), Done)
 
@@ -411,7 +413,7 @@ class Switcher:
         if isinstance(self.next, Vacate) and entered is None:  # whyever it has left
             vacate, self.next = self.next.grant, None
         self.notices.report(left, entered, runnable=runnable, at_ns=at_ns, vacate=vacate)
-        if left is not None and left.turn.vcoproc.removing:
+        if left is not None and (left.turn.vcoproc.removing or left.turn.vcoproc.paused):
             self._gone(left.turn.vcoproc, left.forced)
 
     # --- what comes to nothing --------------------------------------------------------------------

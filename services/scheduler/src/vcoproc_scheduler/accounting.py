@@ -13,10 +13,14 @@ from __future__ import annotations
 import enum
 from collections import deque
 from dataclasses import dataclass
+from typing import Final
 
 from vcoproc.limits import TURNS_KEPT_MAX
 from vcoproc_scheduler.figures import Refusals, RefusalsView, Slices, SlicesView
 from vcoproc_scheduler.policies.api import Usage
+
+USED_MAX: Final = 1 << 62
+"""Of each figure that is carried over: what is added here fits 64 bits all the same."""
 
 
 class Bucket(enum.IntEnum):
@@ -85,6 +89,23 @@ class AccountView:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Used:
+    """What a vcoproc has used on other coprocs; each 0 to USED_MAX."""
+
+    run_ns: int = 0
+    wait_ns: int = 0
+    switch_ns: int = 0
+    refused_ns: int = 0
+    overtime_ns: int = 0
+    instructions: int = 0
+    wakes: int = 0
+    switches: int = 0
+
+
+NOTHING_USED: Final = Used()
+
+
 class Account:
     """Times and counts of one vcoproc. Closed while its coproc does not answer."""
 
@@ -140,6 +161,24 @@ class Account:
         self.waiting_since_ns = at_ns if bucket is Bucket.WAIT else None
         self.since_ns = at_ns
         self.opened_sum_ns = sum(self._times) - at_ns
+
+    def carry(self, used: Used) -> None:
+        """What was used elsewhere is part of it from now on; nobody is charged for that here."""
+        for bucket, time_ns in (
+            (Bucket.RUN, used.run_ns),
+            (Bucket.WAIT, used.wait_ns),
+            (Bucket.SWITCH, used.switch_ns),
+            (Bucket.REFUSED, used.refused_ns),
+        ):
+            self._times[bucket] += time_ns
+            self._charged[bucket] += time_ns
+            self.opened_sum_ns += time_ns
+        self.slice_run_ns += used.run_ns
+        self._charged_instructions += used.instructions
+        self.instructions += used.instructions
+        self.overtime_ns += used.overtime_ns
+        self.wakes += used.wakes
+        self.switches += used.switches
 
     def close(self, at_ns: int) -> None:
         """Ends counting; does nothing to a closed account."""

@@ -342,13 +342,15 @@ class CoprocSchedulerCore:
         if record is not None and record.added and record.parameters == parameters:
             return
         if record is not None:
-            machine = record.machine
+            machine, added = record.machine, record.added
             leaving, machine.sleep_requested = machine.sleep_requested, False
             try:
                 self._policy.add(record, parameters)
             except RequestError:
                 machine.sleep_requested = leaving
                 raise
+            if not added:
+                record.account.carry(event.used)
             pending = self._granting.pending
             if leaving and not (pending and pending.now):
                 self._vcoprocs.stay(record)
@@ -356,6 +358,7 @@ class CoprocSchedulerCore:
         self._vcoprocs.check_room()
         record = Record(event.vcoproc)
         self._policy.add(record, parameters)
+        record.account.carry(event.used)
         self._vcoprocs.keep(record)
 
     def _on_remove(self, event: RemoveVcoproc) -> None:

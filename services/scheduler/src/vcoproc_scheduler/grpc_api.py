@@ -57,10 +57,10 @@ class SchedulerControl(control_pb2_grpc.SchedulerControlServiceServicer):
     def AddVcoproc(
         self, request: control_pb2.AddVcoprocRequest, context: grpc.ServicerContext
     ) -> control_pb2.AddVcoprocResponse:
-        parameters = dict(request.parameters)
+        parameters, used = dict(request.parameters), to.used(request.accounting)
         self._loop.call(
             lambda: self._service.add_vcoproc(
-                request.coproc, request.vcoproc_id, parameters, time.monotonic_ns()
+                request.coproc, request.vcoproc_id, parameters, time.monotonic_ns(), used=used
             )
         )
         return control_pb2.AddVcoprocResponse()

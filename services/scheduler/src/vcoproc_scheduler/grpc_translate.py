@@ -8,7 +8,7 @@ from typing import Final
 
 from vcoproc.api.v1 import toolstack_pb2
 from vcoproc.internal.v1 import control_pb2
-from vcoproc_scheduler.accounting import AccountView, TurnEnded
+from vcoproc_scheduler.accounting import AccountView, TurnEnded, Used
 from vcoproc_scheduler.analysis import Guarantee
 from vcoproc_scheduler.decisions import DecisionMade
 from vcoproc_scheduler.events import (
@@ -55,6 +55,20 @@ def accounting(account: AccountView) -> toolstack_pb2.Accounting:
         switch_count=account.switches,
         wake_count=account.wakes,
         instruction_count=account.instructions,
+    )
+
+
+def used(accounting: toolstack_pb2.Accounting) -> Used:
+    """What such figures say of other coprocs; all 0 when they are absent."""
+    return Used(
+        run_ns=accounting.run_ns,
+        wait_ns=accounting.wait_ns,
+        switch_ns=accounting.switch_ns,
+        refused_ns=accounting.refused_ns,
+        overtime_ns=accounting.overtime_ns,
+        instructions=accounting.instruction_count,
+        wakes=accounting.wake_count,
+        switches=accounting.switch_count,
     )
 
 

@@ -8,7 +8,7 @@ one says until the other comes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from vcoproc.errors import (
     InvalidArgument,
@@ -36,7 +36,7 @@ from vcoproc.wire.messages import (
     Sleep,
     Wake,
 )
-from vcoproc_scheduler.accounting import TurnEnded, TurnRing
+from vcoproc_scheduler.accounting import NOTHING_USED, USED_MAX, TurnEnded, TurnRing, Used
 from vcoproc_scheduler.analysis import Guarantee, Member, Question, analyse
 from vcoproc_scheduler.core import CoprocSchedulerCore
 from vcoproc_scheduler.decisions import DecisionMade
@@ -169,9 +169,18 @@ class SchedulerService:
             raise
 
     def add_vcoproc(
-        self, coproc: str, vcoproc: int, parameters: Mapping[str, int], now_ns: int
+        self,
+        coproc: str,
+        vcoproc: int,
+        parameters: Mapping[str, int],
+        now_ns: int,
+        *,
+        used: Used = NOTHING_USED,
     ) -> None:
         """Adds a vcoproc, or changes its parameters. Idempotent.
+
+        Args:
+            used: its accounts begin with this; of one that was added before it says nothing.
 
         Raises:
             NotFound: control has not set this coproc.
@@ -179,7 +188,11 @@ class SchedulerService:
         """
         if not 1 <= vcoproc <= VCOPROC_ID_MAX:
             raise InvalidArgument("vcoproc_id", f"{vcoproc} is outside of 1 to {VCOPROC_ID_MAX}")
-        self._step(self._set_core(coproc), AddVcoproc(vcoproc, dict(parameters)), now_ns)
+        for name, value in asdict(used).items():
+            if not 0 <= value <= USED_MAX:
+                raise InvalidArgument(f"accounting: {name}", f"{value} is outside of 0 to 2**62")
+        event = AddVcoproc(vcoproc, dict(parameters), used)
+        self._step(self._set_core(coproc), event, now_ns)
 
     def set_vcoproc_parameters(
         self, coproc: str, vcoproc: int, parameters: Mapping[str, int], now_ns: int

@@ -43,8 +43,20 @@ class Caller:
             self._open.add(future)
         return Pending(self, who, future, timeout_ns)
 
-    def stream(self, who: str, method: Any, request: Any, *, wait: bool = False) -> Stream:
-        """Opens a stream. wait: for a service that is not there yet, as long as it takes.
+    def stream(
+        self,
+        who: str,
+        method: Any,
+        request: Any,
+        *,
+        wait: bool = False,
+        timeout_ns: int | None = None,
+    ) -> Stream:
+        """Opens a stream.
+
+        Args:
+            wait: for a service that is not there yet, as long as it takes.
+            timeout_ns: the whole stream must have ended by then.
 
         Raises:
             PeerLost: `close` was called.
@@ -52,7 +64,8 @@ class Caller:
         with self._lock:
             if self._closed:
                 raise PeerLost(who)
-            call = method(request, wait_for_ready=wait)
+            timeout_s = None if timeout_ns is None else timeout_ns / limits.S
+            call = method(request, wait_for_ready=wait, timeout=timeout_s)
             self._open.add(call)
         return Stream(self, who, call)
 

@@ -19,11 +19,15 @@ from vcoproc_toolstack.records import (
     EventKind,
     EventRecord,
     FaultRecord,
+    Hold,
     Life,
     PlatformRecord,
     VcoprocRecord,
+    memory_file,
 )
 from vcoproc_toolstack.rows import (
+    FILES,
+    HOLD_RECORDS,
     KEYED,
     NUMBERS,
     SETTINGS,
@@ -31,6 +35,7 @@ from vcoproc_toolstack.rows import (
     Keyed,
     changed,
     event_row,
+    hold_key,
     to_row,
 )
 from vcoproc_toolstack.schedules import Parameters, Setting
@@ -73,10 +78,16 @@ class Change(View):
         """The next events happened at this time."""
         self._now_ns = lambda: time_ns
 
+    def now_ns(self) -> int:
+        """Unix time."""
+        return self._now_ns()
+
     # --- numbers ----------------------------------------------------------------------------------
 
     def next_domid(self) -> int:
         """A number that no domain has. Rises, and begins again at the end, as Xen's do.
+
+        Not that of a domain that has gone and whose memory somebody may still reach.
 
         Raises:
             LimitExceeded: there are `limits.DOMAINS_MAX` domains.
@@ -84,8 +95,9 @@ class Change(View):
         used = self._state.names
         if len(used) >= limits.DOMAINS_MAX:
             raise LimitExceeded("domains", limits.DOMAINS_MAX)
+        held = {name for hold in self.holds() for name in hold.files}
         domid = self._number("next_domid", limits.DOMID_MIN)
-        while domid in used or domid > limits.DOMID_MAX:
+        while domid in used or memory_file(domid) in held or domid > limits.DOMID_MAX:
             domid = limits.DOMID_MIN if domid >= limits.DOMID_MAX else domid + 1
         self.put(NUMBERS, "next_domid", domid + 1)
         return domid
@@ -107,18 +119,38 @@ class Change(View):
 
     # --- domains and vcoprocs ---------------------------------------------------------------------
 
-    def add_domain(self, domain: DomainRecord) -> None:
-        """One that is not there yet, with its vcoprocs."""
+    def add_domain(self, domain: DomainRecord, text: str = "") -> None:
+        """One that is not there yet, with its vcoprocs. text: the file that it is made from."""
         assert domain.domid not in self._state.names
         self._set(domain.domid, domain)
+        self.put(FILES, domain.domid, text or None)
 
     def put_domain(self, domain: DomainRecord) -> None:
         """Replaces the domain of this number, its name and its vcoprocs included."""
         assert domain.domid in self._state.names
         self._set(domain.domid, domain)
 
+    def update_domain(self, domain: DomainRecord) -> None:
+        """Keeps what changes of a domain: its name, and where it is in its life."""
+        kept = self._domain(domain.domid)
+        vcoprocs = tuple(
+            replace(each, domain=domain.name, life=domain.life, domain_state=domain.state)
+            for each in kept.vcoprocs
+        )
+        kept = replace(
+            kept,
+            name=domain.name,
+            life=domain.life,
+            state=domain.state,
+            state_reason=domain.state_reason,
+            ending=domain.ending,
+            vcoprocs=vcoprocs,
+        )
+        self._set(domain.domid, kept)
+
     def delete_domain(self, domid: int) -> None:
         self._set(domid, None)
+        self.put(FILES, domid, None)
 
     def add_vcoproc(self, vcoproc: VcoprocRecord) -> None:
         domain = self._domain(vcoproc.domid)
@@ -146,6 +178,10 @@ class Change(View):
     def set_vcoproc_life(self, vcoproc_id: int, life: Life) -> None:
         self.put_vcoproc(replace(self._vcoproc(vcoproc_id), life=life))
 
+    def set_vcoproc_coproc(self, vcoproc_id: int, coproc: str) -> None:
+        """It lives on another coproc from now on."""
+        self.put_vcoproc(replace(self._vcoproc(vcoproc_id), coproc=coproc))
+
     def set_vcoproc_params(self, vcoproc_id: int, params: Parameters) -> None:
         self.put_vcoproc(replace(self._vcoproc(vcoproc_id), params=params))
 
@@ -160,7 +196,8 @@ class Change(View):
         return vcoproc
 
     def _set_vcoprocs(self, domain: DomainRecord, vcoprocs: list[VcoprocRecord]) -> None:
-        by_name = tuple(sorted(vcoprocs, key=lambda vcoproc: vcoproc.name))
+        states = (replace(each, domain_state=domain.state) for each in vcoprocs)
+        by_name = tuple(sorted(states, key=lambda vcoproc: vcoproc.name))
         self._set(domain.domid, replace(domain, vcoprocs=by_name))
 
     def _set(self, domid: int, domain: DomainRecord | None) -> None:
@@ -174,6 +211,12 @@ class Change(View):
         if self._state.records(kind).get(key) != record:
             self._state = self._state.with_record(kind, key, record)
             self._keys.add((kind.table.name, key))
+
+    def add_hold(self, hold: Hold) -> None:
+        self.put(HOLD_RECORDS, hold_key(hold.coproc, hold.vcoproc_id), hold)
+
+    def delete_hold(self, coproc: str, vcoproc_id: int) -> None:
+        self.put(HOLD_RECORDS, hold_key(coproc, vcoproc_id), None)
 
     def put_setting(self, coproc: str, setting: Setting | None) -> None:
         """Keeps how a coproc is scheduled; None: as the tree says."""

@@ -1,28 +1,21 @@
-"""Everything that changes the desired state: one change at a time, each complete or undone."""
+"""Creates and destroys domains and vcoprocs."""
 
 from __future__ import annotations
 
 import contextlib
-import secrets
-import threading
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Final
+from collections.abc import Callable
+from dataclasses import replace
 
 from vcoproc import limits
-from vcoproc.config import CoprocConfig, parse_domain
+from vcoproc.config import DomainConfig, parse_domain
 from vcoproc.errors import (
     AlreadyExists,
     LimitExceeded,
     NotFound,
-    PeerError,
-    VcoprocError,
+    StoreUnavailable,
     WrongState,
 )
-from vcoproc.runtime.logs import Log
-from vcoproc_toolstack.leases import Leases
-from vcoproc_toolstack.memory import MemoryDir
+from vcoproc.model.domain_state import DomainState, DomainVerb, after
 from vcoproc_toolstack.placing import (
     NewVcoproc,
     check_room,
@@ -30,95 +23,36 @@ from vcoproc_toolstack.placing import (
     place_domain,
     place_vcoproc,
 )
-from vcoproc_toolstack.ports import Services
-from vcoproc_toolstack.reconcile import unfinished
-from vcoproc_toolstack.records import DomainRecord, EventKind, Life, VcoprocRecord
-from vcoproc_toolstack.schedules import with_settings
-from vcoproc_toolstack.steps import (
-    STORE,
-    Outcome,
-    Saga,
-    SagaState,
-    StepDone,
-    StepFailed,
-    domain_steps,
-    service_of,
-    vcoproc_steps,
-)
-from vcoproc_toolstack.store import Change, Store, View
+from vcoproc_toolstack.plans import domain_steps, removal_steps, vcoproc_steps
+from vcoproc_toolstack.records import DomainRecord, EventKind, Life, Then, VcoprocRecord
+from vcoproc_toolstack.saga import Saga
+from vcoproc_toolstack.store import Change, View
+from vcoproc_toolstack.turns import Request, Turns, held_files, wanted_files
 
-CREDENTIAL_BYTES: Final = 32
+DomainSeal = Callable[[DomainRecord], bytes]
+"""Makes the answer about a domain, which is kept for a repeated request."""
+VcoprocSeal = Callable[[VcoprocRecord], bytes]
+_UNNUMBERED = 0
+"""Number of what is only looked at, or not numbered yet."""
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What makes a change idempotent. request_id: empty when it need not be.
-
-    fingerprint: tells two requests with one id apart.
-    """
-
-    request_id: str
-    fingerprint: bytes
-
-
-class Changes:
-    """Creates and destroys domains and vcoprocs.
-
-    Args:
-        mark: is told which service has something left to repair (a name as of `steps.service_of`).
-        secret: makes credentials.
-        lease_wait_ns: how long a new vcoproc waits for its coproc to be leased.
-    """
-
-    def __init__(
-        self,
-        store: Store,
-        leases: Leases,
-        services: Services,
-        memory: MemoryDir,
-        log: Log,
-        *,
-        mark: Callable[[str], None],
-        secret: Callable[[], bytes] = lambda: secrets.token_bytes(CREDENTIAL_BYTES),
-        lease_wait_ns: int = limits.LEASE_WAIT_NS,
-    ) -> None:
-        self._store = store
-        self._leases = leases
-        self._services = services
-        self._memory = memory
-        self._log = log
-        self._mark = mark
-        self._secret = secret
-        self._lease_wait_ns = lease_wait_ns
-        self._lock = threading.Lock()
-        self._waiting = threading.BoundedSemaphore(limits.CHANGES_WAITING_MAX)
-
-    @contextmanager
-    def exclusive(self) -> Iterator[None]:
-        """No change is under way inside."""
-        with self._lock:
-            yield
-
-    @contextmanager
-    def turn(self, coprocs: Iterable[str] = ()) -> Iterator[None]:
-        """One change alone. coprocs: references; those that restart just now are waited for."""
-        if not self._waiting.acquire(blocking=False):
-            raise LimitExceeded("changes at the same time", limits.CHANGES_WAITING_MAX)
-        try:
-            self._wait_for_coprocs(coprocs)
-            with self._lock:
-                yield
-        finally:
-            self._waiting.release()
+class Changes(Turns):
+    """Creates and destroys domains and vcoprocs. See `Turns`."""
 
     def create_domain(
-        self, text: str, file_name: str, request: Request, seal: Callable[[DomainRecord], bytes]
+        self,
+        text: str,
+        file_name: str,
+        request: Request,
+        seal: DomainSeal,
+        *,
+        stopped: bool = False,
     ) -> bytes:
         """Makes a domain with its memory and all its vcoprocs, or nothing at all.
 
         Args:
             text: of the domain's file.
-            seal: makes the answer, which is kept for a repeated request.
+            stopped: it gets numbers and places, and nothing else yet.
 
         Raises:
             VcoprocError: it is refused, or a service does not answer; nothing is left of it.
@@ -127,213 +61,261 @@ class Changes:
         with self.turn(each.coproc for each in config.vcoprocs):
             if (answer := self.answered(request)) is not None:
                 return answer
-            with self._store.change() as change:
-                if existing := change.domain(config.name):
-                    _refuse_existing(existing)
-                new = place_domain(config, self._leases.system, self._leases.platform)
-                self._check_room(change, new)
-                self._memory.check_room(change.memory_bytes() + config.memory_bytes)
-                domid = change.next_domid()
-                domain = DomainRecord(
-                    domid=domid,
-                    name=config.name,
-                    life=Life.CREATING,
-                    memory_bytes=config.memory_bytes,
-                    irq_credential=self._secret(),
-                    unknown_keys=tuple(sorted({key for key, _line in config.unknown_keys})),
-                    vcoprocs=tuple(self._record(change, each, domid, config.name) for each in new),
+            with self.change() as change:
+                domain = self.number(
+                    change, self.plan_domain(change, config, _first_state(stopped))
                 )
-                change.add_domain(domain)
-                coprocs = self._coprocs(change)
-            saga = Saga(domain_steps(domain, coprocs))
-            self.run(saga)
-            with self._conclusion() as change:
-                if saga.state is SagaState.COMMITTED:
-                    change.set_domain_life(domid, Life.ALIVE)
-                    change.add_event(domain.resource, EventKind.CREATED, _made(domain))
-                    # As everybody will see it from now on.
-                    made = change.domain(domain.name)
-                    assert made is not None
-                    return self.keep(change, request, seal(made))
-                change.delete_domain(domid)
-        assert saga.error is not None
-        raise saga.error
+                change.add_domain(domain, text)
+                if stopped:
+                    return self.created(change, domain, request, seal)
+                coprocs = self.coprocs(change)
+            return self.carry_out(
+                Saga(domain_steps(domain, coprocs)),
+                lambda change: self.created(change, domain, request, seal),
+                undone=lambda change: change.delete_domain(domain.domid),
+            )
+
+    def check_domain(self, text: str, file_name: str, *, stopped: bool = False) -> DomainRecord:
+        """The domain that `create_domain` would make, without numbers. Raises the same."""
+        config = parse_domain(text, file_name)
+        self.wait_for_coprocs(each.coproc for each in config.vcoprocs)
+        with self.store.read() as view:
+            domain = self.plan_domain(view, config, _first_state(stopped))
+        ordered = sorted(domain.vcoprocs, key=lambda vcoproc: vcoproc.name)
+        return replace(domain.become(domain.state), vcoprocs=tuple(ordered))
+
+    def plan_domain(self, view: View, config: DomainConfig, state: DomainState) -> DomainRecord:
+        """A new domain in its places, but without numbers and secrets.
+
+        Raises:
+            RequestError: there is one of that name, or no room, or something cannot be used.
+        """
+        if existing := view.domain(config.name):
+            if existing.life is Life.ALIVE:
+                raise AlreadyExists("domain", config.name)
+            raise WrongState(f"domain {config.name!r}", existing.life.value, "a name that is free")
+        if view.domain_count() >= limits.DOMAINS_MAX:
+            raise LimitExceeded("domains", limits.DOMAINS_MAX)
+        new = place_domain(config, self.leases.system, self.leases.platform)
+        self.check_room(view, new)
+        if state is not DomainState.STOPPED:
+            self.check_memory(view, config.memory_bytes)
+        domain = DomainRecord(
+            domid=_UNNUMBERED,
+            name=config.name,
+            life=Life.CREATING,
+            memory_bytes=config.memory_bytes,
+            irq_credential=b"",
+            unknown_keys=tuple(sorted({key for key, _line in config.unknown_keys})),
+            vcoprocs=tuple(each.record(_UNNUMBERED, _UNNUMBERED, config.name, b"") for each in new),
+            on_poweroff=Then(config.on_poweroff),
+            on_crash=Then(config.on_crash),
+        )
+        return domain.become(state, life=Life.CREATING)
+
+    def number(self, change: Change, domain: DomainRecord) -> DomainRecord:
+        """The same with numbers and secrets, which nobody else has."""
+        domid = change.next_domid()
+        return replace(
+            domain,
+            domid=domid,
+            create_time_ns=change.now_ns(),
+            irq_credential=self.secret(),
+            vcoprocs=tuple(self._numbered(change, each, domid) for each in domain.vcoprocs),
+        )
+
+    def _numbered(self, change: Change, vcoproc: VcoprocRecord, domid: int) -> VcoprocRecord:
+        return replace(
+            vcoproc,
+            vcoproc_id=change.next_vcoproc_id(),
+            domid=domid,
+            trap_credential=self.secret(),
+        )
+
+    def created(
+        self, change: Change, domain: DomainRecord, request: Request, seal: DomainSeal
+    ) -> bytes:
+        """A new domain is complete: keeps that, tells everybody, and gives the answer."""
+        change.set_domain_life(domain.domid, Life.ALIVE)
+        change.add_event(domain.resource, EventKind.CREATED, made_words(domain))
+        # As everybody will see it from now on.
+        made = change.domain_of(domain.domid)
+        assert made is not None
+        return self.keep(change, request, seal(made))
 
     def destroy_domain(self, name: str, request: Request) -> bytes:
-        """Unmakes a domain. Services that do not answer are told later.
+        """Unmakes a domain, whatever its state. Services that do not answer are told later.
 
         Raises:
             NotFound: there is no such domain.
         """
-        with self.turn(self._coprocs_of(name)):
+        with self.turn(self.coprocs_of(name)):
             if (answer := self.answered(request)) is not None:
                 return answer
-            with self._store.change() as change:
-                domain = change.domain(name)
-                if domain is None:
-                    raise NotFound("domain", name)
-                change.set_domain_life(domain.domid, Life.DESTROYING)
-            self.run(Saga.undoing(domain_steps(domain, {})))
-            with self._conclusion() as change:
-                change.delete_domain(domain.domid)
-                change.add_event(domain.resource, EventKind.DESTROYED, "destroyed")
-                return self.keep(change, request, b"")
+            with self.store.read() as view:
+                domain = view.domain(name)
+            if domain is None:
+                raise NotFound("domain", name)
+            return self.destroy(domain, request, b"", "destroyed")
+
+    def destroy(self, domain: DomainRecord, request: Request, answer: bytes, words: str) -> bytes:
+        """Unmakes a domain within a turn. words: for the event."""
+        with self.change() as change:
+            change.set_domain_life(domain.domid, Life.DESTROYING)
+            self.keep(change, request, answer)
+        with contextlib.suppress(StoreUnavailable):  # it is decided, and the repair knows
+            self.finish_destruction(domain, words)
+        return answer
+
+    def finish_destruction(self, domain: DomainRecord, words: str) -> None:
+        """Takes everything from a domain that is to be no more.
+
+        Raises:
+            StoreUnavailable: see `Turns.change`.
+        """
+
+        def finished(change: Change) -> None:
+            change.delete_domain(domain.domid)
+            change.add_event(domain.resource, EventKind.DESTROYED, words)
+
+        bare = domain.life is Life.ALIVE and domain.state is DomainState.STOPPED
+        self.finish([] if bare else removal_steps(domain, kept=self.held_files()), finished)
+
+    def finish_stop(self, domain: DomainRecord) -> None:
+        """Takes everything from a domain that is STOPPED from now on, but what a STOPPED one has.
+
+        Raises:
+            StoreUnavailable: see `Turns.change`.
+        """
+        steps = removal_steps(domain, kept=self.held_files())
+        stopped = domain.become(domain.state, domain.state_reason)
+        self.finish(steps, lambda change: change.update_domain(stopped))
 
     def create_vcoproc(
-        self,
-        domain_name: str,
-        spec: str,
-        request: Request,
-        seal: Callable[[VcoprocRecord], bytes],
+        self, domain_name: str, spec: str, request: Request, seal: VcoprocSeal
     ) -> bytes:
         """Attaches one more vcoproc to a domain, or changes nothing. As `create_domain`."""
         with self.turn([parse_spec(spec).coproc]):
             if (answer := self.answered(request)) is not None:
                 return answer
-            with self._store.change() as change:
-                domain = _need_alive(change, domain_name)
-                new = place_vcoproc(domain, spec, self._leases.system, self._leases.platform)
-                self._check_room(change, [new])
-                vcoproc = self._record(change, new, domain.domid, domain.name)
+            with self.change() as change:
+                domain, planned = self._plan_vcoproc(change, domain_name, spec)
+                vcoproc = self._numbered(change, planned, domain.domid)
                 change.add_vcoproc(vcoproc)
-                coprocs = self._coprocs(change)
-            saga = Saga(vcoproc_steps(domain, vcoproc, coprocs))
-            self.run(saga)
-            with self._conclusion() as change:
-                if saga.state is SagaState.COMMITTED:
-                    change.set_vcoproc_life(vcoproc.vcoproc_id, Life.ALIVE)
-                    change.add_event(
-                        vcoproc.resource, EventKind.CREATED, f"attached to coproc {vcoproc.coproc}"
-                    )
-                    attached = change.vcoproc(vcoproc.vcoproc_id)
-                    assert attached is not None
-                    return self.keep(change, request, seal(attached))
-                change.delete_vcoproc(vcoproc.vcoproc_id)
-        assert saga.error is not None
-        raise saga.error
+                if not domain.placed:
+                    return self._attached(change, vcoproc, request, seal)
+                coprocs = self.coprocs(change)
+            return self.carry_out(
+                Saga(vcoproc_steps(domain, vcoproc, coprocs)),
+                lambda change: self._attached(change, vcoproc, request, seal),
+                undone=lambda change: change.delete_vcoproc(vcoproc.vcoproc_id),
+            )
+
+    def check_vcoproc(self, domain_name: str, spec: str) -> VcoprocRecord:
+        """The vcoproc that `create_vcoproc` would make, without its number. Raises the same."""
+        self.wait_for_coprocs([parse_spec(spec).coproc])
+        with self.store.read() as view:
+            _, vcoproc = self._plan_vcoproc(view, domain_name, spec)
+        return replace(vcoproc, life=Life.ALIVE)
+
+    def _plan_vcoproc(
+        self, view: View, domain_name: str, spec: str
+    ) -> tuple[DomainRecord, VcoprocRecord]:
+        domain = need_domain(view, domain_name, DomainVerb.ATTACH)
+        new = place_vcoproc(domain, spec, self.leases.system, self.leases.platform)
+        self.check_room(view, [new])
+        record = new.record(_UNNUMBERED, domain.domid, domain.name, b"")
+        return domain, replace(record, domain_state=domain.state)
+
+    def _attached(
+        self, change: Change, vcoproc: VcoprocRecord, request: Request, seal: VcoprocSeal
+    ) -> bytes:
+        change.set_vcoproc_life(vcoproc.vcoproc_id, Life.ALIVE)
+        words = f"attached to coproc {vcoproc.coproc}"
+        change.add_event(vcoproc.resource, EventKind.CREATED, words)
+        attached = change.vcoproc(vcoproc.vcoproc_id)
+        assert attached is not None
+        return self.keep(change, request, seal(attached))
 
     def destroy_vcoproc(self, domain_name: str, name: str, request: Request) -> bytes:
         """Detaches a vcoproc. As `destroy_domain`."""
-        with self.turn(self._coprocs_of(domain_name)):
+        with self.turn(self.coprocs_of(domain_name)):
             if (answer := self.answered(request)) is not None:
                 return answer
-            with self._store.change() as change:
-                domain = _need_alive(change, domain_name)
-                found = [vcoproc for vcoproc in domain.vcoprocs if vcoproc.name == name]
-                if not found:
-                    raise NotFound("vcoproc", f"{domain.name}/{name}")
-                vcoproc = found[0]
+            with self.change() as change:
+                domain = need_domain(change, domain_name, DomainVerb.DETACH)
+                vcoproc = need_vcoproc(domain, name)
                 change.set_vcoproc_life(vcoproc.vcoproc_id, Life.DESTROYING)
-            self.run(Saga.undoing(vcoproc_steps(domain, vcoproc, {})))
-            with self._conclusion() as change:
-                change.delete_vcoproc(vcoproc.vcoproc_id)
-                change.add_event(vcoproc.resource, EventKind.DESTROYED, "detached")
-                return self.keep(change, request, b"")
+                self.keep(change, request, b"")
+            with contextlib.suppress(StoreUnavailable):  # it is decided, and the repair knows
+                self.finish_detachment(domain, vcoproc, "detached")
+            return b""
 
-    def finish_unfinished(self) -> None:
-        """Undoes what an earlier toolstack left half done. To be called inside `exclusive`."""
-        with self._store.read() as view:
-            found = unfinished(view.domains())
-        for domain, vcoproc, steps in found:
-            what = vcoproc or domain
-            self._log.warning("undoing a change that was cut off", name=what.resource)
-            self.run(Saga.undoing(steps))
-            with self._store.change() as change:
-                if vcoproc is None:
-                    change.delete_domain(domain.domid)
-                else:
-                    change.delete_vcoproc(vcoproc.vcoproc_id)
-                why = f"{what.life.value.lower()} was cut off; what there was of it is undone"
-                change.add_event(what.resource, EventKind.DESTROYED, why)
+    def finish_detachment(self, domain: DomainRecord, vcoproc: VcoprocRecord, words: str) -> None:
+        """Takes everything from a vcoproc that is to be no more.
 
-    def run(self, saga: Saga) -> None:
-        """Performs a saga to its end. On the way back nobody who fell silent is asked again."""
-        silent: dict[str, VcoprocError] = {}
-        while (step := saga.current()) is not None:
-            service = service_of(step)
-            outcome: Outcome = StepDone()
-            try:
-                if saga.state is SagaState.BACK and service in silent:
-                    raise silent[service]
-                self._services.perform(step)
-            except VcoprocError as error:
-                if isinstance(error, PeerError):
-                    silent[service] = error
-                outcome = StepFailed(error)
-            saga.step(outcome)
-        for left, why in saga.leftovers:
-            self._log.warning("not undone yet", step=type(left).__name__, why=str(why))
-            self._mark(service_of(left))
+        Raises:
+            StoreUnavailable: see `Turns.change`.
+        """
 
-    @contextmanager
-    def _conclusion(self) -> Iterator[Change]:
-        """The change of the store after a saga; when that fails, the repair undoes the saga."""
-        try:
-            with self._store.change() as change:
-                yield change
-        except VcoprocError:
-            self._mark(STORE)
-            raise
+        def finished(change: Change) -> None:
+            change.delete_vcoproc(vcoproc.vcoproc_id)
+            change.add_event(vcoproc.resource, EventKind.DESTROYED, words)
 
-    def _wait_for_coprocs(self, references: Iterable[str]) -> None:
-        """Gives coprocs that are just being started again the time to come back."""
-        system = self._leases.system
-        with contextlib.suppress(NotFound):  # told later, with everything else that is wrong
-            coprocs = [system.find(reference) for reference in references]
-            names = [coproc.name for coproc in coprocs if not coproc.is_template]
-            self._leases.wait_online(names, self._lease_wait_ns)
+        bare = domain.state is DomainState.STOPPED
+        steps = [] if bare else removal_steps(domain, vcoproc, self.held_files())
+        self.finish(steps, finished)
 
-    def _coprocs(self, view: View) -> dict[str, CoprocConfig]:
-        """All coprocs of the tree, as they are to be scheduled now."""
-        return with_settings(self._leases.coprocs, view.settings())
-
-    def _coprocs_of(self, domain_name: str) -> list[str]:
-        """Coprocs of the tree that a domain has vcoprocs on."""
-        with self._store.read() as view:
-            domain = view.domain(domain_name)
-        found = {vcoproc.coproc for vcoproc in domain.vcoprocs} if domain else set()
-        return sorted(found & self._leases.coprocs.keys())
-
-    def answered(self, request: Request) -> bytes | None:
-        """The answer that a repeated request got the first time; None for a new one."""
-        if not request.request_id:
-            return None
-        with self._store.read() as view:
-            return view.answer(request.request_id, request.fingerprint)
-
-    def keep(self, change: Change, request: Request, answer: bytes) -> bytes:
-        """Keeps an answer for a repetition of the request, and gives it."""
-        if request.request_id:
-            change.add_answer(request.request_id, request.fingerprint, answer)
-        return answer
-
-    def _check_room(self, change: Change, new: list[NewVcoproc]) -> None:
+    def check_room(self, view: View, new: list[NewVcoproc]) -> None:
+        """Raises: LimitExceeded (a coproc would have too many vcoprocs)."""
         by_name = {each.coproc.name: each.coproc for each in new}
         check_room(
             new,
-            change.counts(),
-            lambda name: self._leases.platform(by_name[name]).contexts_max,
+            view.counts(),
+            lambda name: self.leases.platform(by_name[name]).contexts_max,
         )
 
-    def _record(self, change: Change, new: NewVcoproc, domid: int, domain: str) -> VcoprocRecord:
-        return new.record(change.next_vcoproc_id(), domid, domain, self._secret())
+    def check_memory(self, view: View, more_bytes: int) -> None:
+        """Raises: LimitExceeded (there is not as much memory for one more domain)."""
+        held = held_files(view) - wanted_files(view)
+        self.memory.check_room(view.memory_bytes() + more_bytes, held)
 
 
-def _need_alive(change: Change, name: str) -> DomainRecord:
-    domain = change.domain(name)
+def need_domain(view: View, name: str, verb: DomainVerb) -> DomainRecord:
+    """A domain that a verb fits.
+
+    Raises:
+        NotFound: there is none of that name.
+        WrongState: it does not fit its state, or it is not complete just now.
+    """
+    domain = view.domain(name)
     if domain is None:
         raise NotFound("domain", name)
-    if domain.life is not Life.ALIVE:
-        raise WrongState(f"domain {name!r}", domain.life.value, "RUNNING")
+    for what, life in [
+        (f"domain {name!r}", domain.life),
+        *((f"vcoproc {name}/{each.name}", each.life) for each in domain.vcoprocs),
+    ]:
+        if life is not Life.ALIVE:
+            raise WrongState(what, life.value, Life.ALIVE.value)
+    after(domain.state, verb, f"domain {name!r}")
     return domain
 
 
-def _refuse_existing(domain: DomainRecord) -> None:
-    if domain.life is Life.ALIVE:
-        raise AlreadyExists("domain", domain.name)
-    raise WrongState(f"domain {domain.name!r}", domain.life.value, "a name that is free")
+def need_vcoproc(domain: DomainRecord, name: str) -> VcoprocRecord:
+    """Raises: NotFound."""
+    for vcoproc in domain.vcoprocs:
+        if vcoproc.name == name:
+            return vcoproc
+    raise NotFound("vcoproc", f"{domain.name}/{name}")
 
 
-def _made(domain: DomainRecord) -> str:
+def _first_state(stopped: bool) -> DomainState:
+    verb = DomainVerb.CREATE_STOPPED if stopped else DomainVerb.CREATE
+    return after(DomainState.ABSENT, verb)
+
+
+def made_words(domain: DomainRecord) -> str:
+    """A new domain, for its event."""
     count = len(domain.vcoprocs)
-    return f"domid {domain.domid}, {domain.memory_bytes} bytes, {count} vcoprocs"
+    words = f"domid {domain.domid}, {domain.memory_bytes} bytes, {count} vcoprocs"
+    return words if domain.state is DomainState.RUNNING else f"{words}, {domain.state.value}"

@@ -3,69 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Final
 
 import grpc
 
 from vcoproc import limits
 from vcoproc.api.v1 import toolstack_pb2 as api
 from vcoproc.api.v1 import toolstack_pb2_grpc as rpc
-from vcoproc.errors import InvalidConfig, PeerLost
+from vcoproc.errors import PeerLost
 from vcoproc_toolstack import filter_fields, translate
 from vcoproc_toolstack import translate_schedule as schedule
-from vcoproc_toolstack.changes import Changes
 from vcoproc_toolstack.event_hub import EventHub
 from vcoproc_toolstack.gateway_configuration import ConfigurationCalls
+from vcoproc_toolstack.gateway_domains import DomainCalls, Verbs
 from vcoproc_toolstack.gateway_events import EventCalls
+from vcoproc_toolstack.gateway_snapshots import SnapshotCalls
 from vcoproc_toolstack.lists import read_asked
 from vcoproc_toolstack.queries import Queries
-from vcoproc_toolstack.records import DomainRecord, VcoprocRecord, VcoprocState, VcoprocStatus
 from vcoproc_toolstack.schedule_changes import ScheduleChanges, Scheduled
 from vcoproc_toolstack.schedule_queries import ScheduleQueries
 from vcoproc_toolstack.streams import OpenStreams
 
-THREADS = limits.WATCHERS_MAX + limits.CHANGES_WAITING_MAX + 16
-"""A watcher and a change hold one each; the rest is for reads, which never wait for those."""
+THREADS = (
+    limits.WATCHERS_MAX
+    + limits.CHANGES_WAITING_MAX
+    + limits.SHUTDOWNS_MAX
+    + limits.SNAPSHOTS_MAX
+    + 16
+)
+"""A watcher, a change, a shutdown and a snapshot hold one each; the rest is for reads, which never
+wait for those."""
 
 
-class Gateway(ConfigurationCalls, EventCalls, rpc.ToolstackServiceServicer):
+class Gateway(
+    DomainCalls, SnapshotCalls, ConfigurationCalls, EventCalls, rpc.ToolstackServiceServicer
+):
     """Implements ToolstackService."""
 
     def __init__(
         self,
-        changes: Changes,
+        verbs: Verbs,
         queries: Queries,
         schedule_changes: ScheduleChanges,
         schedules: ScheduleQueries,
         events: tuple[EventHub, OpenStreams],
     ) -> None:
-        self._changes = changes
+        DomainCalls.__init__(self, verbs)
+        SnapshotCalls.__init__(self, verbs)
         self._queries = queries
         self._schedule_changes = schedule_changes
         self._schedules = schedules
         self._hub, self._streams = events
-
-    def CreateDomain(
-        self, request: api.CreateDomainRequest, _context: grpc.ServicerContext
-    ) -> api.Domain:
-        config = translate.check_text(
-            "config", request.config, limits.CONFIG_BYTES_MAX, empty=False
-        )
-        file_name = translate.check_text("file_name", request.file_name, limits.FILE_NAME_BYTES_MAX)
-        try:
-            answer = self._changes.create_domain(
-                config, file_name or "config", translate.read_request(request), _seal_domain
-            )
-        except InvalidConfig as error:
-            raise translate.shorten_problems(error) from error
-        return api.Domain.FromString(answer)
-
-    def DestroyDomain(
-        self, request: api.DestroyDomainRequest, _context: grpc.ServicerContext
-    ) -> api.DestroyDomainResponse:
-        [name] = translate.parse_name("name", request.name, "domains")
-        self._changes.destroy_domain(name, translate.read_request(request))
-        return api.DestroyDomainResponse()
 
     def GetDomain(
         self, request: api.GetDomainRequest, _context: grpc.ServicerContext
@@ -102,25 +89,6 @@ class Gateway(ConfigurationCalls, EventCalls, rpc.ToolstackServiceServicer):
         coprocs, revision = self._queries.coprocs(after)
         page, token = asked.page(map(translate.coproc_message, coprocs))
         return api.ListCoprocsResponse(coprocs=page, next_page_token=token, revision=revision)
-
-    def CreateVcoproc(
-        self, request: api.CreateVcoprocRequest, _context: grpc.ServicerContext
-    ) -> api.Vcoproc:
-        [domain] = translate.parse_name("domain", request.domain, "domains")
-        try:
-            answer = self._changes.create_vcoproc(
-                domain, request.spec, translate.read_request(request), _seal_vcoproc
-            )
-        except InvalidConfig as error:
-            raise translate.shorten_problems(error) from error
-        return api.Vcoproc.FromString(answer)
-
-    def DestroyVcoproc(
-        self, request: api.DestroyVcoprocRequest, _context: grpc.ServicerContext
-    ) -> api.DestroyVcoprocResponse:
-        domain, name = translate.parse_name("name", request.name, "domains", "vcoprocs")
-        self._changes.destroy_vcoproc(domain, name, translate.read_request(request))
-        return api.DestroyVcoprocResponse()
 
     def GetVcoproc(
         self, request: api.GetVcoprocRequest, _context: grpc.ServicerContext
@@ -206,19 +174,6 @@ class Gateway(ConfigurationCalls, EventCalls, rpc.ToolstackServiceServicer):
         [name] = translate.parse_name("coproc", request.coproc, "coprocs")
         analysis = self._schedules.analyse(name, schedule.read_assumptions(request))
         return schedule.analysis_message(name, analysis, self._schedules.names())
-
-
-_NEW: Final = VcoprocStatus(VcoprocState.SLEEPING)
-"""Nobody has started anything on a vcoproc that was just made."""
-
-
-def _seal_domain(domain: DomainRecord) -> bytes:
-    statuses = {vcoproc.vcoproc_id: _NEW for vcoproc in domain.vcoprocs}
-    return translate.domain_message(domain, statuses).SerializeToString()
-
-
-def _seal_vcoproc(vcoproc: VcoprocRecord) -> bytes:
-    return translate.vcoproc_message(vcoproc, {vcoproc.vcoproc_id: _NEW}).SerializeToString()
 
 
 def _seal_schedule(scheduled: Scheduled, lost: tuple[str, ...]) -> bytes:

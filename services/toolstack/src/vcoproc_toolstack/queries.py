@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vcoproc import limits
 from vcoproc.config import CoprocConfig, SystemConfig
 from vcoproc.errors import NotFound, VcoprocError, WrongState
+from vcoproc.model.domain_state import HELD, DomainState
 from vcoproc_toolstack.desired import Desired, read_desired
 from vcoproc_toolstack.leases import Leases
 from vcoproc_toolstack.memory import MemoryDir
@@ -152,12 +153,14 @@ class Queries:
 
         Raises:
             NotFound: there is no such domain.
-            WrongState: it is being made or unmade.
+            WrongState: it is being made or unmade, or has nothing to open.
         """
         with self._store.read() as view:
             domain = _need_domain(view, name)
             if domain.life is not Life.ALIVE:
                 raise WrongState(f"domain {name!r}", domain.life.value, "RUNNING")
+            if not domain.placed:
+                raise WrongState(f"domain {name!r}", domain.state.value, "RUNNING")
             alive = [vcoproc for vcoproc in domain.vcoprocs if vcoproc.life is Life.ALIVE]
             openings = tuple(self._opening(view, vcoproc) for vcoproc in alive)
         return DomainOpening(
@@ -250,9 +253,10 @@ def merged_statuses(
     lost = VcoprocStatus(VcoprocState.LOST)
     unknown = VcoprocStatus(VcoprocState.UNKNOWN)
     return {
-        vcoproc.vcoproc_id: found.get(vcoproc.vcoproc_id, unknown)
-        if vcoproc.coproc in online
-        else lost
+        vcoproc.vcoproc_id: shown_status(
+            vcoproc,
+            found.get(vcoproc.vcoproc_id, unknown) if vcoproc.coproc in online else lost,
+        )
         for vcoproc in vcoprocs
     }
 
@@ -278,6 +282,16 @@ def coproc_statuses(
             )
         )
     return statuses
+
+
+def shown_status(vcoproc: VcoprocRecord, status: VcoprocStatus) -> VcoprocStatus:
+    """How a vcoproc is shown that is so by itself: its domain may not let it run."""
+    if vcoproc.domain_state is DomainState.STOPPED:
+        return VcoprocStatus(VcoprocState.STOPPED)
+    kept_off = vcoproc.domain_state in HELD
+    if kept_off and status.state not in (VcoprocState.FAULTED, VcoprocState.LOST):
+        return replace(status, state=VcoprocState.PAUSED)
+    return status
 
 
 def _need_domain(view: View, name: str) -> DomainRecord:

@@ -8,14 +8,17 @@ Theory of operation:
     done all end in the same way.
 Not handled:
     A service that holds something under a right number with wrong contents: numbers of vcoprocs are
-    never reused, and a service refuses to change what it has.
+    never reused, and a service refuses to change what it has. The context of a vcoproc whose
+    coproc-sim died is lost, unless one is kept that it has not run with yet.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
 
 from vcoproc.config.records import CoprocConfig
+from vcoproc_toolstack.plans import release_steps
 from vcoproc_toolstack.records import (
     CoprocAccount,
     CoprocView,
@@ -29,25 +32,31 @@ from vcoproc_toolstack.steps import (
     AddVcoproc,
     AttachVcoproc,
     DetachVcoproc,
+    ForgetContext,
+    LoadContext,
     MapLines,
+    MoveLines,
+    PauseDomain,
+    PauseVcoproc,
     RemoveDomain,
     RemoveVcoproc,
+    ResumeDomain,
+    ResumeVcoproc,
     SetCoproc,
     Step,
     UnmapLines,
-    domain_steps,
-    vcoproc_steps,
+    context_file,
 )
 
 
 def wanted(domains: Iterable[DomainRecord]) -> list[tuple[DomainRecord, VcoprocRecord]]:
-    """Every vcoproc that is to be alive, with its domain."""
+    """Every vcoproc that is to be in its place, with its domain."""
     return [
         (domain, vcoproc)
         for domain in domains
-        if domain.life is Life.ALIVE
+        if domain.placed
         for vcoproc in domain.vcoprocs
-        if vcoproc.life is Life.ALIVE
+        if vcoproc.placed
     ]
 
 
@@ -64,14 +73,14 @@ def scheduler_repair(
     online: names of those that are leased now.
     """
     pairs = [(d, v) for d, v in wanted(domains) if v.coproc in coprocs]
-    ids = {vcoproc.vcoproc_id for _, vcoproc in pairs}
+    places = {(vcoproc.coproc, vcoproc.vcoproc_id) for _, vcoproc in pairs}
     names = sorted({*online, *(vcoproc.coproc for _, vcoproc in pairs)})
     return [
         *(
             RemoveVcoproc(account.coproc, vcoproc_id)
             for account in accounts
             for vcoproc_id, _ in account.vcoprocs
-            if vcoproc_id not in ids
+            if (account.coproc, vcoproc_id) not in places
         ),
         *(SetCoproc(coprocs[name], _set_parameters(name, accounts, pairs)) for name in names),
         *(AddVcoproc(vcoproc) for _, vcoproc in pairs),
@@ -101,46 +110,105 @@ def router_repair(domains: Sequence[DomainRecord], view: RouterView) -> list[Ste
     """What the irq-router lacks or has too much."""
     pairs = wanted(domains)
     ids = {vcoproc.vcoproc_id for _, vcoproc in pairs}
-    alive = [domain for domain in domains if domain.life is Life.ALIVE]
+    placed = [domain for domain in domains if domain.placed]
     return [
         *(UnmapLines(vcoproc_id) for vcoproc_id in sorted(view.vcoproc_ids - ids)),
         *(
             RemoveDomain(domid)
-            for domid in sorted(view.domids - {domain.domid for domain in alive})
+            for domid in sorted(view.domids - {domain.domid for domain in placed})
         ),
-        *(AddDomain(domain) for domain in alive),
-        *(MapLines(vcoproc) for _, vcoproc in pairs),
+        *(AddDomain(domain) for domain in placed),
+        # Before its lines: nothing is to come through a new one.
+        *(PauseDomain(d.domid) for d in placed if d.held and d.domid not in view.paused),
+        *(_lines(vcoproc, view) for _, vcoproc in pairs),
+        *(ResumeDomain(d.domid) for d in placed if not d.held and d.domid in view.paused),
     ]
 
 
-def coproc_repair(domains: Sequence[DomainRecord], coproc: str, view: CoprocView) -> list[Step]:
-    """What a coproc-sim lacks or has too much."""
-    pairs = [(d, v) for d, v in wanted(domains) if v.coproc == coproc]
-    ids = {vcoproc.vcoproc_id for _, vcoproc in pairs}
-    return [
-        *(
-            DetachVcoproc(coproc, vcoproc_id)
-            for vcoproc_id, _ in view.vcoprocs
-            if vcoproc_id not in ids
-        ),
-        *(
-            AttachVcoproc(vcoproc, domain.memory_file, domain.memory_bytes)
-            for domain, vcoproc in pairs
-        ),
+def _lines(vcoproc: VcoprocRecord, view: RouterView) -> Step:
+    """What gives a vcoproc its lines, of its own coproc."""
+    if vcoproc.vcoproc_id in view.vcoproc_ids:
+        return MoveLines(vcoproc.vcoproc_id, vcoproc.coproc, vcoproc.coproc)
+    return MapLines(vcoproc)
+
+
+def coproc_repair(
+    domains: Sequence[DomainRecord],
+    coproc: str,
+    view: CoprocView,
+    contexts: Set[int] = frozenset(),
+) -> list[Step]:
+    """What a coproc-sim lacks or has too much.
+
+    contexts: numbers of vcoprocs whose context is kept until they run.
+    """
+    pairs = wanted(domains)
+    coproc_of = {vcoproc.vcoproc_id: vcoproc.coproc for _, vcoproc in pairs}
+    present = {vcoproc_id for vcoproc_id, _ in view.vcoprocs}
+    steps: list[Step] = [
+        DetachVcoproc(coproc, vcoproc_id, moved=vcoproc_id in coproc_of)
+        for vcoproc_id in sorted(present)
+        if coproc_of.get(vcoproc_id) != coproc
     ]
+    for domain, vcoproc in pairs:
+        if vcoproc.coproc == coproc:
+            number = vcoproc.vcoproc_id
+            steps += _seat_steps(
+                domain,
+                vcoproc,
+                present=number in present,
+                paused=number in view.paused,
+                context=number in contexts,
+            )
+    return steps
 
 
-def unfinished(
-    domains: Iterable[DomainRecord],
-) -> list[tuple[DomainRecord, VcoprocRecord | None, list[Step]]]:
-    """What was cut off half way: the domain, the vcoproc or None for all of it, what to undo."""
-    found: list[tuple[DomainRecord, VcoprocRecord | None, list[Step]]] = []
+def _seat_steps(
+    domain: DomainRecord, vcoproc: VcoprocRecord, *, present: bool, paused: bool, context: bool
+) -> list[Step]:
+    """What gives a vcoproc its place on its coproc. context: one is kept for it."""
+    seat = vcoproc.coproc, vcoproc.vcoproc_id
+    load = context and not present  # what is present has loaded it, or is what it was made from
+    attach = AttachVcoproc(vcoproc, domain.memory_file, domain.memory_bytes, domain.held or load)
+    if load:
+        file_name = context_file(vcoproc.vcoproc_id)
+        return [attach, LoadContext(*seat, file_name), *release_steps(domain, vcoproc)]
+    steps: list[Step] = [attach]
+    if context:
+        steps.append(ForgetContext(*seat))
+    if present and domain.held:
+        # Also one that is paused: a move that was cut off may have left its driver waiting.
+        steps.append(PauseVcoproc(*seat, again=paused))
+    elif present and paused:
+        steps.append(ResumeVcoproc(*seat))
+    return steps
+
+
+@dataclass(frozen=True, slots=True)
+class Unfinished:
+    """What was cut off half way. vcoproc: None for the whole domain."""
+
+    domain: DomainRecord
+    vcoproc: VcoprocRecord | None = None
+
+    @property
+    def life(self) -> Life:
+        return self.domain.life if self.vcoproc is None else self.vcoproc.life
+
+    @property
+    def resource(self) -> str:
+        return self.domain.resource if self.vcoproc is None else self.vcoproc.resource
+
+
+def unfinished(domains: Iterable[DomainRecord]) -> list[Unfinished]:
+    """Everything that was cut off."""
+    found: list[Unfinished] = []
     for domain in domains:
         if domain.life is not Life.ALIVE:
-            found.append((domain, None, domain_steps(domain, {})))
+            found.append(Unfinished(domain))
             continue
         found += [
-            (domain, vcoproc, vcoproc_steps(domain, vcoproc, {}))
+            Unfinished(domain, vcoproc)
             for vcoproc in domain.vcoprocs
             if vcoproc.life is not Life.ALIVE
         ]

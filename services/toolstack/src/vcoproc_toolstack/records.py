@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import contextvars
 import enum
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Final
+
+from vcoproc.model.domain_state import HELD, DomainState
 
 
 class Life(enum.Enum):
-    """Where a domain or a vcoproc is between its creation and its end.
+    """What is being done with a domain or a vcoproc.
 
     Only ALIVE outlasts a change: what a restarted toolstack finds in another state was left by one
-    that died half way, and is undone.
+    that died half way. What was being made is undone, what was being unmade is finished.
     """
 
     CREATING = "CREATING"
+    STARTING = "STARTING"
+    """A STOPPED domain is given its memory, contexts and places."""
     ALIVE = "ALIVE"
+    STOPPING = "STOPPING"
+    """They are taken from a domain that is STOPPED from now on."""
     DESTROYING = "DESTROYING"
 
 
@@ -41,6 +48,8 @@ class VcoprocState(enum.Enum):
     RUNNING = "RUNNING"
     FAULTED = "FAULTED"
     LOST = "LOST"
+    PAUSED = "PAUSED"
+    STOPPED = "STOPPED"
 
 
 class CoprocState(enum.Enum):
@@ -92,6 +101,29 @@ class PlatformRecord:
 # --- desired state --------------------------------------------------------------------------------
 
 
+class Then(enum.Enum):
+    """What follows what is under way. The first three: words of a domain's file."""
+
+    PRESERVE = "preserve"
+    RESTART = "restart"
+    DESTROY = "destroy"
+    GO_ON = "go on"
+    STAY_PAUSED = "stay paused"
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a state ends that lasts only a while, and who asked for it; for whoever comes after.
+
+    RESTART of a STOPPED domain: it is to be started as soon as that is possible. request_id: empty
+    when nobody waits for an answer.
+    """
+
+    then: Then
+    request_id: str = ""
+    fingerprint: bytes = b""
+
+
 @dataclass(frozen=True, slots=True)
 class VcoprocRange:
     """A register range of a vcoproc; ipa and size_bytes are whole pages."""
@@ -116,7 +148,8 @@ class VcoprocLine:
 class VcoprocRecord:
     """A domain's instance of a coproc. ranges: in the platform's order. No number comes back.
 
-    revision: of the event that changed it, or its whole domain, last; 0 before the first.
+    domain_state: of the domain that it belongs to. revision: of the event that changed it, or its
+    whole domain, last; 0 before the first.
     """
 
     vcoproc_id: int
@@ -131,10 +164,16 @@ class VcoprocRecord:
     ranges: tuple[VcoprocRange, ...]
     lines: tuple[VcoprocLine, ...]
     revision: int = 0
+    domain_state: DomainState = DomainState.RUNNING
 
     @property
     def resource(self) -> str:
         return f"domains/{self.domain}/vcoprocs/{self.name}"
+
+    @property
+    def placed(self) -> bool:
+        """Whether it is to be with its coproc, its lines and the scheduler."""
+        return self.life is Life.ALIVE and self.domain_state is not DomainState.STOPPED
 
     def mapped_files(self) -> tuple[tuple[VcoprocRange, str], ...]:
         """Each mapped range with the name of the file that backs it."""
@@ -145,11 +184,18 @@ class VcoprocRecord:
         )
 
 
+def memory_file(domid: int) -> str:
+    """The file with the memory of a domain."""
+    return f"domain-{domid}"
+
+
 @dataclass(frozen=True, slots=True)
 class DomainRecord:
     """A virtual machine. vcoprocs: sorted by name.
 
     revision: of the event that changed it, or one of its vcoprocs, last; 0 before the first.
+    state_reason: for people; empty when there is nothing to say. create_time_ns: Unix time.
+    on_poweroff, on_crash: what follows; one of PRESERVE, RESTART and DESTROY.
     """
 
     domid: int
@@ -160,6 +206,12 @@ class DomainRecord:
     unknown_keys: tuple[str, ...]
     vcoprocs: tuple[VcoprocRecord, ...]
     revision: int = 0
+    state: DomainState = DomainState.RUNNING
+    state_reason: str = ""
+    create_time_ns: int = 0
+    on_poweroff: Then = Then.PRESERVE
+    on_crash: Then = Then.PRESERVE
+    ending: Ending | None = None
 
     @property
     def resource(self) -> str:
@@ -167,7 +219,46 @@ class DomainRecord:
 
     @property
     def memory_file(self) -> str:
-        return f"domain-{self.domid}"
+        return memory_file(self.domid)
+
+    @property
+    def placed(self) -> bool:
+        """Whether it is to have memory and to be known to the irq-router."""
+        return self.life is Life.ALIVE and self.state is not DomainState.STOPPED
+
+    @property
+    def held(self) -> bool:
+        """Whether its vcoprocs are to be kept off their coprocs."""
+        return self.state in HELD
+
+    def files(self) -> tuple[str, ...]:
+        """All its memory files."""
+        mapped = (name for v in self.vcoprocs for _, name in v.mapped_files())
+        return (self.memory_file, *mapped)
+
+    def become(
+        self, state: DomainState, reason: str = "", *, life: Life = Life.ALIVE
+    ) -> DomainRecord:
+        """The same domain in another state."""
+        vcoprocs = tuple(replace(v, domain_state=state, life=life) for v in self.vcoprocs)
+        return replace(self, state=state, state_reason=reason, life=life, vcoprocs=vcoprocs)
+
+    def renamed(self, name: str) -> DomainRecord:
+        """The same domain with another name."""
+        vcoprocs = tuple(replace(v, domain=name) for v in self.vcoprocs)
+        return replace(self, name=name, vcoprocs=vcoprocs)
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A coproc-sim that may have a vcoproc that the desired state does not give it.
+
+    As long as it is kept, the memory files that it may reach are neither removed nor used again.
+    """
+
+    coproc: str
+    vcoproc_id: int
+    files: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,17 +364,32 @@ class CoprocAccount:
 
 
 @dataclass(frozen=True, slots=True)
+class LineNow:
+    """How a line is in the irq-router. line: its index in the platform.
+
+    pending: it has been raised and the domain has not finished with it.
+    """
+
+    line: int
+    pending: bool
+    masked: bool
+
+
+@dataclass(frozen=True, slots=True)
 class RouterView:
-    """What the irq-router holds."""
+    """What the irq-router holds. paused: domains. lines: by number of the vcoproc."""
 
     domids: frozenset[int]
     vcoproc_ids: frozenset[int]
+    paused: frozenset[int] = frozenset()
+    lines: Mapping[int, tuple[LineNow, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class CoprocView:
-    """What a coproc-sim says of its coproc."""
+    """What a coproc-sim says of its coproc. paused: those of its vcoprocs that are kept off."""
 
     current: int
     switch_count: int
     vcoprocs: tuple[tuple[int, VcoprocState], ...]
+    paused: frozenset[int] = frozenset()

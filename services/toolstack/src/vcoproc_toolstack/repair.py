@@ -9,30 +9,39 @@ from typing import Final
 
 from vcoproc import limits
 from vcoproc.config import CoprocConfig
-from vcoproc.errors import PeerError, VcoprocError
-from vcoproc.runtime.logs import Log
+from vcoproc.errors import PeerError, StoreUnavailable, VcoprocError
 from vcoproc_toolstack.changes import Changes
-from vcoproc_toolstack.leases import Leases
-from vcoproc_toolstack.memory import MemoryDir
-from vcoproc_toolstack.ports import Services
-from vcoproc_toolstack.reconcile import coproc_repair, router_repair, scheduler_repair
-from vcoproc_toolstack.records import DomainRecord, EventKind
+from vcoproc_toolstack.endings import Endings, domain_mark, marked_domain
+from vcoproc_toolstack.plans import domain_steps
+from vcoproc_toolstack.reconcile import (
+    Unfinished,
+    coproc_repair,
+    router_repair,
+    scheduler_repair,
+    unfinished,
+)
+from vcoproc_toolstack.records import DomainRecord, EventKind, Life
+from vcoproc_toolstack.saga import bars
 from vcoproc_toolstack.schedules import schedule_resource, with_settings
 from vcoproc_toolstack.steps import (
     IRQ_ROUTER,
-    MEMORY,
     SCHEDULER,
     STORE,
     AddVcoproc,
+    DetachVcoproc,
+    ForgetContext,
+    LoadContext,
     MakeMemory,
     SetCoproc,
     Step,
-    domain_steps,
+    context_file,
+    coproc_service,
 )
-from vcoproc_toolstack.store import Store
 
 _COPROC: Final = "coproc/"
 _MEMORY_GONE: Final = "its memory was gone and is zero again"
+_AGAIN: Final = (DetachVcoproc, ForgetContext, LoadContext)
+"""Steps that are tried again after a refusal: memory is kept for one, somebody waits for others."""
 FALLBACK: Final = "rr"
 """Schedules a coproc whose own algorithm the scheduler no longer takes, a plug-in that was removed
 perhaps, so that those who run on it go on. It needs no parameters."""
@@ -86,36 +95,67 @@ class Marks:
 class Repairer:
     """Compares what a service holds with the store, and performs the difference."""
 
-    def __init__(
-        self, store: Store, leases: Leases, services: Services, changes: Changes, log: Log
-    ) -> None:
-        self._store = store
-        self._leases = leases
-        self._services = services
+    def __init__(self, changes: Changes, endings: Endings) -> None:
         self._changes = changes
-        self._log = log
+        self._endings = endings
+        self._store = changes.store
+        self._leases = changes.leases
+        self._services = changes.services
+        self._memory = changes.memory
+        self._log = changes.log
 
-    def start(self, memory: MemoryDir) -> None:
+    def start(self) -> None:
         """What must be right before anybody is served: nothing half done, and memory files."""
         with self._changes.exclusive():
-            self._changes.finish_unfinished()
+            self._finish_unfinished()
             domains = self._domains()
-            wanted: dict[str, DomainRecord] = {}
             for domain in domains:
-                made = False
-                for step in domain_steps(domain, {}):
-                    if isinstance(step, MakeMemory):
-                        wanted[step.file_name] = domain
-                        made |= memory.make(step)
-                if made:
-                    self._note(domain.resource, EventKind.CHANGED, _MEMORY_GONE)
-            for name in memory.remove_others(wanted.keys()):
+                if domain.placed:
+                    self._make_what_is_gone(domain)
+            with self._store.read() as view:
+                held = {name for hold in view.holds() for name in hold.files}
+            for name in self._memory.remove_others(held | _files(domains)):
                 self._log.warning("removed a memory file of no domain", file=name)
         for vcoproc in (vcoproc for domain in domains for vcoproc in domain.vcoprocs):
             if vcoproc.coproc not in self._leases.coprocs:
                 self._log.warning(
                     "its coproc is not in the tree", name=vcoproc.resource, coproc=vcoproc.coproc
                 )
+
+    def _make_what_is_gone(self, domain: DomainRecord) -> None:
+        steps = domain_steps(domain, {})
+        made = [self._memory.keep(step) for step in steps if isinstance(step, MakeMemory)]
+        if any(made):
+            with self._store.change() as change:
+                why = "its memory was gone and is zero again"
+                change.add_event(domain.resource, EventKind.CHANGED, why)
+
+    def _finish_unfinished(self) -> None:
+        """Ends what was left half done, and marks what somebody has to go on with."""
+        for found in unfinished(self._domains()):
+            self._log.warning("ending a change that was cut off", name=found.resource)
+            self._finish(found)
+        with self._store.read() as view:
+            domains, holds = view.domains(), view.holds()
+        for domain in domains:
+            if domain.ending is not None:
+                self._changes.mark(domain_mark(domain.domid))
+        for hold in holds:
+            self._changes.mark(coproc_service(hold.coproc))
+
+    def _finish(self, found: Unfinished) -> None:
+        words = f"{found.life.value.lower()} was cut off; what there was of it is undone"
+        if found.life is Life.DESTROYING:
+            words = "destroyed"
+        domain = found.domain
+        if found.vcoproc is not None:
+            self._changes.finish_detachment(domain, found.vcoproc, words)
+        elif domain.life is Life.STOPPING:
+            self._changes.finish_stop(domain)
+        elif domain.life is Life.STARTING:
+            self._changes.finish_stop(replace(domain, state_reason=words))
+        else:
+            self._changes.finish_destruction(domain, words)
 
     def run(self, marks: Marks) -> None:
         """Repairs what is marked until the marks are stopped. For a thread of its own."""
@@ -126,39 +166,53 @@ class Repairer:
 
     def repair(self, service: str) -> bool:
         """One service. False when it does not answer and must be asked again."""
-        if service == STORE:
-            return self._repair_store()
         try:
-            # Asked once outside, so that no change waits for a service that does not answer.
-            self._steps(service)
-            with self._changes.exclusive():
-                steps = self._steps(service)
-                self._perform_all(steps)
-        except PeerError as error:
+            if service == STORE:
+                with self._changes.exclusive():
+                    self._finish_unfinished()
+                return True
+            if (domid := marked_domain(service)) is not None:
+                return self._endings.go_on(domid)
+            return self._repair(service)
+        except (PeerError, StoreUnavailable) as error:
             self._log.debug("repair waits", of=service, why=str(error))
             return False
         except VcoprocError as error:
             self._log.error("repair refused", of=service, why=str(error))
-            return True
+            # Of these two it is the store that has failed: the disk is full, perhaps.
+            return service != STORE and marked_domain(service) is None
+
+    def _repair(self, service: str) -> bool:
+        # Asked once outside, so that no change waits for a service that does not answer.
+        self._steps(service)
+        with self._changes.exclusive():
+            steps = self._steps(service)
+            failed = self._perform_all(steps)
+            if service.startswith(_COPROC) and self._leases.get(_coproc(service)) is not None:
+                self._forget_holds(_coproc(service), failed)
         self._log.info("repaired", of=service, steps=len(steps))
-        return True
+        return not any(isinstance(step, _AGAIN) for step in failed)
 
-    def _repair_store(self) -> bool:
-        try:
-            self._store.recover()
-            with self._changes.exclusive():
-                self._changes.finish_unfinished()
-        except VcoprocError as error:  # the disk is still full, perhaps
-            self._log.error("repair waits", of=STORE, why=str(error))
-            return False
-        return True
+    def _forget_holds(self, coproc: str, failed: list[Step]) -> None:
+        """A coproc-sim has nothing any more that it is not to have, but what it did not detach."""
+        left = {step.vcoproc_id for step in failed if isinstance(step, DetachVcoproc)}
+        with self._store.read() as view:
+            holds = [hold for hold in view.holds(coproc) if hold.vcoproc_id not in left]
+        if holds:
+            self._changes.forget_holds(holds)
 
-    def _perform_all(self, steps: list[Step]) -> None:
+    def _perform_all(self, steps: list[Step]) -> list[Step]:
+        """Performs steps; gives those that were refused. Raises: PeerError."""
         plain: set[str] = set()
+        failed: list[Step] = []
         for step in steps:
             if isinstance(step, AddVcoproc) and step.vcoproc.coproc in plain:
                 step = AddVcoproc(replace(step.vcoproc, params=()))
+            if any(bars(each, step) for each in failed):
+                continue
             why = self._perform(step)
+            if why is not None:
+                failed.append(step)
             if why is None or not isinstance(step, SetCoproc):
                 continue
             coproc = step.coproc.name
@@ -166,6 +220,7 @@ class Repairer:
             if users and self._perform(_plain(step)) is None:
                 plain.add(coproc)
                 self._note_refusal(step.coproc, why)
+        return failed
 
     def _perform(self, step: Step) -> VcoprocError | None:
         """Does a step; gives the error when it is refused. Raises: PeerError."""
@@ -199,13 +254,24 @@ class Repairer:
             return scheduler_repair(domains, coprocs, self._leases.online(), accounts)
         if service == IRQ_ROUTER:
             return router_repair(domains, self._services.router())
-        if service == MEMORY:
-            return []  # files that could not be removed go when the toolstack starts again
-        name = service.removeprefix(_COPROC)
+        name = _coproc(service)
         if self._leases.get(name) is None:
             return []  # its next lease marks it again
         held = self._services.coproc(name, limits.CALL_TIMEOUT_NS)
-        return coproc_repair(domains, name, held)
+        return coproc_repair(domains, name, held, self._memory.contexts())
+
+
+def _coproc(service: str) -> str:
+    return service.removeprefix(_COPROC)
+
+
+def _files(domains: list[DomainRecord]) -> set[str]:
+    """Memory files that domains have, and contexts that wait to be loaded into their vcoprocs."""
+    placed = [domain for domain in domains if domain.placed]
+    return {
+        *(name for domain in placed for name in domain.files()),
+        *(context_file(v.vcoproc_id) for domain in placed for v in domain.vcoprocs),
+    }
 
 
 def _plain(step: SetCoproc) -> SetCoproc:

@@ -5,28 +5,41 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from typing import Any, Final, Generic, TypeVar
 
 from sqlalchemy import LargeBinary, Table
 
+from vcoproc.model.domain_state import DomainState
 from vcoproc_toolstack.records import (
     DomainRecord,
+    Ending,
     EventKind,
     EventRecord,
     FaultRecord,
+    Hold,
     Life,
     PlatformLine,
     PlatformRange,
     PlatformRecord,
     PlatformRegister,
+    Then,
     VcoprocLine,
     VcoprocRange,
     VcoprocRecord,
 )
 from vcoproc_toolstack.schedules import Setting
-from vcoproc_toolstack.tables import DOMAINS, EVENTS, META, PLATFORMS, SCHEDULES, VCOPROCS
+from vcoproc_toolstack.tables import (
+    DOMAIN_FILES,
+    DOMAINS,
+    EVENTS,
+    HOLDS,
+    META,
+    PLATFORMS,
+    SCHEDULES,
+    VCOPROCS,
+)
 
 K = TypeVar("K")
 R = TypeVar("R")
@@ -80,9 +93,34 @@ def _decode_fault(text: str | None) -> FaultRecord | None:
     return None if text is None else FaultRecord(**json.loads(text))
 
 
+def _encode_ending(ending: Ending | None) -> str:
+    if ending is None:
+        return ""
+    return json.dumps(
+        {
+            "then": ending.then.value,
+            "request_id": ending.request_id,
+            "fingerprint": ending.fingerprint.hex(),
+        }
+    )
+
+
+def _decode_ending(text: str) -> Ending | None:
+    if not text:
+        return None
+    fields = json.loads(text)
+    fingerprint = bytes.fromhex(fields["fingerprint"])
+    return Ending(Then(fields["then"]), fields["request_id"], fingerprint)
+
+
 _LIFE: Final = Codec(lambda life: life.value, Life)
+_THEN: Final = Codec(lambda then: then.value, Then)
 _CODECS: Final[Mapping[tuple[str, str], Codec]] = {
     ("domains", "life"): _LIFE,
+    ("domains", "state"): Codec(lambda state: state.value, DomainState),
+    ("domains", "on_poweroff"): _THEN,
+    ("domains", "on_crash"): _THEN,
+    ("domains", "ending"): Codec(_encode_ending, _decode_ending),
     ("domains", "unknown_keys"): Codec(json.dumps, lambda text: tuple(json.loads(text))),
     ("vcoprocs", "life"): _LIFE,
     ("vcoprocs", "params"): Codec(_encode_pairs, _decode_pairs),
@@ -121,11 +159,15 @@ def _fields(table: Table, row: Row) -> dict[str, Any]:
 
 def to_domain(row: Row, vcoprocs: list[VcoprocRecord]) -> DomainRecord:
     """vcoprocs: in any order."""
+    domain = DomainRecord(**_fields(DOMAINS, row), vcoprocs=())
     by_name = sorted(vcoprocs, key=lambda vcoproc: vcoproc.name)
-    return DomainRecord(**_fields(DOMAINS, row), vcoprocs=tuple(by_name))
+    return replace(
+        domain, vcoprocs=tuple(replace(each, domain_state=domain.state) for each in by_name)
+    )
 
 
 def to_vcoproc(row: Row, domain: str) -> VcoprocRecord:
+    """As of a RUNNING domain; `to_domain` knows better."""
     return VcoprocRecord(**_fields(VCOPROCS, row), domain=domain)
 
 
@@ -179,10 +221,27 @@ def _to_platform(row: Row) -> PlatformRecord:
     )
 
 
+def hold_key(coproc: str, vcoproc_id: int) -> str:
+    return f"{coproc}/{vcoproc_id}"
+
+
+def _hold_values(hold: Hold) -> dict[str, Any]:
+    return {"files": json.dumps(hold.files)}
+
+
+def _to_hold(row: Row) -> Hold:
+    coproc, _, number = row["hold"].rpartition("/")
+    return Hold(coproc, int(number), tuple(json.loads(row["files"])))
+
+
 NUMBERS: Final[Keyed[str, int]] = Keyed(META, lambda value: {"value": value}, _number_of)
 SETTINGS: Final[Keyed[str, Setting]] = Keyed(SCHEDULES, _setting_values, _to_setting)
 TYPES: Final[Keyed[str, PlatformRecord]] = Keyed(PLATFORMS, _platform_values, _to_platform)
-KEYED: Final[tuple[Keyed[Any, Any], ...]] = (NUMBERS, SETTINGS, TYPES)
+FILES: Final[Keyed[int, str]] = Keyed(
+    DOMAIN_FILES, lambda text: {"text": text}, lambda row: str(row["text"])
+)
+HOLD_RECORDS: Final[Keyed[str, Hold]] = Keyed(HOLDS, _hold_values, _to_hold)
+KEYED: Final[tuple[Keyed[Any, Any], ...]] = (NUMBERS, SETTINGS, TYPES, FILES, HOLD_RECORDS)
 """All of them."""
 
 
@@ -207,7 +266,11 @@ def pack_resource(resource: Resource) -> bytes:
             "vcoprocs": [_open_row(VCOPROCS, vcoproc) for vcoproc in resource.vcoprocs],
         }
     else:
-        document = {"of": resource.domain, "vcoproc": _open_row(VCOPROCS, resource)}
+        document = {
+            "of": resource.domain,
+            "state": resource.domain_state.value,
+            "vcoproc": _open_row(VCOPROCS, resource),
+        }
     return zlib.compress(json.dumps(document).encode(), 1)
 
 
@@ -216,7 +279,8 @@ def unpack_resource(packed: bytes) -> Resource | None:
     document = json.loads(zlib.decompress(packed))
     try:
         if "domain" not in document:
-            return to_vcoproc(_closed_row(VCOPROCS, document["vcoproc"]), document["of"])
+            vcoproc = to_vcoproc(_closed_row(VCOPROCS, document["vcoproc"]), document["of"])
+            return replace(vcoproc, domain_state=DomainState(document["state"]))
         row = _closed_row(DOMAINS, document["domain"])
         vcoprocs = [_closed_row(VCOPROCS, each) for each in document["vcoprocs"]]
         return to_domain(row, [to_vcoproc(each, row["name"]) for each in vcoprocs])

@@ -22,7 +22,6 @@ from vcoproc.errors import (
     VcoprocError,
     WrongState,
 )
-from vcoproc_toolstack.changes import Changes, Request
 from vcoproc_toolstack.leases import Leases
 from vcoproc_toolstack.ports import Scheduling, Services
 from vcoproc_toolstack.records import EventKind, Life, VcoprocRecord
@@ -37,6 +36,7 @@ from vcoproc_toolstack.schedules import (
 )
 from vcoproc_toolstack.steps import SCHEDULER, AddVcoproc, SetCoproc
 from vcoproc_toolstack.store import Change, Store, View
+from vcoproc_toolstack.turns import Request, Turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ class ScheduleChanges:
 
     def __init__(
         self,
-        changes: Changes,
+        changes: Turns,
         store: Store,
         leases: Leases,
         doors: tuple[Services, Scheduling],
@@ -114,7 +114,9 @@ class ScheduleChanges:
             held = self._prepare(before, vcoprocs)
             # Only who names an algorithm wants one that has failed to be tried again.
             restart = bool(wish.algorithm) and held.algorithm != held.wanted
-            step = SetCoproc(wanted, tuple(plan.vcoprocs.items()))
+            placed = {each.vcoproc_id for each in vcoprocs if each.placed}
+            told = {number: params for number, params in plan.vcoprocs.items() if number in placed}
+            step = SetCoproc(wanted, tuple(told.items()))
             with self._repaired_after(PeerError):
                 self._scheduling.set_coproc(step, restart=restart)
             with self._repaired_after(VcoprocError):
@@ -153,8 +155,9 @@ class ScheduleChanges:
             plan = plan_change(coproc, others, wish, self._scheduling.algorithms())
             params = plan.vcoprocs[vcoproc.vcoproc_id]
             self._prepare(coproc, others)
-            with self._repaired_after(PeerError):
-                self._scheduling.set_parameters(coproc.name, vcoproc.vcoproc_id, dict(params))
+            if vcoproc.placed:  # otherwise it is told when its domain starts
+                with self._repaired_after(PeerError):
+                    self._scheduling.set_parameters(coproc.name, vcoproc.vcoproc_id, dict(params))
             with self._repaired_after(VcoprocError), self._store.change() as change:
                 self._note_vcoproc(change, vcoproc, params)
                 changed = change.vcoproc(vcoproc.vcoproc_id)
@@ -180,11 +183,12 @@ class ScheduleChanges:
         with suppress(RequestError):  # it has never heard of the coproc
             held = self._scheduling.schedule(coproc.name)
             known = {each.vcoproc_id for each in held.vcoprocs}
-        present = tuple((v.vcoproc_id, v.params) for v in vcoprocs if v.vcoproc_id in known)
+        placed = [vcoproc for vcoproc in vcoprocs if vcoproc.placed]
+        present = tuple((v.vcoproc_id, v.params) for v in placed if v.vcoproc_id in known)
         # What is refused here was refused to the repair too, which has put rr in its place.
         with suppress(RequestError):
             self._scheduling.set_coproc(SetCoproc(coproc, present))
-        for vcoproc in vcoprocs:
+        for vcoproc in placed:
             if vcoproc.vcoproc_id not in known:
                 self._services.perform(AddVcoproc(vcoproc))
         return self._scheduling.schedule(coproc.name)

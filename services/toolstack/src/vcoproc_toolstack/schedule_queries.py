@@ -50,7 +50,8 @@ class ScheduleQueries:
             vcoprocs = {each.vcoproc_id: each for each in view.vcoprocs_on(name)}
         held = self._asked(lambda: self._scheduling.schedule(name))
         if held is None:
-            held = self._expected(wanted.name, vcoprocs.values())
+            placed = [vcoproc for vcoproc in vcoprocs.values() if vcoproc.placed]
+            held = self._expected(wanted.name, placed)
         return Scheduled(wanted, held, vcoprocs, overridden)
 
     def _asked(self, ask: Callable[[], ScheduleView]) -> ScheduleView | None:
@@ -108,7 +109,10 @@ class ScheduleQueries:
             raise NotFound("coproc", name)
 
     def names(self) -> NameOf:
-        """A look-up of names that remembers: one number means one vcoproc for ever."""
+        """A look-up of names that remembers: one number means one vcoproc for ever.
+
+        A domain that is renamed later keeps its old name in it.
+        """
         known = {0: ""}
 
         def name_of(vcoproc_id: int) -> str:

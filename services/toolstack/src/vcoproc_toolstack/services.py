@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import threading
-from typing import Final
+import time
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any, Final, assert_never
 
 import grpc
 
@@ -18,8 +21,10 @@ from vcoproc_toolstack.leases import Leases
 from vcoproc_toolstack.looking_client import GrpcLooking, coproc_state, to_accounts
 from vcoproc_toolstack.memory import MemoryDir
 from vcoproc_toolstack.records import (
+    Accounting,
     CoprocAccount,
     CoprocView,
+    LineNow,
     RouterView,
     VcoprocRecord,
 )
@@ -30,18 +35,33 @@ from vcoproc_toolstack.steps import (
     AddDomain,
     AddVcoproc,
     AttachVcoproc,
+    CoprocStep,
     DetachVcoproc,
+    ForgetContext,
+    LoadContext,
     MakeMemory,
     MapLines,
+    MoveLines,
+    PauseDomain,
+    PauseVcoproc,
     RemoveDomain,
     RemoveMemory,
     RemoveVcoproc,
+    ResumeDomain,
+    ResumeVcoproc,
+    RouterStep,
+    SaveContext,
+    SchedulerStep,
     SetCoproc,
     Step,
+    TakeMemory,
     UnmapLines,
+    context_file,
 )
 
-_DETACH_US: Final = limits.SWITCH_DEADLINE_NS // limits.US
+_LEAVE_US: Final = limits.SWITCH_DEADLINE_NS // limits.US
+_LEAVE_WAIT_NS: Final = limits.SWITCH_DEADLINE_NS + limits.CALL_TIMEOUT_NS
+"""How long a vcoproc may refuse to leave its coproc, and when its coproc-sim must have answered."""
 
 
 class GrpcServices:
@@ -77,31 +97,53 @@ class GrpcServices:
         match step:
             case MakeMemory():
                 self._memory.make(step)
-            case RemoveMemory():
-                self._memory.remove(step)
-            case AddDomain() | RemoveDomain() | MapLines() | UnmapLines():
-                self._tell_router(step)
+            case TakeMemory():
+                self._memory.take(step)
+            case RemoveMemory(file_name=file_name):
+                self._memory.remove(file_name)
+            case ForgetContext(vcoproc_id=vcoproc_id):
+                self._memory.remove(context_file(vcoproc_id))
             case SetCoproc() | AddVcoproc() | RemoveVcoproc():
                 self._tell_scheduler(step)
-            case AttachVcoproc() | DetachVcoproc():
+            case (
+                AttachVcoproc()
+                | DetachVcoproc()
+                | PauseVcoproc()
+                | ResumeVcoproc()
+                | SaveContext()
+                | LoadContext()
+            ):
                 self._tell_coproc(step)
+            case _:
+                self._tell_router(step)
 
-    def _tell_router(self, step: AddDomain | RemoveDomain | MapLines | UnmapLines) -> None:
+    def _tell_router(self, step: RouterStep) -> None:
+        router = self._router
         match step:
             case AddDomain(domain=domain):
                 add = pb.AddDomainRequest(domid=domain.domid, credential=domain.irq_credential)
-                self._call(IRQ_ROUTER, self._router.AddDomain, add, limits.CALL_TIMEOUT_NS)
+                self._ask_router(router.AddDomain, add)
             case RemoveDomain(domid=domid):
-                remove = pb.RemoveDomainRequest(domid=domid)
-                self._call(IRQ_ROUTER, self._router.RemoveDomain, remove, limits.CALL_TIMEOUT_NS)
-            case MapLines(vcoproc=vcoproc):
-                lines = _map_lines(vcoproc)
-                self._call(IRQ_ROUTER, self._router.MapLines, lines, limits.CALL_TIMEOUT_NS)
+                self._ask_router(router.RemoveDomain, pb.RemoveDomainRequest(domid=domid))
+            case PauseDomain(domid=domid):
+                self._ask_router(router.PauseDomain, pb.PauseDomainRequest(domid=domid))
+            case ResumeDomain(domid=domid):
+                self._ask_router(router.ResumeDomain, pb.ResumeDomainRequest(domid=domid))
+            case MapLines():
+                self._ask_router(router.MapLines, _map_lines(step))
             case UnmapLines(vcoproc_id=vcoproc_id):
                 unmap = pb.UnmapLinesRequest(vcoproc_id=vcoproc_id)
-                self._call(IRQ_ROUTER, self._router.UnmapLines, unmap, limits.CALL_TIMEOUT_NS)
+                self._ask_router(router.UnmapLines, unmap)
+            case MoveLines(vcoproc_id=vcoproc_id, coproc=coproc):
+                move = pb.MoveLinesRequest(vcoproc_id=vcoproc_id, coproc=coproc)
+                self._ask_router(router.MoveLines, move)
+            case _:
+                assert_never(step)
 
-    def _tell_scheduler(self, step: SetCoproc | AddVcoproc | RemoveVcoproc) -> None:
+    def _ask_router(self, method: Any, request: Any) -> Any:
+        return self._call(IRQ_ROUTER, method, request, limits.CALL_TIMEOUT_NS)
+
+    def _tell_scheduler(self, step: SchedulerStep) -> None:
         match step:
             case SetCoproc():
                 self.scheduling.set_coproc(step)
@@ -111,10 +153,32 @@ class GrpcServices:
                     vcoproc_id=vcoproc.vcoproc_id,
                     parameters=dict(vcoproc.params),
                 )
+                if used := self._used(step):
+                    add.accounting.MergeFrom(api.Accounting(**asdict(used)))
                 self._add_vcoproc(vcoproc, add)
             case RemoveVcoproc(coproc=name, vcoproc_id=vcoproc_id):
                 remove = pb.RemoveVcoprocRequest(coproc=name, vcoproc_id=vcoproc_id)
                 self._call(SCHEDULER, self._scheduler.RemoveVcoproc, remove, limits.CALL_TIMEOUT_NS)
+            case _:
+                assert_never(step)
+
+    def _used(self, step: AddVcoproc) -> Accounting | None:
+        """What a vcoproc has used on the coproc that it leaves.
+
+        It is off that coproc by now. The scheduler, which learns so by itself, is asked until it
+        knows: only then its last turn is part of the account.
+        """
+        number = step.vcoproc.vcoproc_id
+        until_ns = time.monotonic_ns() + limits.ACCOUNTS_TIMEOUT_NS
+        while step.used_on:
+            accounts = {each.coproc: each for each in self.accounts(limits.CALL_TIMEOUT_NS)}
+            account = accounts.get(step.used_on)
+            status = dict(account.vcoprocs).get(number) if account is not None else None
+            if account is None or status is None:
+                return None
+            if account.current != number or time.monotonic_ns() > until_ns:
+                return status.accounting
+        return None
 
     def _add_vcoproc(self, vcoproc: VcoprocRecord, request: pb.AddVcoprocRequest) -> None:
         try:
@@ -124,16 +188,52 @@ class GrpcServices:
             words = f"vcoproc {vcoproc.name}: {error}"
             raise grpc_kit.RemoteRefusal(error.reason, words, error.metadata) from error
 
-    def _tell_coproc(self, step: AttachVcoproc | DetachVcoproc) -> None:
+    def _tell_coproc(self, step: CoprocStep) -> None:
         if isinstance(step, AttachVcoproc):
-            stub = self._coproc_stub(step.vcoproc.coproc)
-            who = f"coproc {step.vcoproc.coproc}"
-            self._call(who, stub.AttachVcoproc, self._attach(step), limits.CALL_TIMEOUT_NS)
-        else:
-            stub = self._coproc_stub(step.coproc)
-            detach = pb.DetachVcoprocRequest(vcoproc_id=step.vcoproc_id, deadline_us=_DETACH_US)
-            wait_ns = limits.SWITCH_DEADLINE_NS + limits.CALL_TIMEOUT_NS
-            self._call(f"coproc {step.coproc}", stub.DetachVcoproc, detach, wait_ns)
+            self._ask_coproc(step.vcoproc.coproc, "AttachVcoproc", self._attach(step))
+            return
+        number = step.vcoproc_id
+        match step:
+            case DetachVcoproc():
+                detach = pb.DetachVcoprocRequest(
+                    vcoproc_id=number, deadline_us=_LEAVE_US, moved=step.moved
+                )
+                self._ask_coproc(step.coproc, "DetachVcoproc", detach, _LEAVE_WAIT_NS)
+            case PauseVcoproc():
+                pause = pb.PauseVcoprocRequest(vcoproc_id=number, deadline_us=_LEAVE_US)
+                self._ask_coproc(step.coproc, "PauseVcoproc", pause, _LEAVE_WAIT_NS)
+            case ResumeVcoproc():
+                resume = pb.ResumeVcoprocRequest(vcoproc_id=number)
+                self._ask_coproc(step.coproc, "ResumeVcoproc", resume)
+            case SaveContext():
+                self._save(step)
+            case LoadContext():
+                self._ask_coproc(
+                    step.coproc, "RestoreVcoproc", self._load(step), limits.CONTEXT_TIMEOUT_NS
+                )
+            case _:
+                assert_never(step)
+
+    def _ask_coproc(
+        self, name: str, method: str, request: Any, timeout_ns: int = limits.CALL_TIMEOUT_NS
+    ) -> Any:
+        stub = self._coproc_stub(name)
+        return self._call(f"coproc {name}", getattr(stub, method), request, timeout_ns)
+
+    def _save(self, step: SaveContext) -> None:
+        stream = self._caller.stream(
+            f"coproc {step.coproc}",
+            self._coproc_stub(step.coproc).SaveVcoproc,
+            pb.SaveVcoprocRequest(vcoproc_id=step.vcoproc_id, moving=step.moving),
+            timeout_ns=limits.CONTEXT_TIMEOUT_NS,
+        )
+        pieces = (chunk.data for chunk in stream)
+        self._memory.write(step.file_name, pieces, limits.CONTEXT_BYTES_MAX)
+
+    def _load(self, step: LoadContext) -> Iterator[pb.RestoreVcoprocRequest]:
+        yield pb.RestoreVcoprocRequest(vcoproc_id=step.vcoproc_id)
+        for piece in self._memory.read(step.file_name):
+            yield pb.RestoreVcoprocRequest(data=piece)
 
     def _attach(self, step: AttachVcoproc) -> pb.AttachVcoprocRequest:
         memory = api.MemoryRegion(
@@ -155,6 +255,7 @@ class GrpcServices:
             mapped=mapped,
             trap_credential=step.vcoproc.trap_credential,
             name=step.vcoproc.resource,
+            paused=step.paused,
         )
 
     def _coproc_stub(self, name: str) -> rpc.CoprocSimServiceStub:
@@ -175,17 +276,23 @@ class GrpcServices:
 
     def router(self) -> RouterView:
         """See `ports.Services.router`."""
-        request = pb.ListLinesRequest()
-        answer = self._call(IRQ_ROUTER, self._router.ListLines, request, limits.CALL_TIMEOUT_NS)
+        answer = self._ask_router(self._router.ListLines, pb.ListLinesRequest())
+        lines: dict[int, tuple[LineNow, ...]] = {}
+        for line in answer.lines:
+            # A level is said again by its coproc; an edge that was taken and not ended, by nobody.
+            pending = not line.level and (line.pending or line.active)
+            now = LineNow(line.line, pending, not line.enabled)
+            lines[line.vcoproc_id] = (*lines.get(line.vcoproc_id, ()), now)
         return RouterView(
             frozenset({*answer.domids, *(line.domid for line in answer.lines)}),
-            frozenset(line.vcoproc_id for line in answer.lines),
+            frozenset(lines),
+            frozenset(answer.paused_domids),
+            lines,
         )
 
     def coproc(self, name: str, timeout_ns: int) -> CoprocView:
         """See `ports.Services.coproc`."""
-        stub = self._coproc_stub(name)
-        answer = self._call(f"coproc {name}", stub.GetStatus, pb.GetStatusRequest(), timeout_ns)
+        answer = self._ask_coproc(name, "GetStatus", pb.GetStatusRequest(), timeout_ns)
         return CoprocView(
             answer.current_vcoproc_id,
             answer.switch_count,
@@ -193,15 +300,26 @@ class GrpcServices:
                 (each.vcoproc_id, coproc_state(each, answer.current_vcoproc_id))
                 for each in answer.vcoprocs
             ),
+            frozenset(each.vcoproc_id for each in answer.vcoprocs if each.paused),
         )
 
 
-def _map_lines(vcoproc: VcoprocRecord) -> pb.MapLinesRequest:
+def _map_lines(step: MapLines) -> pb.MapLinesRequest:
+    vcoproc = step.vcoproc
+    pending = {each.line for each in step.now if each.pending}
+    masked = {each.line for each in step.now if each.masked}
     return pb.MapLinesRequest(
         domid=vcoproc.domid,
         vcoproc_id=vcoproc.vcoproc_id,
         coproc=vcoproc.coproc,
         lines=[
-            pb.MappedLine(line=line.index, irq=line.irq, level=line.level) for line in vcoproc.lines
+            pb.MappedLine(
+                line=line.index,
+                irq=line.irq,
+                level=line.level,
+                pending=line.index in pending,
+                masked=line.index in masked,
+            )
+            for line in vcoproc.lines
         ],
     )

@@ -24,7 +24,7 @@ from vcoproc.runtime import grpc_kit
 from vcoproc.runtime.logs import Log
 from vcoproc.runtime.process import notify_ready, notify_stopping
 from vcoproc.runtime.rundir import RunDir
-from vcoproc_toolstack import gateway, lease
+from vcoproc_toolstack import gateway, lease, translate
 from vcoproc_toolstack.access import Access, AccessFile
 from vcoproc_toolstack.audit import Guard
 from vcoproc_toolstack.audit_gateway import describe
@@ -32,14 +32,20 @@ from vcoproc_toolstack.audit_log import AuditLog
 from vcoproc_toolstack.changes import Changes
 from vcoproc_toolstack.cluster_gateway import ClusterGateway
 from vcoproc_toolstack.cluster_queries import ClusterQueries
+from vcoproc_toolstack.endings import Endings
 from vcoproc_toolstack.event_hub import EventHub
 from vcoproc_toolstack.fallbacks import FallbackWatch
+from vcoproc_toolstack.gateway_domains import Verbs
 from vcoproc_toolstack.health import HealthWatch
 from vcoproc_toolstack.leases import Leases
+from vcoproc_toolstack.lifecycle import Lifecycle
 from vcoproc_toolstack.memory import MemoryDir
+from vcoproc_toolstack.moves import Moves
 from vcoproc_toolstack.queries import Queries
 from vcoproc_toolstack.records import EventKind
 from vcoproc_toolstack.repair import Marks, Repairer
+from vcoproc_toolstack.restoring import Restoring
+from vcoproc_toolstack.saving import Saving
 from vcoproc_toolstack.schedule_changes import ScheduleChanges
 from vcoproc_toolstack.schedule_queries import ScheduleQueries
 from vcoproc_toolstack.services import GrpcServices
@@ -116,11 +122,20 @@ class Shell:
             mark=self._marks.mark,
         )
         self._schedules = ScheduleQueries(self._store, self._leases, self._services.scheduling)
-        self._repairer = Repairer(self._store, self._leases, self._services, self._changes, log)
+        endings = Endings(self._changes, translate.seal_domain)
+        self._lifecycle = Lifecycle(self._changes, endings, translate.seal_domain)
+        self._verbs = Verbs(
+            self._changes,
+            self._lifecycle,
+            Moves(self._changes),
+            Saving(self._changes, endings),
+            Restoring(self._changes),
+        )
+        self._repairer = Repairer(self._changes, endings)
 
     def start(self) -> None:
         """Repairs what an earlier one left, then serves."""
-        self._repairer.start(self._memory)
+        self._repairer.start()
         self._audit_log.complete_cut_off()
         self._serve_leases()
         self._serve_api()
@@ -186,7 +201,7 @@ class Shell:
         self._exit.callback(hub.stop)
         streams = OpenStreams()
         servicer = gateway.Gateway(
-            self._changes, self._queries, self._schedule_changes, self._schedules, (hub, streams)
+            self._verbs, self._queries, self._schedule_changes, self._schedules, (hub, streams)
         )
         looking = self._services.looking
         queries = ClusterQueries(self._store, self._leases, looking, self._queries)
@@ -207,6 +222,7 @@ class Shell:
             bound=lambda address: self._log.info("listens", address=address),
         )
         self._exit.callback(streams.stop)
+        self._exit.callback(self._lifecycle.stop)
 
     def _serve(
         self,

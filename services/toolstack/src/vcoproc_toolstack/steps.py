@@ -1,43 +1,52 @@
-"""The steps that make and unmake domains, and the saga that walks them. Pure: nothing is done here.
+"""The steps that changes are made of, and what takes each of them back. Pure: nothing is done here.
 
 Theory of operation:
-    A creation is a list of steps; every step has an inverse or needs none. `Saga` says which step
-    is next. When one fails, everything begun is undone in reverse, the failed one included, since a
-    service that did not answer may have done it all the same. Every step may be repeated: whoever
-    performs it finds it done and succeeds.
-Invariants:
-    A step is undone only after every step that came after it. A saga ends COMMITTED (all done) or
-    ROLLED_BACK (each begun step undone or listed in `leftovers`).
-Not handled:
-    A step that fails to be undone stays with a service that does not answer. It is in `leftovers`;
-    the repair of that service finds it as something that nobody wants, and takes it away.
+    A step is one order to one service, or to the memory directory. Every step may be repeated:
+    whoever performs it finds it done and succeeds. `plans` puts steps in order, `saga` walks them,
+    `ports.Services` performs them.
 """
 
 from __future__ import annotations
 
-import enum
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from vcoproc.config.records import CoprocConfig
-from vcoproc.errors import InvalidTransition, VcoprocError
-from vcoproc_toolstack.records import DomainRecord, VcoprocRecord
+from vcoproc_toolstack.records import DomainRecord, LineNow, VcoprocRecord
 
-# --- the steps ------------------------------------------------------------------------------------
+# --- memory directory -----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class MakeMemory:
-    """A file of zeros in the memory directory."""
+    """A file of zeros, whatever was there before."""
 
     file_name: str
     size_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
+class TakeMemory:
+    """A file that lies ready under another name gets its own."""
+
+    file_name: str
+    staged: str
+
+
+@dataclass(frozen=True, slots=True)
 class RemoveMemory:
     file_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetContext:
+    """The context that waits to be loaded into a vcoproc is not to be loaded any more."""
+
+    coproc: str
+    vcoproc_id: int
+
+
+# --- irq-router -----------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +62,43 @@ class RemoveDomain:
 
 
 @dataclass(frozen=True, slots=True)
+class PauseDomain:
+    """Its interrupts wait."""
+
+    domid: int
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeDomain:
+    domid: int
+
+
+@dataclass(frozen=True, slots=True)
+class MapLines:
+    """now: how lines are at first that are not quiet."""
+
+    vcoproc: VcoprocRecord
+    now: tuple[LineNow, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class UnmapLines:
+    vcoproc_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class MoveLines:
+    """Lines of a vcoproc belong to another coproc. back_to: whose they were."""
+
+    vcoproc_id: int
+    coproc: str
+    back_to: str
+
+
+# --- scheduler ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
 class SetCoproc:
     """Makes a coproc known to the scheduler. Not undone: it belongs to the tree, to no domain.
 
@@ -65,20 +111,14 @@ class SetCoproc:
 
 
 @dataclass(frozen=True, slots=True)
-class MapLines:
-    vcoproc: VcoprocRecord
-
-
-@dataclass(frozen=True, slots=True)
-class UnmapLines:
-    vcoproc_id: int
-
-
-@dataclass(frozen=True, slots=True)
 class AddVcoproc:
-    """Makes a vcoproc known to the scheduler."""
+    """Makes a vcoproc known to the scheduler.
+
+    used_on: name of the coproc that it was on, whose account goes on; empty for a new one.
+    """
 
     vcoproc: VcoprocRecord
+    used_on: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,190 +127,175 @@ class RemoveVcoproc:
     vcoproc_id: int
 
 
+# --- coproc-sims ----------------------------------------------------------------------------------
+
+
 @dataclass(frozen=True, slots=True)
 class AttachVcoproc:
-    """Gives a vcoproc to its coproc-sim, with the domain's memory."""
+    """Gives a vcoproc to its coproc-sim, with the domain's memory; or tells it another name.
+
+    paused: it is kept off the hardware from the beginning.
+    """
 
     vcoproc: VcoprocRecord
     memory_file: str
     memory_bytes: int
+    paused: bool = False
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Memory files that it can reach then."""
+        return (self.memory_file, *(name for _, name in self.vcoproc.mapped_files()))
 
 
 @dataclass(frozen=True, slots=True)
 class DetachVcoproc:
-    """Takes a vcoproc off the hardware and out of its coproc-sim."""
+    """Takes a vcoproc off the hardware and out of its coproc-sim.
 
+    moved: it lives on elsewhere. files: memory that it can reach until then.
+    """
+
+    coproc: str
+    vcoproc_id: int
+    moved: bool = False
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class PauseVcoproc:
+    """Takes a vcoproc off the hardware and keeps it off.
+
+    again: it is off already. Taken back, it stays so, but is served as before: see `SaveContext`.
+    """
+
+    coproc: str
+    vcoproc_id: int
+    again: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class ResumeVcoproc:
     coproc: str
     vcoproc_id: int
 
 
-Step: TypeAlias = (
-    MakeMemory
-    | RemoveMemory
-    | AddDomain
-    | RemoveDomain
-    | SetCoproc
-    | MapLines
-    | UnmapLines
-    | AddVcoproc
-    | RemoveVcoproc
-    | AttachVcoproc
-    | DetachVcoproc
+@dataclass(frozen=True, slots=True)
+class SaveContext:
+    """Writes a paused vcoproc down, in a file of the memory directory.
+
+    moving: it is to go on elsewhere. Its driver waits until it is resumed, or paused once more.
+    """
+
+    coproc: str
+    vcoproc_id: int
+    file_name: str
+    moving: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class LoadContext:
+    """Replaces what a paused vcoproc has by what is in a file; the file stays."""
+
+    coproc: str
+    vcoproc_id: int
+    file_name: str
+
+
+MemoryStep: TypeAlias = MakeMemory | TakeMemory | RemoveMemory | ForgetContext
+RouterStep: TypeAlias = (
+    AddDomain | RemoveDomain | PauseDomain | ResumeDomain | MapLines | UnmapLines | MoveLines
 )
+SchedulerStep: TypeAlias = SetCoproc | AddVcoproc | RemoveVcoproc
+CoprocStep: TypeAlias = (
+    AttachVcoproc | DetachVcoproc | PauseVcoproc | ResumeVcoproc | SaveContext | LoadContext
+)
+Step: TypeAlias = MemoryStep | RouterStep | SchedulerStep | CoprocStep
 
 SCHEDULER: Final = "scheduler"
 IRQ_ROUTER: Final = "irq-router"
 MEMORY: Final = "memory"
+"""Never repaired: files that could not be removed go when the toolstack starts again."""
 STORE: Final = "store"
 """Performs no step; what is half done in it is a thing to repair all the same."""
+
+
+def coproc_service(coproc: str) -> str:
+    """The service that simulates a coproc."""
+    return f"coproc/{coproc}"
+
+
+def context_file(vcoproc_id: int) -> str:
+    """Where the context of a vcoproc lies that is to be loaded before it may run."""
+    return f"context-{vcoproc_id}"
 
 
 def service_of(step: Step) -> str:
     """Who performs a step: a service, `coproc/{name}`, or the memory directory."""
     match step:
-        case MakeMemory() | RemoveMemory():
+        case MakeMemory() | TakeMemory() | RemoveMemory() | ForgetContext():
             return MEMORY
-        case AddDomain() | RemoveDomain() | MapLines() | UnmapLines():
+        case (
+            AddDomain()
+            | RemoveDomain()
+            | PauseDomain()
+            | ResumeDomain()
+            | MapLines()
+            | UnmapLines()
+            | MoveLines()
+        ):
             return IRQ_ROUTER
         case SetCoproc() | AddVcoproc() | RemoveVcoproc():
             return SCHEDULER
         case AttachVcoproc(vcoproc=vcoproc):
-            return f"coproc/{vcoproc.coproc}"
-        case DetachVcoproc(coproc=coproc):
-            return f"coproc/{coproc}"
+            return coproc_service(vcoproc.coproc)
+        case _:
+            return coproc_service(step.coproc)
+
+
+def seat_of(step: Step) -> tuple[str, int] | None:
+    """The vcoproc on a coproc that a step acts on, as (coproc, vcoproc_id); None for others."""
+    match step:
+        case AttachVcoproc(vcoproc=vcoproc):
+            return vcoproc.coproc, vcoproc.vcoproc_id
+        case (
+            DetachVcoproc()
+            | PauseVcoproc()
+            | ResumeVcoproc()
+            | SaveContext()
+            | LoadContext()
+            | ForgetContext()
+        ):
+            return step.coproc, step.vcoproc_id
+        case _:
+            return None
 
 
 def undo_of(step: Step) -> Step | None:
     """The step that takes `step` back; None when there is nothing to take back."""
     match step:
-        case MakeMemory(file_name=file_name):
-            return RemoveMemory(file_name)
+        case MakeMemory() | TakeMemory():
+            return RemoveMemory(step.file_name)
         case AddDomain(domain=domain):
             return RemoveDomain(domain.domid)
+        case PauseDomain(domid=domid):
+            return ResumeDomain(domid)
+        case ResumeDomain(domid=domid):
+            return PauseDomain(domid)
         case MapLines(vcoproc=vcoproc):
             return UnmapLines(vcoproc.vcoproc_id)
+        case MoveLines():
+            return MoveLines(step.vcoproc_id, step.back_to, step.coproc)
         case AddVcoproc(vcoproc=vcoproc):
             return RemoveVcoproc(vcoproc.coproc, vcoproc.vcoproc_id)
         case AttachVcoproc(vcoproc=vcoproc):
-            return DetachVcoproc(vcoproc.coproc, vcoproc.vcoproc_id)
+            return DetachVcoproc(vcoproc.coproc, vcoproc.vcoproc_id, files=step.files)
+        case PauseVcoproc(again=True):
+            return step
+        case PauseVcoproc():
+            return ResumeVcoproc(step.coproc, step.vcoproc_id)
+        case ResumeVcoproc():
+            return PauseVcoproc(step.coproc, step.vcoproc_id)
+        case SaveContext():
+            return RemoveMemory(step.file_name)
         case _:
             return None
-
-
-def vcoproc_steps(
-    domain: DomainRecord, vcoproc: VcoprocRecord, coprocs: Mapping[str, CoprocConfig]
-) -> list[Step]:
-    """What makes one vcoproc of a domain that exists. The hardware comes last and leaves first.
-
-    coprocs: by name. Steps that are only going to be undone do without.
-    """
-    steps: list[Step] = [
-        MakeMemory(file_name, place.size_bytes) for place, file_name in vcoproc.mapped_files()
-    ]
-    if vcoproc.coproc in coprocs:
-        steps.append(SetCoproc(coprocs[vcoproc.coproc]))
-    return [
-        *steps,
-        MapLines(vcoproc),
-        AddVcoproc(vcoproc),
-        AttachVcoproc(vcoproc, domain.memory_file, domain.memory_bytes),
-    ]
-
-
-def domain_steps(domain: DomainRecord, coprocs: Mapping[str, CoprocConfig]) -> list[Step]:
-    """What makes a domain with all its vcoprocs.
-
-    All files come first, so that they go last: no memory is released under a coprocessor.
-    """
-    files: list[Step] = [MakeMemory(domain.memory_file, domain.memory_bytes)]
-    rest: list[Step] = [AddDomain(domain)]
-    for vcoproc in domain.vcoprocs:
-        for step in vcoproc_steps(domain, vcoproc, coprocs):
-            (files if isinstance(step, MakeMemory) else rest).append(step)
-    return files + rest
-
-
-# --- the saga -------------------------------------------------------------------------------------
-
-
-class SagaState(enum.Enum):
-    FORWARD = "FORWARD"
-    BACK = "BACK"
-    COMMITTED = "COMMITTED"
-    ROLLED_BACK = "ROLLED_BACK"
-
-
-@dataclass(frozen=True, slots=True)
-class StepDone:
-    """The step last named was performed."""
-
-
-@dataclass(frozen=True, slots=True)
-class StepFailed:
-    """The step last named was refused, or nobody knows whether it was performed."""
-
-    error: VcoprocError
-
-
-Outcome: TypeAlias = StepDone | StepFailed
-
-# What a state becomes while steps are left, and what when none is.
-TRANSITIONS: Final[Mapping[tuple[SagaState, type[Outcome]], tuple[SagaState, SagaState]]] = {
-    (SagaState.FORWARD, StepDone): (SagaState.FORWARD, SagaState.COMMITTED),
-    (SagaState.FORWARD, StepFailed): (SagaState.BACK, SagaState.ROLLED_BACK),
-    (SagaState.BACK, StepDone): (SagaState.BACK, SagaState.ROLLED_BACK),
-    (SagaState.BACK, StepFailed): (SagaState.BACK, SagaState.ROLLED_BACK),
-}
-
-
-class Saga:
-    """Walks steps forward, and back over all that was begun when one fails.
-
-    Attributes:
-        state: where it is.
-        error: why it turned back, or None.
-        leftovers: steps that could not be undone, with why.
-    """
-
-    def __init__(self, steps: Sequence[Step]) -> None:
-        self._steps = tuple(steps)
-        self._todo: list[Step] = list(reversed(self._steps))
-        self._begun = 0
-        self.state = SagaState.FORWARD if steps else SagaState.COMMITTED
-        self.error: VcoprocError | None = None
-        self.leftovers: list[tuple[Step, VcoprocError]] = []
-
-    @classmethod
-    def undoing(cls, steps: Sequence[Step]) -> Saga:
-        """A saga that only goes back over `steps`: a destruction, or a repair after a crash."""
-        saga = cls(steps)
-        saga._turn_back(len(saga._steps))
-        saga.state = SagaState.BACK if saga._todo else SagaState.ROLLED_BACK
-        return saga
-
-    def current(self) -> Step | None:
-        """The step to perform now; None at the end."""
-        return self._todo[-1] if self._todo else None
-
-    def step(self, outcome: Outcome) -> None:
-        """Takes what became of the current step.
-
-        Raises:
-            InvalidTransition: the saga has ended.
-        """
-        after = TRANSITIONS.get((self.state, type(outcome)))
-        if after is None:
-            raise InvalidTransition("saga", self.state.value, type(outcome).__name__)
-        done = self._todo.pop()
-        if self.state is SagaState.FORWARD:
-            self._begun += 1
-            if isinstance(outcome, StepFailed):
-                self.error = outcome.error
-                self._turn_back(self._begun)
-        elif isinstance(outcome, StepFailed):
-            self.leftovers.append((done, outcome.error))
-        self.state = after[0] if self._todo else after[1]
-
-    def _turn_back(self, count: int) -> None:
-        undos = (undo_of(step) for step in self._steps[:count])
-        self._todo = [undo for undo in undos if undo is not None]

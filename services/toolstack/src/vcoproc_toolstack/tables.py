@@ -54,6 +54,27 @@ DOMAINS: Final = Table(
     Column("unknown_keys", Text, nullable=False),  # JSON
     # Since version 3: of the event that changed it last.
     Column("revision", BigInteger, nullable=False, server_default="0"),
+    # Since version 3: where it is in its life, and how that goes on.
+    Column("state", Text, nullable=False, server_default="RUNNING"),
+    Column("state_reason", Text, nullable=False, server_default=""),
+    Column("create_time_ns", BigInteger, nullable=False, server_default="0"),
+    Column("on_poweroff", Text, nullable=False, server_default="preserve"),
+    Column("on_crash", Text, nullable=False, server_default="preserve"),
+    Column("ending", Text, nullable=False, server_default=""),  # JSON, or empty
+)
+DOMAIN_FILES: Final = Table(
+    # Since version 3: the text that a domain was created from.
+    "domain_files",
+    METADATA,
+    Column("domid", Integer, primary_key=True, autoincrement=False),
+    Column("text", Text, nullable=False),
+)
+HOLDS: Final = Table(
+    # Since version 3: coproc-sims that may have a vcoproc that they are not to have.
+    "holds",
+    METADATA,
+    Column("hold", Text, primary_key=True),  # COPROC/NUMBER
+    Column("files", Text, nullable=False),  # JSON
 )
 VCOPROCS: Final = Table(
     "vcoprocs",

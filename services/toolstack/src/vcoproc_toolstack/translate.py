@@ -13,7 +13,7 @@ from vcoproc.api.v1 import toolstack_pb2 as api
 from vcoproc.config import name_problem
 from vcoproc.errors import ConfigProblem, InvalidArgument, InvalidConfig
 from vcoproc.internal.v1 import control_pb2 as pb
-from vcoproc_toolstack.changes import Request
+from vcoproc.model.domain_state import DomainState
 from vcoproc_toolstack.leases import Lease, Offer
 from vcoproc_toolstack.queries import (
     CoprocStatus,
@@ -21,6 +21,7 @@ from vcoproc_toolstack.queries import (
     FileSpan,
     Statuses,
     VcoprocOpening,
+    shown_status,
 )
 from vcoproc_toolstack.records import (
     Accounting,
@@ -35,13 +36,24 @@ from vcoproc_toolstack.records import (
     VcoprocState,
     VcoprocStatus,
 )
+from vcoproc_toolstack.turns import Request
 
 _LIVES: Final[Mapping[Life, api.Domain.State.ValueType]] = {
     Life.CREATING: api.Domain.STATE_CREATING,
-    Life.ALIVE: api.Domain.STATE_RUNNING,
     Life.DESTROYING: api.Domain.STATE_DESTROYING,
 }
+"""In the others a domain is shown as what it is to be."""
+_STATES: Final[Mapping[DomainState, api.Domain.State.ValueType]] = {
+    DomainState.RUNNING: api.Domain.STATE_RUNNING,
+    DomainState.PAUSED: api.Domain.STATE_PAUSED,
+    DomainState.SAVING: api.Domain.STATE_PAUSED,
+    DomainState.SHUTTING_DOWN: api.Domain.STATE_SHUTTING_DOWN,
+    DomainState.STOPPED: api.Domain.STATE_STOPPED,
+    DomainState.CRASHED: api.Domain.STATE_CRASHED,
+}
 _UNKNOWN: Final = VcoprocStatus(VcoprocState.UNKNOWN)
+_NEW: Final = VcoprocStatus(VcoprocState.SLEEPING)
+"""Nobody has started anything on a vcoproc that was just made."""
 _ERROR_BYTES_MAX: Final = 6000
 """A client takes 8192 bytes of headers and trailers from gRPC; more, and it loses the reason."""
 _TEXT_BYTES_MAX: Final = 1024
@@ -65,10 +77,7 @@ def parse_name(field: str, name: str, *kinds: str) -> tuple[str, ...]:
     words = name.split("/") if len(name) <= 1024 else []
     if len(words) != 2 * len(kinds) or tuple(words[::2]) != kinds:
         raise InvalidArgument(field, f"must have the form {form}")
-    for word in words[1::2]:
-        if why := name_problem(word):
-            raise InvalidArgument(field, f"the name {why}")
-    return tuple(words[1::2])
+    return tuple(check_name(field, word) for word in words[1::2])
 
 
 def check_text(field: str, text: str, bytes_max: int, *, empty: bool = True) -> str:
@@ -84,8 +93,18 @@ def check_text(field: str, text: str, bytes_max: int, *, empty: bool = True) -> 
     return text
 
 
-def read_request(message: Any) -> Request:
+def check_name(field: str, name: str) -> str:
+    """A name of a domain or vcoproc. Raises: InvalidArgument."""
+    if why := name_problem(name):
+        raise InvalidArgument(field, f"the name {why}")
+    return name
+
+
+def read_request(message: Any, also: bytes = b"") -> Request:
     """What makes a request idempotent: its id, and a fingerprint of everything else in it.
+
+    Args:
+        also: what belongs to the request and is not in the message.
 
     Raises:
         InvalidArgument: the id is too long, or has characters that cannot be printed.
@@ -97,7 +116,7 @@ def read_request(message: Any) -> Request:
     rest.CopyFrom(message)
     rest.ClearField("request_id")
     text = type(message).__name__.encode() + b"\0" + rest.SerializeToString(deterministic=True)
-    return Request(request_id, hashlib.sha256(text).digest())
+    return Request(request_id, hashlib.sha256(text + also).digest())
 
 
 def shorten_problems(error: InvalidConfig) -> InvalidConfig:
@@ -161,11 +180,27 @@ def domain_message(domain: DomainRecord, statuses: Statuses) -> api.Domain:
         name=domain.resource,
         domid=domain.domid,
         memory_bytes=domain.memory_bytes,
-        state=_LIVES[domain.life],
+        state=_LIVES.get(domain.life, _STATES[domain.state]),
         vcoprocs=[vcoproc_message(vcoproc, statuses) for vcoproc in domain.vcoprocs],
         unknown_keys=domain.unknown_keys,
         revision=domain.revision,
+        state_reason=domain.state_reason,
+        create_time_ns=domain.create_time_ns,
+        on_poweroff=domain.on_poweroff.value,
+        on_crash=domain.on_crash.value,
     )
+
+
+def seal_domain(domain: DomainRecord) -> bytes:
+    """The answer about a domain, as it is kept for a repeated request."""
+    statuses = {each.vcoproc_id: shown_status(each, _NEW) for each in domain.vcoprocs}
+    return domain_message(domain, statuses).SerializeToString()
+
+
+def seal_vcoproc(vcoproc: VcoprocRecord) -> bytes:
+    """As `seal_domain`."""
+    statuses = {vcoproc.vcoproc_id: shown_status(vcoproc, _NEW)}
+    return vcoproc_message(vcoproc, statuses).SerializeToString()
 
 
 def vcoproc_message(vcoproc: VcoprocRecord, statuses: Statuses) -> api.Vcoproc:

@@ -14,15 +14,27 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
 from vcoproc.errors import InvalidArgument, RevisionGone
+from vcoproc.model.domain_state import DomainState
 from vcoproc_toolstack.frozen import FrozenMap, FrozenRing
 from vcoproc_toolstack.records import (
     DomainRecord,
     EventKind,
     EventRecord,
+    Hold,
+    Life,
     PlatformRecord,
     VcoprocRecord,
 )
-from vcoproc_toolstack.rows import NUMBERS, SETTINGS, TYPES, Keyed, Resource, unpack_resource
+from vcoproc_toolstack.rows import (
+    FILES,
+    HOLD_RECORDS,
+    NUMBERS,
+    SETTINGS,
+    TYPES,
+    Keyed,
+    Resource,
+    unpack_resource,
+)
 from vcoproc_toolstack.schedules import Setting
 
 K = TypeVar("K")
@@ -96,7 +108,7 @@ class State:
                 state,
                 domains=state.domains.minus(old.name),
                 names=state.names.minus(domid),
-                memory_bytes=state.memory_bytes - old.memory_bytes,
+                memory_bytes=state.memory_bytes - _memory_bytes(old),
             )
         if domain is not None:
             assert domain.domid == domid and domain.name not in state.domains
@@ -104,7 +116,7 @@ class State:
                 state,
                 domains=state.domains.plus(domain.name, domain),
                 names=state.names.plus(domid, domain.name),
-                memory_bytes=state.memory_bytes + domain.memory_bytes,
+                memory_bytes=state.memory_bytes + _memory_bytes(domain),
             )
         return state._with_vcoprocs(old.vcoprocs if old else (), domain.vcoprocs if domain else ())
 
@@ -124,6 +136,12 @@ class State:
         return replace(self, homes=homes, members=members)
 
 
+def _memory_bytes(domain: DomainRecord) -> int:
+    """What a domain has of memory: one that is STOPPED has none."""
+    stopped = domain.life is Life.ALIVE and domain.state is DomainState.STOPPED
+    return 0 if stopped else domain.memory_bytes
+
+
 class View:
     """One moment of the store. What it gives stays as it is, whatever changes meanwhile."""
 
@@ -136,6 +154,22 @@ class View:
 
     def domain(self, name: str) -> DomainRecord | None:
         return self._state.domains.get(name)
+
+    def domain_of(self, domid: int) -> DomainRecord | None:
+        return self._state.domain_of(domid)
+
+    def domain_count(self) -> int:
+        return len(self._state.names)
+
+    def domain_text(self, domid: int) -> str:
+        """The file that a domain was made from; empty for one that is older than such files."""
+        return self._state.records(FILES).get(domid, "")
+
+    def holds(self, coproc: str = "") -> list[Hold]:
+        """Who may have a vcoproc that it is not to have. coproc: only this one."""
+        found = self._state.records(HOLD_RECORDS).values()
+        wanted = [hold for hold in found if not coproc or hold.coproc == coproc]
+        return sorted(wanted, key=lambda hold: (hold.coproc, hold.vcoproc_id))
 
     def domains(self, *, after: str = "", limit: int | None = None) -> list[DomainRecord]:
         """Domains sorted by name, with all their vcoprocs. after: name before the first."""
@@ -187,7 +221,7 @@ class View:
         return self._state.records(NUMBERS).get(f"fallback/{coproc}", 0)
 
     def memory_bytes(self) -> int:
-        """Memory of all domains together."""
+        """Memory of all domains together that have any."""
         return self._state.memory_bytes
 
     def platform(self, compatible: str) -> PlatformRecord | None:

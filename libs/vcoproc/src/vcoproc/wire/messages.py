@@ -205,6 +205,22 @@ class TrapError(Message):
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class Moved(Message):
+    """The vcoproc lives on elsewhere. The last message to its driver, a `Reject` follows.
+
+    done: number of the newest request that is done, with all before it, and answered if that was
+    to be; 0 for none. position, values: of the one after it, a batch, so many accesses are done,
+    and gave these values. What is not done here nor answered is to be asked there, in order.
+    """
+
+    TYPE: ClassVar[int] = 0x16
+    CHECKS: ClassVar[tuple[Check, ...]] = (u32, u16, unsigned_list(32, BATCH_OPS_MAX))
+    done: int
+    position: int
+    values: tuple[int, ...]
+
+
 # --- schedule link --------------------------------------------------------------------------------
 # All times are nanoseconds of the coproc's own clock.
 
@@ -298,6 +314,7 @@ class Report(Message):
 class GrantDropped(Message):
     """A grant that came to nothing: its vcoproc is asleep, faulted or gone, or it was replaced.
 
+    grant: 0 when there was none: a vcoproc that waited is kept from running (PAUSED).
     why: LATE when it could only have begun at its `until_ns` or later; like REPLACED it says
     nothing about the vcoproc, which wants to run as before, and no `Wake` follows. Of a `Vacate`
     (vcoproc 0): EMPTY when nobody was on the hardware.
@@ -459,6 +476,15 @@ class Resample(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Fence(Message):
+    """A coproc says it, and the router says it back: it has taken everything before it."""
+
+    TYPE: ClassVar[int] = 0x34
+    CHECKS: ClassVar[tuple[Check, ...]] = (u32,)
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class Inject(Message):
     """The domain takes interrupt `irq`, active until `Eoi`. raised_ns: as in `LineLevel`."""
 
@@ -491,9 +517,9 @@ class LineEnable(Message):
 HandshakeMessage: TypeAlias = Hello | Welcome | Reject
 MESSAGE_CLASSES: tuple[type[Message], ...] = (
     Hello, Welcome, Reject, Credit, Bye,
-    Read, Write, Post, Batch, Reply, TrapError,
+    Read, Write, Post, Batch, Reply, TrapError, Moved,
     Register, Wake, Sleep, Report, GrantDropped, Faulted, Grant, Revoke, Vacate,
-    LineLevel, LineEdge, LineSync, Resample, Inject, Eoi, LineEnable,
+    LineLevel, LineEdge, LineSync, Resample, Fence, Inject, Eoi, LineEnable,
 )  # fmt: skip
 
 _FIELD_NAMES: dict[type[Message], tuple[str, ...]] = {

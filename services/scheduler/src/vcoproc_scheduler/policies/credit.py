@@ -134,7 +134,8 @@ class Credit(Policy):
         self._lapse(vcoproc_id, unit.owed)
         if unit.queued:
             self._leave_queue(unit)
-        self._resident.forget(vcoproc_id)
+        # Not forgotten: one that changes is removed and added where it is, and may wake there.
+        self._resident.sleep(vcoproc_id)
         del self._units[vcoproc_id]
 
     def wake(self, vcoproc_id: int, now_ns: int) -> None:

@@ -341,15 +341,22 @@ class SaveVcoprocRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     VCOPROC_ID_FIELD_NUMBER: _builtins.int
+    MOVING_FIELD_NUMBER: _builtins.int
     vcoproc_id: _builtins.int
+    moving: _builtins.bool
+    """It is to go on elsewhere. From now on no access is done here: its driver waits, four seconds at most,
+    until the vcoproc is resumed or paused once more (then they are done), or detached as moved (then
+    they are done there). What its mapped ranges hold is left out: their files go with it as they are.
+    """
     def __init__(
         self,
         *,
         vcoproc_id: _builtins.int = ...,
+        moving: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["vcoproc_id", b"vcoproc_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["moving", b"moving", "vcoproc_id", b"vcoproc_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -432,7 +439,7 @@ class AttachVcoprocRequest(_message.Message):
     name: _builtins.str
     """For logs and errors; another one for the same vcoproc renames it."""
     paused: _builtins.bool
-    """It is paused from the beginning."""
+    """It is paused from the beginning. Of one that is attached already it says nothing."""
     @_builtins.property
     def memory(self) -> _containers.RepeatedCompositeFieldContainer[_toolstack_pb2.MemoryRegion]: ...
     @_builtins.property
@@ -1981,7 +1988,9 @@ class MappedLine(_message.Message):
     irq: _builtins.int
     level: _builtins.bool
     pending: _builtins.bool
-    """How it is at first: an edge that waits; masked. Ignored for a line that is mapped already."""
+    """How it is at first: an edge that waits (of a level line its coproc says all); masked. Ignored for a
+    vcoproc that is mapped already.
+    """
     masked: _builtins.bool
     def __init__(
         self,

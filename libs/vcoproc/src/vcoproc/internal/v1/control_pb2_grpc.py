@@ -218,14 +218,15 @@ class CoprocSimServiceServicer:
 
     def PauseVcoproc(self, request, context):
         """Takes the vcoproc off the hardware, by force after deadline_us, and keeps it off: it counts as
-        asleep, and its driver is served as that of any switched-out one. Returns when it is off.
+        asleep, its timers stand still, and its driver is served as that of any switched-out one. Returns
+        when it is off. FAILED_PRECONDITION WRONG_STATE when it was resumed before it had left.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ResumeVcoproc(self, request, context):
-        """Lets a paused vcoproc run again.
+        """Lets a paused vcoproc run again. One that has not left yet stays.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -233,7 +234,8 @@ class CoprocSimServiceServicer:
 
     def SaveVcoproc(self, request, context):
         """Writes down a paused vcoproc: its context, registers, queued register writes and edges not yet said,
-        and what its mapped ranges hold. FAILED_PRECONDITION WRONG_STATE when it is not paused.
+        and what its mapped ranges hold. FAILED_PRECONDITION WRONG_STATE when it is not paused. UNAVAILABLE
+        PEER_TIMEOUT when the irq-router does not say that it has taken what was said so far.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -241,7 +243,8 @@ class CoprocSimServiceServicer:
 
     def RestoreVcoproc(self, request_iterator, context):
         """Loads what SaveVcoproc wrote into a paused vcoproc of the same type; what it had is lost. When it is
-        refused nothing has changed. The first message says into which.
+        refused nothing has changed: FAILED_PRECONDITION WRONG_STATE when it is not paused, INVALID_ARGUMENT
+        BAD_SNAPSHOT when the bytes are damaged, or of another type. The first message says into which.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -1132,7 +1135,8 @@ class IrqControlServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def MoveLines(self, request, context):
-        """Gives the lines of a vcoproc to another coproc: what is pending, active or masked stays so.
+        """Gives the lines of a vcoproc to another coproc: what is pending, active or masked stays so, and
+        that coproc is asked for its levels. What the other one says of them from now on is refused.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

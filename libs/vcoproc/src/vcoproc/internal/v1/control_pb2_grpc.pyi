@@ -92,17 +92,20 @@ class CoprocSimServiceStub:
     GetStatus: _grpc.UnaryUnaryMultiCallable[_control_pb2.GetStatusRequest, _control_pb2.CoprocStatus]
     PauseVcoproc: _grpc.UnaryUnaryMultiCallable[_control_pb2.PauseVcoprocRequest, _control_pb2.PauseVcoprocResponse]
     """Takes the vcoproc off the hardware, by force after deadline_us, and keeps it off: it counts as
-    asleep, and its driver is served as that of any switched-out one. Returns when it is off.
+    asleep, its timers stand still, and its driver is served as that of any switched-out one. Returns
+    when it is off. FAILED_PRECONDITION WRONG_STATE when it was resumed before it had left.
     """
     ResumeVcoproc: _grpc.UnaryUnaryMultiCallable[_control_pb2.ResumeVcoprocRequest, _control_pb2.ResumeVcoprocResponse]
-    """Lets a paused vcoproc run again."""
+    """Lets a paused vcoproc run again. One that has not left yet stays."""
     SaveVcoproc: _grpc.UnaryStreamMultiCallable[_control_pb2.SaveVcoprocRequest, _control_pb2.VcoprocChunk]
     """Writes down a paused vcoproc: its context, registers, queued register writes and edges not yet said,
-    and what its mapped ranges hold. FAILED_PRECONDITION WRONG_STATE when it is not paused.
+    and what its mapped ranges hold. FAILED_PRECONDITION WRONG_STATE when it is not paused. UNAVAILABLE
+    PEER_TIMEOUT when the irq-router does not say that it has taken what was said so far.
     """
     RestoreVcoproc: _grpc.StreamUnaryMultiCallable[_control_pb2.RestoreVcoprocRequest, _control_pb2.RestoreVcoprocResponse]
     """Loads what SaveVcoproc wrote into a paused vcoproc of the same type; what it had is lost. When it is
-    refused nothing has changed. The first message says into which.
+    refused nothing has changed: FAILED_PRECONDITION WRONG_STATE when it is not paused, INVALID_ARGUMENT
+    BAD_SNAPSHOT when the bytes are damaged, or of another type. The first message says into which.
     """
 
 @_typing.type_check_only
@@ -116,17 +119,20 @@ class CoprocSimServiceAsyncStub(CoprocSimServiceStub):
     GetStatus: _aio.UnaryUnaryMultiCallable[_control_pb2.GetStatusRequest, _control_pb2.CoprocStatus]  # type: ignore[assignment]
     PauseVcoproc: _aio.UnaryUnaryMultiCallable[_control_pb2.PauseVcoprocRequest, _control_pb2.PauseVcoprocResponse]  # type: ignore[assignment]
     """Takes the vcoproc off the hardware, by force after deadline_us, and keeps it off: it counts as
-    asleep, and its driver is served as that of any switched-out one. Returns when it is off.
+    asleep, its timers stand still, and its driver is served as that of any switched-out one. Returns
+    when it is off. FAILED_PRECONDITION WRONG_STATE when it was resumed before it had left.
     """
     ResumeVcoproc: _aio.UnaryUnaryMultiCallable[_control_pb2.ResumeVcoprocRequest, _control_pb2.ResumeVcoprocResponse]  # type: ignore[assignment]
-    """Lets a paused vcoproc run again."""
+    """Lets a paused vcoproc run again. One that has not left yet stays."""
     SaveVcoproc: _aio.UnaryStreamMultiCallable[_control_pb2.SaveVcoprocRequest, _control_pb2.VcoprocChunk]  # type: ignore[assignment]
     """Writes down a paused vcoproc: its context, registers, queued register writes and edges not yet said,
-    and what its mapped ranges hold. FAILED_PRECONDITION WRONG_STATE when it is not paused.
+    and what its mapped ranges hold. FAILED_PRECONDITION WRONG_STATE when it is not paused. UNAVAILABLE
+    PEER_TIMEOUT when the irq-router does not say that it has taken what was said so far.
     """
     RestoreVcoproc: _aio.StreamUnaryMultiCallable[_control_pb2.RestoreVcoprocRequest, _control_pb2.RestoreVcoprocResponse]  # type: ignore[assignment]
     """Loads what SaveVcoproc wrote into a paused vcoproc of the same type; what it had is lost. When it is
-    refused nothing has changed. The first message says into which.
+    refused nothing has changed: FAILED_PRECONDITION WRONG_STATE when it is not paused, INVALID_ARGUMENT
+    BAD_SNAPSHOT when the bytes are damaged, or of another type. The first message says into which.
     """
 
 class CoprocSimServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -161,7 +167,8 @@ class CoprocSimServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.PauseVcoprocResponse, _abc.Awaitable[_control_pb2.PauseVcoprocResponse]]:
         """Takes the vcoproc off the hardware, by force after deadline_us, and keeps it off: it counts as
-        asleep, and its driver is served as that of any switched-out one. Returns when it is off.
+        asleep, its timers stand still, and its driver is served as that of any switched-out one. Returns
+        when it is off. FAILED_PRECONDITION WRONG_STATE when it was resumed before it had left.
         """
 
     @_abc_1.abstractmethod
@@ -170,7 +177,7 @@ class CoprocSimServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.ResumeVcoprocRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.ResumeVcoprocResponse, _abc.Awaitable[_control_pb2.ResumeVcoprocResponse]]:
-        """Lets a paused vcoproc run again."""
+        """Lets a paused vcoproc run again. One that has not left yet stays."""
 
     @_abc_1.abstractmethod
     def SaveVcoproc(
@@ -179,7 +186,8 @@ class CoprocSimServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_control_pb2.VcoprocChunk], _abc.AsyncIterator[_control_pb2.VcoprocChunk]]:
         """Writes down a paused vcoproc: its context, registers, queued register writes and edges not yet said,
-        and what its mapped ranges hold. FAILED_PRECONDITION WRONG_STATE when it is not paused.
+        and what its mapped ranges hold. FAILED_PRECONDITION WRONG_STATE when it is not paused. UNAVAILABLE
+        PEER_TIMEOUT when the irq-router does not say that it has taken what was said so far.
         """
 
     @_abc_1.abstractmethod
@@ -189,7 +197,8 @@ class CoprocSimServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.RestoreVcoprocResponse, _abc.Awaitable[_control_pb2.RestoreVcoprocResponse]]:
         """Loads what SaveVcoproc wrote into a paused vcoproc of the same type; what it had is lost. When it is
-        refused nothing has changed. The first message says into which.
+        refused nothing has changed: FAILED_PRECONDITION WRONG_STATE when it is not paused, INVALID_ARGUMENT
+        BAD_SNAPSHOT when the bytes are damaged, or of another type. The first message says into which.
         """
 
 def add_CoprocSimServiceServicer_to_server(servicer: CoprocSimServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
@@ -386,7 +395,9 @@ class IrqControlServiceStub:
     """Connects the lines of a vcoproc to interrupts of a domain."""
     UnmapLines: _grpc.UnaryUnaryMultiCallable[_control_pb2.UnmapLinesRequest, _control_pb2.UnmapLinesResponse]
     MoveLines: _grpc.UnaryUnaryMultiCallable[_control_pb2.MoveLinesRequest, _control_pb2.MoveLinesResponse]
-    """Gives the lines of a vcoproc to another coproc: what is pending, active or masked stays so."""
+    """Gives the lines of a vcoproc to another coproc: what is pending, active or masked stays so, and
+    that coproc is asked for its levels. What the other one says of them from now on is refused.
+    """
     ListLines: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListLinesRequest, _control_pb2.ListLinesResponse]
     PauseDomain: _grpc.UnaryUnaryMultiCallable[_control_pb2.PauseDomainRequest, _control_pb2.PauseDomainResponse]
     """From now on nothing is injected into the domain; everything stays pending."""
@@ -404,7 +415,9 @@ class IrqControlServiceAsyncStub(IrqControlServiceStub):
     """Connects the lines of a vcoproc to interrupts of a domain."""
     UnmapLines: _aio.UnaryUnaryMultiCallable[_control_pb2.UnmapLinesRequest, _control_pb2.UnmapLinesResponse]  # type: ignore[assignment]
     MoveLines: _aio.UnaryUnaryMultiCallable[_control_pb2.MoveLinesRequest, _control_pb2.MoveLinesResponse]  # type: ignore[assignment]
-    """Gives the lines of a vcoproc to another coproc: what is pending, active or masked stays so."""
+    """Gives the lines of a vcoproc to another coproc: what is pending, active or masked stays so, and
+    that coproc is asked for its levels. What the other one says of them from now on is refused.
+    """
     ListLines: _aio.UnaryUnaryMultiCallable[_control_pb2.ListLinesRequest, _control_pb2.ListLinesResponse]  # type: ignore[assignment]
     PauseDomain: _aio.UnaryUnaryMultiCallable[_control_pb2.PauseDomainRequest, _control_pb2.PauseDomainResponse]  # type: ignore[assignment]
     """From now on nothing is injected into the domain; everything stays pending."""
@@ -449,7 +462,9 @@ class IrqControlServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _control_pb2.MoveLinesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_control_pb2.MoveLinesResponse, _abc.Awaitable[_control_pb2.MoveLinesResponse]]:
-        """Gives the lines of a vcoproc to another coproc: what is pending, active or masked stays so."""
+        """Gives the lines of a vcoproc to another coproc: what is pending, active or masked stays so, and
+        that coproc is asked for its levels. What the other one says of them from now on is refused.
+        """
 
     @_abc_1.abstractmethod
     def ListLines(
