@@ -59,7 +59,8 @@ def test_a_vcoproc_keeps_its_number_its_places_and_its_secrets(rig: Rig) -> None
     [before] = rig.domains()
     move(rig)
     [after] = rig.domains()
-    moved = replace(after.vcoprocs[0], coproc="dsp0")
+    revision = before.vcoprocs[0].revision
+    moved = replace(after.vcoprocs[0], coproc="dsp0", revision=revision)
     assert moved == before.vcoprocs[0]
 
 

@@ -130,6 +130,24 @@ def test_each_event_has_what_it_changed_as_it_was_then(eventful: Server) -> None
     assert destroyed.WhichOneof("resource") is None
 
 
+def test_an_event_says_what_state_its_domain_has(server: Server) -> None:
+    server.online()
+    server.create(TWO_VCOPROCS)
+    stream = watch(server, 0, "type=domain")
+    for verb, state in (("Pause", "PAUSED"), ("Resume", "RUNNING"), ("ShutDown", "STOPPED")):
+        request = getattr(api, f"{verb}DomainRequest")(name="domains/fir")
+        server.call(f"{verb}Domain", request)
+        word = ""
+        while word != f"STATE_{state}":  # SHUTTING_DOWN comes before STOPPED
+            event = next(stream)
+            word = api.Domain.State.Name(event.domain.state)
+        vcoprocs = {api.Vcoproc.State.Name(v.state) for v in event.domain.vcoprocs}
+        # Nobody is asked whether those of a running domain sleep.
+        assert vcoprocs == {f"STATE_{'UNSPECIFIED' if state == 'RUNNING' else state}"}
+        assert event.domain.revision == event.revision
+    stream.cancel()
+
+
 def test_an_event_has_no_secret(eventful: Server) -> None:
     """Neither one that has just happened nor one that is read again."""
     secrets = [number.to_bytes(32, "big") for number in range(1, 20)]

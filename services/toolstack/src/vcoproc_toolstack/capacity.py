@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from vcoproc.model.domain_state import DomainState
 from vcoproc_toolstack.records import DomainRecord
 
 
@@ -12,6 +13,8 @@ def memory_on(domains: Iterable[DomainRecord]) -> dict[str, int]:
     """Memory of the domains on each coproc, in bytes. A domain counts once on each that it uses."""
     found: dict[str, int] = {}
     for domain in domains:
+        if domain.state is DomainState.STOPPED:
+            continue  # it has none
         for coproc in {vcoproc.coproc for vcoproc in domain.vcoprocs}:
             found[coproc] = found.get(coproc, 0) + domain.memory_bytes
     return found

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from vcoproc.api.v1 import toolstack_pb2 as api
 from vcoproc_toolstack import translate
 from vcoproc_toolstack.desired import read_desired
 from vcoproc_toolstack.leases import Leases
-from vcoproc_toolstack.queries import Statuses, coproc_statuses
+from vcoproc_toolstack.queries import Statuses, coproc_statuses, shown_status
 from vcoproc_toolstack.records import (
     DomainRecord,
     EventKind,
@@ -40,9 +40,10 @@ def tell(view: View, leases: Leases, events: Sequence[EventRecord]) -> list[Told
         message = translate.event_message(event)
         match event.resource:
             case DomainRecord() as domain:
-                message.domain.CopyFrom(translate.domain_message(domain, {}))
+                statuses = _statuses(event, domain.vcoprocs)
+                message.domain.CopyFrom(translate.domain_message(domain, statuses))
             case VcoprocRecord() as vcoproc:
-                statuses = _statuses(event, vcoproc.vcoproc_id)
+                statuses = _statuses(event, [vcoproc])
                 message.vcoproc.CopyFrom(translate.vcoproc_message(vcoproc, statuses))
             case None:
                 if coproc := coprocs.get(_coproc(event)):
@@ -70,8 +71,8 @@ def _coprocs(view: View, leases: Leases, events: Sequence[EventRecord]) -> dict[
     }
 
 
-def _statuses(event: EventRecord, vcoproc_id: int) -> Statuses:
-    """What an event itself says of how a vcoproc is; nobody is asked."""
-    if event.kind is EventKind.FAULTED:
-        return {vcoproc_id: VcoprocStatus(VcoprocState.FAULTED)}
-    return {}
+def _statuses(event: EventRecord, vcoprocs: Iterable[VcoprocRecord]) -> Statuses:
+    """What an event itself says of how vcoprocs are; nobody is asked."""
+    faulted = event.kind is EventKind.FAULTED
+    status = VcoprocStatus(VcoprocState.FAULTED if faulted else VcoprocState.UNKNOWN)
+    return {vcoproc.vcoproc_id: shown_status(vcoproc, status) for vcoproc in vcoprocs}
