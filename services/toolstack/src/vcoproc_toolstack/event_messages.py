@@ -53,9 +53,9 @@ def tell(view: View, leases: Leases, events: Sequence[EventRecord]) -> list[Told
 
 
 def _coproc(event: EventRecord) -> str:
-    """The coproc that an event is about, or its schedule; empty for another event."""
+    """The coproc that an event is about, or its schedule; empty for another event, or its last."""
     kind, _, name = event.name.removesuffix("/schedule").partition("/")
-    return name if kind == "coprocs" else ""
+    return name if kind == "coprocs" and event.kind is not EventKind.DESTROYED else ""
 
 
 def _coprocs(view: View, leases: Leases, events: Sequence[EventRecord]) -> dict[str, api.Coproc]:
