@@ -64,14 +64,14 @@ def read_desired(
     view: View,
     leases: Leases,
     *,
-    also: str = "",
+    also: Iterable[str] = (),
     coprocs: CoprocSet | None = None,
     names: Iterable[str] | None = None,
 ) -> Desired:
     """Reads it all.
 
     Args:
-        also: a coproc that is to be among them though it is not to be listed.
+        also: coprocs that are to be among them though they need not be listed.
         coprocs: those that there are; default: now.
         names: of those that are to be among them; default: those to be listed.
     """
@@ -80,7 +80,7 @@ def read_desired(
     settings = view.settings()
     counts = view.counts()
     if names is None:
-        listed = leases.listed({**counts, also: 0})
+        listed = leases.listed({**counts, **dict.fromkeys(also, 0)})
     else:
         listed = [known.coprocs[name] for name in names]
     shown = tuple(

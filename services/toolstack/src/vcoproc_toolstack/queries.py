@@ -145,7 +145,7 @@ class Queries:
     def coproc(self, name: str) -> CoprocStatus:
         """Raises: NotFound."""
         with self._store.read() as view:
-            desired = read_desired(view, self._leases, also=name)
+            desired = read_desired(view, self._leases, also=[name])
         return coproc_statuses(desired, [desired.coproc(name)], self.accounts() or ())[0]
 
     def coproc_types(self) -> list[TypeCapacity]:

@@ -172,16 +172,19 @@ class Shell:
         try:
             self._repairer.run(self._marks)
         except BaseException:
-            # A bug. Without repairs the toolstack would seem well and be wrong: it ends, and
-            # whoever keeps it alive starts another one.
-            self._failed = True
-            os.kill(os.getpid(), signal.SIGTERM)
+            self._die()
             raise
+
+    def _die(self) -> None:
+        """A thread ended by a bug. The toolstack would seem well and be wrong: it ends, and whoever
+        keeps it alive starts another one."""
+        self._failed = True
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def check(self) -> None:
         """Raises: InvariantViolation (a thread of ours died)."""
         if self._failed:
-            raise InvariantViolation("the repair thread died, see the trace")
+            raise InvariantViolation("a thread of the toolstack died, see the trace")
 
     def stop(self) -> None:
         """Ends everything, newest first."""
@@ -209,7 +212,7 @@ class Shell:
         self._marks.mark(FIRST_MARK)
 
     def _serve_api(self) -> None:
-        hub = EventHub(self._store, self._leases, self._log)
+        hub = EventHub(self._store, self._leases, self._log, self._die)
         hub.start()
         self._exit.callback(hub.stop)
         streams = OpenStreams()
