@@ -73,6 +73,30 @@ def test_the_commands_of_the_page_on_coprocs_run(cluster: Running) -> None:
     assert "dsp0 is removed" in done.stdout
 
 
+def test_the_commands_of_the_page_on_lives_run(tmp_path: Path) -> None:
+    (commands,) = code_blocks("docs/lifecycle.md", "console")
+    commands = re.sub(r"\b(fir2?\.save|audio\.ctx)\b", rf"{tmp_path}/\1", commands)
+    running = start_cluster(EXAMPLES / "two-coprocs.dts")
+    try:
+        steps = f"vcoproc domain create examples/fir.cfg\n{commands}vcoproc vcoproc list\n"
+        done = run(running, "bash", "-ec", steps)
+    finally:
+        stop_cluster(running)
+    states = re.findall(r"^domain (\S+): domid \d+, ([A-Z]+)", done.stdout, re.MULTILINE)
+    assert states == [
+        ("fir", "RUNNING"),
+        ("fir", "PAUSED"),
+        ("fir", "RUNNING"),
+        ("fir2", "RUNNING"),
+        ("fir2", "RUNNING"),
+        ("fir2", "CRASHED"),
+        ("broken", "CRASHED"),
+        ("fir", "STOPPED"),
+    ]
+    assert "domain broken is destroyed" in done.stdout
+    assert re.search(r"^fir/audio +\d+ +dsp1 +STOPPED", done.stdout, re.MULTILINE)
+
+
 def test_the_queries_of_the_page_run(cluster: Running) -> None:
     (commands,) = code_blocks("docs/queries.md", "sh")
     (program,) = code_blocks("docs/queries.md", "python")
@@ -85,7 +109,7 @@ def test_the_queries_of_the_page_run(cluster: Running) -> None:
 def test_the_clients_of_the_page_run(cluster: Running) -> None:
     waits, awaits = code_blocks("docs/client.md", "python")
     done = run(cluster, sys.executable, "-c", waits)
-    assert done.stdout == "domains/fir [64, 65, 66]\n['domains/fir']\nNOT_FOUND\n"
+    assert done.stdout == "domains/fir [64, 65, 66]\n['domains/fir']\nINVALID_CONFIG\n"
     done = run(cluster, sys.executable, "-c", awaits)
     assert done.stdout.startswith("['domains/fir']\ndomains/fir ")
 
