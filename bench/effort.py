@@ -1,4 +1,4 @@
-"""How much is measured: everything in about four minutes, or a quick look in forty seconds."""
+"""How much is measured: everything in some five minutes, or a quick look in fifty seconds."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ class Effort:
     rounds, samples: of the exchanges, and how many in each round. switch_ns: how long switches are
     collected. work_ns, work_rounds: one measurement of total work, and how often. shares: (domains,
     slice in us). starts: of the cluster. idle_ns: how long idle processes are watched. share_ns:
-    how long shares are compared with weights. swap_ns: how long algorithms are swapped. changes:
-    domains made and unmade in each round while events are watched.
+    how long shares are compared with weights. swap_ns: how long algorithms are swapped.
+    domains: that the toolstack has at once. changes: domains made and unmade in each round while
+    events are watched.
     """
 
     rounds: int
@@ -29,6 +30,7 @@ class Effort:
     idle_ns: int
     share_ns: int
     swap_ns: int
+    domains: int
     changes: int
 
 
@@ -47,6 +49,7 @@ FULL: Final = Effort(
     idle_ns=10 * S,
     share_ns=10 * S,
     swap_ns=60 * S,
+    domains=1000,
     changes=20,
 )
 QUICK: Final = Effort(
@@ -60,5 +63,6 @@ QUICK: Final = Effort(
     idle_ns=2 * S,
     share_ns=3 * S,
     swap_ns=5 * S,
+    domains=50,
     changes=10,
 )

@@ -38,8 +38,8 @@ def api_page() -> str:
         "# Control API",
         "",
         "Made from the comments of `proto/vcoproc/api/v1/`; `make docs` writes it anew.",
-        "The package is `vcoproc.api.v1`. The server has reflection and the gRPC health service:",
-        "`grpcurl -plaintext -unix $VCOPROC_RUN_DIR/toolstack.grpc list` works without these files.",
+        "The package is `vcoproc.api.v1`. The server has reflection and the gRPC health service,",
+        "so that `grpcurl -plaintext -unix $VCOPROC_RUN_DIR/toolstack.grpc list` needs no files.",
         "",
     ]
     headers = [_Comments(file).of((_SYNTAX,), detached=True) for file in files]
@@ -172,8 +172,8 @@ def commands_page() -> str:
         *(f"| {code} | {words} |" for code, words in EXIT_CODES.items()),
         "",
         "Errors go to stderr: `error: WHAT [REASON]`, and `next: WHAT TO DO`. `--output json` and",
-        "`--output yaml` print the messages of the [control API](api.md), every field there; tables",
-        "have colours on a terminal only.",
+        "`--output yaml` print the messages of the [control API](api.md), every field there;",
+        "tables have colours on a terminal only.",
         "",
     ]
     for path, command in _walk("vcoproc", root):

@@ -21,7 +21,7 @@ from vcoproc.limits import (
 )
 from vcoproc.wire.messages import EndReason, Eoi, Grant, Message, Register, Report, Wake
 from vcoproc_scheduler.decisions import Why
-from vcoproc_scheduler.events import FellBack, LostParameter, SetAlgorithm
+from vcoproc_scheduler.events import CoprocView, FellBack, LostParameter, SetAlgorithm
 from vcoproc_scheduler.policies.api import Decision, Parameter, Policy, Scope
 from vcoproc_scheduler.policies.loader import Catalogue
 from vcoproc_scheduler.policies.rr import RoundRobin
@@ -49,6 +49,9 @@ class Bench:
     ) -> None:
         self.service.set_coproc(coproc, SetAlgorithm(algorithm, slice_ns, refusal_ns, {}), 0)
 
+    def views(self) -> list[CoprocView]:
+        return [self.service.view(coproc, 0) for coproc in self.service.coprocs()]
+
     def online(self, coproc: str, *runnable: int) -> None:
         self.service.opened(coproc, 0)
         listed = tuple((vcoproc, True, False) for vcoproc in runnable)
@@ -64,7 +67,7 @@ def test_each_coproc_is_scheduled_by_itself() -> None:
     bench.service.add_vcoproc("dsp1", 2, {}, 0)
     bench.service.received("dsp1", Wake(2, 0, False), 0)
     assert bench.sent == [("dsp1", Grant(1, 2, SLICE_NS, True, SWITCH_DEADLINE_NS))]
-    views = {view.coproc: view for view in bench.service.views(0)}
+    views = {view.coproc: view for view in bench.views()}
     assert [each.vcoproc for each in views["dsp0"].vcoprocs] == [1]
     assert bench.service.next_deadline_ns() is None, "round robin needs no timer"
 
@@ -72,7 +75,7 @@ def test_each_coproc_is_scheduled_by_itself() -> None:
 def test_a_register_is_kept_until_control_sets_the_coproc() -> None:
     bench = Bench()
     bench.online("dsp0", 7)
-    assert bench.service.views(0) == []
+    assert bench.views() == []
     with pytest.raises(NotFound):
         bench.service.add_vcoproc("dsp0", 7, {}, 0)
     bench.set("dsp0")
@@ -99,6 +102,41 @@ def test_coprocs_are_bounded() -> None:
         bench.set("one more")
 
 
+def test_a_coproc_that_is_removed_leaves_nothing() -> None:
+    """However many come and go, offline or with a session that ends a little later."""
+    bench = Bench()
+    for number in range(2 * COPROCS_MAX):
+        bench.set(f"x{number}")
+        bench.service.add_vcoproc(f"x{number}", 7, {}, 0)
+        if number % 2:
+            bench.online(f"x{number}", 7)
+        bench.service.remove_coproc(f"x{number}", 0)
+        bench.service.remove_coproc(f"x{number}", 0)  # idempotent
+        with pytest.raises(NotFound):
+            bench.service.schedule(f"x{number}", 0)
+        if number % 2:
+            bench.service.closed(f"x{number}", 0)
+    assert bench.service.views(0) == []
+
+
+def test_what_a_removed_coproc_still_says_is_nothing_to_the_next_of_its_name() -> None:
+    bench = Bench()
+    bench.set("dsp0")
+    bench.service.add_vcoproc("dsp0", 1, {}, 0)
+    bench.online("dsp0", 1)
+    bench.sent.clear()
+    bench.service.remove_coproc("dsp0", 0)
+    bench.service.received("dsp0", Wake(1, 0, False), 0)
+    bench.set("dsp0")
+    bench.service.add_vcoproc("dsp0", 2, {}, 0)
+    assert bench.sent == [], "the session is of a coproc that is no more"
+    bench.service.closed("dsp0", 0)
+    bench.online("dsp0", 2)
+    assert [type(message) for _, message in bench.sent] == [Grant]
+    [view] = bench.service.views(0)
+    assert [each.vcoproc for each in view.vcoprocs] == [2]
+
+
 def test_defaults_and_bounds_of_a_coproc() -> None:
     bench = Bench()
     bench.set("dsp0")
@@ -113,7 +151,7 @@ def test_defaults_and_bounds_of_a_coproc() -> None:
             bench.set(name)
     with pytest.raises(NotFound):
         bench.set("dsp1", "edf2")
-    assert [view.coproc for view in bench.service.views(0)] == ["dsp0"], "refusals left nothing"
+    assert [view.coproc for view in bench.views()] == ["dsp0"], "refusals left nothing"
 
 
 class Other(RoundRobin):
@@ -178,7 +216,7 @@ def test_a_failing_algorithm_of_one_coproc_leaves_the_others_alone() -> None:
     bench.online("dsp1", 1)
     assert [notice.coproc for notice in bench.fallbacks] == ["dsp1"]
     assert bench.changes > 0
-    algorithms = [view.algorithm for view in bench.service.views(0)]
+    algorithms = [view.algorithm for view in bench.views()]
     assert algorithms == ["other", "rr", "broken"]
     ((notice, count),) = bench.service.fallbacks()
     assert (notice.why, count) == ("pick raised RuntimeError: out of ideas", 1)

@@ -64,8 +64,16 @@ def domains(store: Store) -> list[DomainRecord]:
         return view.domains()
 
 
+def on_disk(store: Store) -> dict[str, object]:
+    """What a store gives that is not kept in memory."""
+    with store.read() as view:
+        return {
+            "texts": [view.domain_text(each.domid) for each in view.domains()],
+        }
+
+
 def contents(store: Store) -> dict[str, object]:
-    """Everything that a store gives, for comparison; events without their resources."""
+    """Everything that is kept in memory, for comparison; events without their resources."""
     with store.read() as view:
         names = [each.name for each in view.domains()]
         coprocs = sorted(view.counts())
@@ -79,5 +87,7 @@ def contents(store: Store) -> dict[str, object]:
             "fallbacks": {name: view.fallback_ns(name) for name in ("dsp0", "dsp1")},
             "platform": view.platform("vcoproc,cortex-m4"),
             "memory": view.memory_bytes(),
+            "holds": view.holds(),
+            "coprocs": sorted(view.coproc_records(), key=lambda record: record.name),
             "one by one": [view.domain(name) for name in names],
         }

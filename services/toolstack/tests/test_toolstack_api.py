@@ -119,7 +119,7 @@ def test_a_coproc_is_shown_as_it_is(full: Server) -> None:
         scheduler="rr",
         slice_us=2000,
         vcoproc_count=1,
-        vcoproc_count_max=64,
+        vcoproc_count_max=limits.VCOPROCS_PER_COPROC_MAX,
         private_memory_bytes=65536,
         clock_hz=100_000_000,
         switch_count=5,
@@ -130,7 +130,7 @@ def test_a_coproc_is_shown_as_it_is(full: Server) -> None:
     )
     full.rig.leases.fail("dsp1", "broken")
     coproc = full.call("GetCoproc", api.GetCoprocRequest(name="coprocs/dsp1"))
-    assert coproc.state == api.Coproc.STATE_FAILED
+    assert (coproc.state, coproc.state_reason) == (api.Coproc.STATE_FAILED, "broken")
 
 
 def test_coprocs_made_on_demand_are_listed_once_they_were_there(server: Server) -> None:

@@ -16,6 +16,7 @@ from toolstack_server import Server, refused
 from typer.testing import CliRunner
 
 from config_trees import SYSTEM, content_of
+from vcoproc import limits
 from vcoproc.api.v1 import toolstack_pb2 as api
 from vcoproc.config import parse_system
 from vcoproc.config.dts import read_tree
@@ -191,7 +192,7 @@ def test_what_a_cluster_has_in_force(server: Server) -> None:
     lines = words(vcoproc("config", "show", run_dir=run_dir))
     assert ["dsp1", "slice-us", "3000", "run-time", "change"] in lines
     assert ["dsp1", "scheduler", "rr", "run-time", "change"] in lines
-    assert ["dsp1", "max-vcoprocs", "64", "default"] in lines
+    assert ["dsp1", "max-vcoprocs", str(limits.VCOPROCS_PER_COPROC_MAX), "default"] in lines
     assert ["dsp0", "slice-us", "5000", "default"] in lines
     result = vcoproc("config", "show", "--coproc", "dsp1", "-o", "json", run_dir=run_dir)
     found = json.loads(result.stdout)

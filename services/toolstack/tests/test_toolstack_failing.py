@@ -28,7 +28,6 @@ from vcoproc_toolstack.steps import (
     ForgetContext,
     SaveContext,
     Step,
-    coproc_service,
     service_of,
 )
 
@@ -88,16 +87,15 @@ def recover(rig: Rig) -> None:
     """Everybody is well again; coproc-sims that died are started again."""
     rig.services.down.clear()
     unwatch(rig)
-    for name in ("dsp0", "dsp1", "ncore-0", "ncore-1", "ncore-2"):
+    for name in rig.simulated:
         if rig.leases.get(name) is None:
-            rig.lease(name)
-            rig.marks.mark(coproc_service(name))
+            rig.lease_again(name)
     rig.settle()
 
 
 def without_labels(found: Any) -> Any:
     """A picture without what is lost with a coproc-sim that dies."""
-    seats = {name: (seat[0], seat[2]) for name, seat in found["coprocs"].items()}
+    seats = {name: (seat[0], *seat[2:]) for name, seat in found["coprocs"].items()}
     return {**found, "coprocs": seats}
 
 
@@ -124,6 +122,7 @@ def test_whatever_call_fails_it_is_all_or_nothing(
         where = f"call {place} {trouble}"
         found = picture(rig)
         if operation.also and trouble == "refuses" and is_given_up(rig):
+            rig.close()
             continue  # it was to be started again, and that was refused
         differs = differences(operation, look(old), look(new), look(found))
         assert not differs, where

@@ -5,12 +5,28 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from toolstack_operations import seal_vcoproc
+from toolstack_picture import picture
 from toolstack_rig import NO_REQUEST, NOTHING, REFUSED, Rig, one_vcoproc, refuse_at
 
 from vcoproc import limits
 from vcoproc.errors import PeerLost
+from vcoproc_toolstack.records import LineNow
 from vcoproc_toolstack.repair import Marks
-from vcoproc_toolstack.steps import IRQ_ROUTER, SCHEDULER, AddVcoproc, MakeMemory
+from vcoproc_toolstack.steps import (
+    IRQ_ROUTER,
+    SCHEDULER,
+    AddVcoproc,
+    AttachVcoproc,
+    DetachVcoproc,
+    ForgetContext,
+    LoadContext,
+    MakeMemory,
+    PauseVcoproc,
+    ResumeVcoproc,
+    Step,
+    seat_of,
+)
 
 
 @pytest.fixture
@@ -130,6 +146,101 @@ def test_a_vcoproc_whose_coproc_left_the_tree_waits_and_can_be_destroyed(full: R
     assert "dsp1" not in full.services.scheduled
     full.changes.destroy_domain("fir", NO_REQUEST)
     assert [domain.name for domain in full.domains()] == ["sobel"]
+
+
+# --- where vcoprocs are ---------------------------------------------------------------------------
+
+
+def move(rig: Rig) -> None:
+    rig.moves.move("fir", "audio", "ncore-0", NO_REQUEST, seal_vcoproc)
+
+
+def test_a_vcoproc_on_another_coproc_than_its_own_is_sent_home(full: Rig) -> None:
+    """The store says dsp0; ncore-0 has it too, since a move was cut off."""
+    before = picture(full)
+    move(full)
+    there = full.services.attached["ncore-0"][1]
+    with full.store.change() as change:
+        change.set_vcoproc_coproc(1, "dsp0")
+    full.repair_all()
+    assert picture(full) == before
+    assert full.services.told_moved[-1] == ("ncore-0", 1)
+    assert there is not full.services.attached["dsp0"][1]
+
+
+def test_lines_of_another_coproc_are_moved_and_not_mapped_anew(full: Rig) -> None:
+    full.services.coproc_of_lines[1] = "ncore-2"
+    full.services.lines_now[1] = (LineNow(1, True, False),)
+    assert full.repairer.repair(IRQ_ROUTER)
+    assert full.services.coproc_of_lines[1] == "dsp0"
+    assert full.services.lines_now[1], "what waits is not lost"
+
+
+def test_a_scheduler_that_has_it_twice_keeps_the_right_one(full: Rig) -> None:
+    before = picture(full)
+    move(full)
+    with full.store.change() as change:
+        change.set_vcoproc_coproc(1, "dsp0")
+    assert full.repairer.repair(SCHEDULER)
+    assert picture(full)["scheduler"] == before["scheduler"]
+
+
+def test_a_context_that_waits_is_loaded_before_its_vcoproc_runs(full: Rig) -> None:
+    """The coproc-sim died after the commit of a move: the context is still there."""
+    full.memory.write("context-1", [full.services.attached["dsp0"][1].context()], 10_000)
+    full.unlease("dsp0")
+    full.lease("dsp0")
+    full.services.performed.clear()
+    assert full.repairer.repair("coproc/dsp0")
+    steps = [type(step) for step in full.services.performed if seat_of(step) == ("dsp0", 1)]
+    assert steps == [AttachVcoproc, LoadContext, PauseVcoproc, ForgetContext, ResumeVcoproc]
+    assert full.memory.contexts() == frozenset()
+
+
+def test_a_context_of_a_vcoproc_that_is_there_is_forgotten(full: Rig) -> None:
+    """It has loaded it, or is what it was made from; accesses of its driver came since."""
+    before = picture(full)
+    seat = full.services.attached["dsp0"][1]
+    seat.paused = True
+    full.memory.write("context-1", [b"old 0\n" + bytes(4096)], 10_000)
+    assert full.repairer.repair("coproc/dsp0")
+    assert picture(full) == before
+    assert seat.label == "reset"
+
+
+def test_a_context_that_is_refused_is_given_up(full: Rig) -> None:
+    """Better a vcoproc in reset than none that ever runs again."""
+    full.memory.write("context-1", [full.services.attached["dsp0"][1].context()], 10_000)
+    full.unlease("dsp0")
+    full.lease("dsp0")
+
+    def refuse(step: Step) -> None:
+        if isinstance(step, LoadContext):
+            raise REFUSED
+
+    full.services.before = refuse
+    assert not full.repairer.repair("coproc/dsp0")
+    assert full.services.attached["dsp0"][1].paused
+    assert full.repairer.repair("coproc/dsp0")
+    assert not full.services.attached["dsp0"][1].paused
+    assert full.memory.contexts() == frozenset()
+
+
+def test_a_detach_that_is_refused_is_tried_again(full: Rig) -> None:
+    full.services.down.add("coproc/dsp0")
+    full.changes.destroy_domain("sobel", NO_REQUEST)
+    full.services.down.clear()
+
+    def refuse(step: Step) -> None:
+        if isinstance(step, DetachVcoproc):
+            raise REFUSED
+
+    full.services.before = refuse
+    assert not full.repairer.repair("coproc/dsp0"), "memory waits for it"
+    full.services.check_reach()
+    full.services.before = lambda _step: None
+    assert full.repairer.repair("coproc/dsp0")
+    assert "domain-2" not in full.services.held()["files"]  # type: ignore[operator]
 
 
 # --- when to repair -------------------------------------------------------------------------------

@@ -12,7 +12,17 @@ from store_kit import add_events, contents, domain, domains, make, vcoproc
 
 from vcoproc import limits
 from vcoproc.errors import InvalidArgument, LimitExceeded, RevisionGone
-from vcoproc_toolstack.records import DomainRecord, EventKind, FaultRecord, Life, VcoprocRecord
+from vcoproc.model.domain_state import DomainState
+from vcoproc_toolstack.records import (
+    DomainRecord,
+    Ending,
+    EventKind,
+    FaultRecord,
+    Hold,
+    Life,
+    Then,
+    VcoprocRecord,
+)
 from vcoproc_toolstack.schedules import Setting
 from vcoproc_toolstack.store import Store
 
@@ -88,10 +98,13 @@ def test_a_view_stays_as_it_is(store: Store) -> None:
 def test_what_is_replaced_is_as_it_was_put(store: Store, target: Path | str) -> None:
     with store.change() as change:
         change.add_domain(domain(1, "a", vcoproc(1, 1, "a"), vcoproc(2, 1, "a", "w")))
-    moved = replace(vcoproc(1, 1, "renamed"), coproc="dsp1", life=Life.CREATING)
+    moved = replace(vcoproc(1, 1, "renamed"), coproc="dsp1")
     renamed = domain(1, "renamed", moved, vcoproc(3, 1, "renamed", "z"))
     with store.change() as change:
-        change.put_domain(renamed)
+        change.update_domain(domain(1, "renamed"))
+        change.set_vcoproc_coproc(1, "dsp1")
+        change.delete_vcoproc(2)
+        change.add_vcoproc(vcoproc(3, 1, "renamed", "z"))
     store = again(store, target)
     assert domains(store) == [renamed]
     with store.read() as view:
@@ -394,4 +407,53 @@ def test_answers_are_kept_up_to_their_bound(
         change.add_answer("a", b"print", b"anew")  # it was forgotten, so its name is free
     with kept.read() as view:
         assert view.answer("a", b"print") == b"anew"
+    kept.close()
+
+
+# --- where a domain is in its life ----------------------------------------------------------------
+
+
+def test_what_changes_of_a_domain_is_kept(store: Store, target: Path | str) -> None:
+    ending = Ending(Then.RESTART, "request", b"print")
+    changed = replace(domain(1, "a").become(DomainState.STOPPED, "why"), name="b", ending=ending)
+    with store.change() as change:
+        change.add_domain(domain(1, "a"), "text")
+        change.update_domain(changed)
+    kept = again(store, target)
+    with kept.read() as view:
+        assert view.domain("b") == view.domain_of(1) == changed
+        assert view.domain("a") is None
+        assert (view.domain_count(), view.domain_text(1)) == (1, "text")
+    kept.close()
+
+
+def test_memory_is_that_of_domains_that_have_any(store: Store, target: Path | str) -> None:
+    lives = [
+        (DomainState.RUNNING, Life.ALIVE),
+        (DomainState.STOPPED, Life.ALIVE),
+        (DomainState.STOPPED, Life.STOPPING),
+        (DomainState.CRASHED, Life.ALIVE),
+    ]
+    with store.change() as change:
+        for number, (state, life) in enumerate(lives, 1):
+            change.add_domain(domain(number, f"d{number}").become(state, life=life))
+        assert change.memory_bytes() == 3 * 4096
+    kept = again(store, target)
+    with kept.read() as view:
+        assert view.memory_bytes() == 3 * 4096
+    kept.close()
+
+
+def test_holds_are_kept_until_they_are_deleted(store: Store, target: Path | str) -> None:
+    first, second = Hold("dsp0", 7, ("domain-1",)), Hold("dsp1", 7, ("domain-1", "vcoproc-7.1"))
+    with store.change() as change:
+        for hold in (first, second, first):
+            change.add_hold(hold)
+    kept = again(store, target)
+    with kept.change() as change:
+        assert change.holds() == [first, second]
+        assert change.holds("dsp1") == [second]
+        change.delete_hold("dsp0", 7)
+        change.delete_hold("dsp0", 8)
+        assert change.holds() == [second]
     kept.close()

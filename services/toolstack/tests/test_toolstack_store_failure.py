@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,12 @@ from typing import Any
 import pytest
 from postgresql_server import PostgresqlServer
 from store_kit import add_events, contents, domain, domains, make, vcoproc
-from toolstack_rig import NO_REQUEST, NOTHING, Rig, one_vcoproc
+from toolstack_rig import CORTEX_M4, NO_REQUEST, NOTHING, Rig, one_vcoproc
+from toolstack_server import TIMEOUT_S, Server, lease_request
 
 from vcoproc import limits
 from vcoproc.errors import InvalidArgument, StoreUnavailable
+from vcoproc.internal.v1 import control_pb2 as pb
 from vcoproc_toolstack.records import EventKind
 from vcoproc_toolstack.steps import STORE
 from vcoproc_toolstack.store import Change, Store
@@ -147,6 +150,22 @@ def test_an_older_copy_is_not_gone_on_with(tmp_path: Path) -> None:
     store.close()
 
 
+def test_a_file_can_be_copied_while_it_is_in_use(tmp_path: Path) -> None:
+    """As `sqlite3 FILE ".backup COPY"` does."""
+    store = make(tmp_path / "store.db")
+    add_events(store, 3)
+    with (
+        closing(sqlite3.connect(tmp_path / "store.db")) as source,
+        closing(sqlite3.connect(tmp_path / "copy.db")) as copy,
+    ):
+        source.backup(copy)
+    add_events(store, 1)
+    store.close()
+    copied = make(tmp_path / "copy.db")
+    assert contents(copied)["revision"] == 4
+    copied.close()
+
+
 # --- a server that is gone ------------------------------------------------------------------------
 
 
@@ -248,6 +267,50 @@ def test_a_commit_that_nobody_knows_of_is_found_out(
     store.close()
 
 
+# --- a toolstack that is killed -------------------------------------------------------------------
+
+WRITER = """
+import sys
+from store_kit import domain, make, vcoproc
+from vcoproc_toolstack.records import EventKind
+
+store = make(sys.argv[1])
+while True:
+    with store.change() as change:
+        number = change.next_domid()
+        name = f"d{number}"
+        change.add_domain(domain(number, name, vcoproc(change.next_vcoproc_id(), number, name)))
+        change.add_event(f"domains/{name}", EventKind.CREATED, "")
+        change.add_answer(name, b"print", name.encode())
+    print(number, flush=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seen", [1, 2, 17])
+def test_what_was_acknowledged_outlasts_the_process(target: Path | str, seen: int) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITER, str(target)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent)},
+    ) as writer:
+        assert writer.stdout is not None
+        for number in range(1, seen + 1):
+            assert int(writer.stdout.readline()) == number
+        writer.kill()
+        acknowledged = [int(line) for line in writer.stdout.readlines()] or [seen]
+    store = make(target)
+    found = domains(store)
+    assert len(found) >= acknowledged[-1]
+    with store.read() as view:
+        assert view.revision() == 1 + len(found)
+        for each in found:
+            assert [v.vcoproc_id for v in each.vcoprocs] == [each.domid]
+            assert view.answer(each.name, b"print") == each.name.encode()
+    store.close()
+
+
 # --- one toolstack for one store ------------------------------------------------------------------
 
 
@@ -329,6 +392,11 @@ def test_a_database_of_another_encoding_is_refused(postgresql: PostgresqlServer)
     postgresql.execute("CREATE DATABASE old ENCODING 'SQL_ASCII' TEMPLATE template0")
     with pytest.raises(InvalidArgument, match="it has the encoding SQL_ASCII, not UTF8"):
         make(postgresql.url().replace("///postgres", "///old"))
+
+
+def test_a_schema_that_does_not_exist_is_refused(postgresql: PostgresqlServer) -> None:
+    with pytest.raises(InvalidArgument, match="there is no such schema"):
+        make(postgresql.url("nowhere"))
 
 
 # --- the toolstack around it ----------------------------------------------------------------------
@@ -446,6 +514,20 @@ def test_a_destruction_that_cannot_be_kept_is_refused_or_finished(rig: Rig, afte
     assert rig.repairer.repair(STORE)
     assert rig.services.held() == (before if after == 0 else NOTHING)
     assert len(rig.domains()) == (1 if after == 0 else 0)
+
+
+def test_a_coproc_is_leased_while_nothing_can_be_kept(server: Server) -> None:
+    """Else a coproc-sim that restarts would be lost as long as a disk is full."""
+    with broken(server.rig.store):
+        stream = server.lease.LeaseCoproc(lease_request("dsp0"), timeout=TIMEOUT_S)
+        assert next(stream).coproc == "dsp0"
+        fault = pb.ReportFaultRequest(coproc="dsp0", why="it burns")
+        server.lease.ReportFault(fault, timeout=TIMEOUT_S)
+    server.rig.store.recover()
+    assert server.rig.events() == [("coprocs/dsp0", "ONLINE"), ("coprocs/dsp0", "FAULTED")]
+    with server.rig.store.read() as view:
+        assert view.platform(CORTEX_M4) is not None
+    stream.cancel()
 
 
 def test_reads_go_on_while_the_server_is_gone(postgresql: PostgresqlServer, tmp_path: Path) -> None:

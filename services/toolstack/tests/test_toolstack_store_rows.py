@@ -11,15 +11,24 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule, run_state_machine_as_test
 from postgresql_server import PostgresqlServer
-from store_kit import contents, domain, domains, make, vcoproc
+from store_kit import contents, domain, domains, make, on_disk, vcoproc
 
-from vcoproc_toolstack.records import EventKind, Life, VcoprocRecord
+from vcoproc_toolstack.records import (
+    CoprocLife,
+    CoprocRecord,
+    EventKind,
+    Hold,
+    Life,
+    Role,
+    VcoprocRecord,
+)
 from vcoproc_toolstack.schedules import Setting
 from vcoproc_toolstack.store import Change
 
 NAMES = st.sampled_from(["a", "b", "c", "d"])
 COPROCS = st.sampled_from(["dsp0", "dsp1"])
 LIVES = st.sampled_from(Life)
+COPROC_LIVES = st.sampled_from(CoprocLife)
 
 
 class Refused(Exception):
@@ -47,7 +56,7 @@ class Rows(RuleBasedStateMachine):
                     vcoproc(change.next_vcoproc_id(), domid, name, f"v{n}", coproc)
                     for n, coproc in enumerate(coprocs)
                 ]
-                change.add_domain(domain(domid, name, *made))
+                change.add_domain(domain(domid, name, *made), f"name = {name!r}")
                 change.add_event(f"domains/{name}", EventKind.CREATED, "made")
                 change.add_answer(f"request {change.revision()}", b"print", name.encode())
 
@@ -70,8 +79,7 @@ class Rows(RuleBasedStateMachine):
         with self.store.change() as change:
             found = change.domain(name)
             if found and change.domain(new) is None:
-                vcoprocs = tuple(replace(each, domain=new, life=life) for each in found.vcoprocs)
-                change.put_domain(replace(found, name=new, life=life, vcoprocs=vcoprocs))
+                change.update_domain(replace(found, name=new, life=life))
 
     @rule(name=NAMES, coproc=COPROCS, add=st.booleans())
     def attach(self, name: str, coproc: str, add: bool) -> None:
@@ -94,6 +102,28 @@ class Rows(RuleBasedStateMachine):
         found = change.domain(name)
         return list(found.vcoprocs) if found else []
 
+    @rule(
+        coproc=COPROCS,
+        number=st.integers(1, 2),
+        add=st.booleans(),
+        life=st.sampled_from(CoprocLife),
+    )
+    def hold(self, coproc: str, number: int, add: bool, life: CoprocLife) -> None:
+        with self.store.change() as change:
+            if add:
+                change.add_hold(Hold(coproc, number, ("domain-1",)))
+            else:
+                change.delete_hold(coproc, number)
+            change.put_coproc(CoprocRecord(coproc, draining=add, life=life))
+
+    @rule(outcome=st.sampled_from(["OK", ""]))
+    def audit(self, outcome: str) -> None:
+        entry = {"caller": "me", "method": "M", "name": "n", "request": "", "before": ""}
+        with self.store.change() as change:
+            number = change.begin_audit(role=Role.ADMIN, **entry)
+            if outcome:
+                change.end_audit(number, name="n", after="{}", outcome=outcome)
+
     @rule(coproc=COPROCS, number=st.integers(0, 3))
     def set(self, coproc: str, number: int) -> None:
         with self.store.change() as change:
@@ -102,10 +132,11 @@ class Rows(RuleBasedStateMachine):
 
     @rule()
     def restart(self) -> None:
-        before = contents(self.store)
+        before, written = contents(self.store), on_disk(self.store)
         self.store.close()
         self.store = make(self.target)
         assert contents(self.store) == before
+        assert on_disk(self.store) == written
         assert before["memory"] == sum(each.memory_bytes for each in domains(self.store))
 
     def teardown(self) -> None:

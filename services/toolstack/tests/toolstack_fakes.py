@@ -38,12 +38,14 @@ from vcoproc_toolstack.steps import (
     MoveLines,
     PauseDomain,
     PauseVcoproc,
+    RemoveCoproc,
     RemoveDomain,
     RemoveMemory,
     RemoveVcoproc,
     ResumeDomain,
     ResumeVcoproc,
     SaveContext,
+    SchedulerStep,
     SetCoproc,
     Step,
     TakeMemory,
@@ -109,7 +111,7 @@ class MortalStore(Store):
 class Seat:
     """A vcoproc in a coproc-sim. label, run_count: its context, and how often it was let run.
 
-    files: those that it has mapped, open, by name.
+    files: those that it has mapped, open, by name. frozen: it is to move, and its driver waits.
     """
 
     step: AttachVcoproc
@@ -117,17 +119,19 @@ class Seat:
     label: str = RESET
     run_count: int = 0
     paused: bool = False
+    frozen: bool = False
 
-    def context(self) -> bytes:
-        """All that it has, with what its mapped ranges hold."""
-        mapped = [file.read() for file in self._mapped() if file.seek(0) == 0]
+    def context(self, *, moving: bool = False) -> bytes:
+        """All that it has; with what its mapped ranges hold, unless their files go along."""
+        files = [] if moving else self._mapped()
+        mapped = [file.read() for file in files if file.seek(0) == 0]
         return b"\n".join([f"{self.label} {self.run_count}".encode(), *mapped])
 
     def load(self, context: bytes) -> None:
         head, *mapped = context.split(b"\n", len(self.files) - 1)
         label, run_count = head.decode().split()
         self.label, self.run_count = label, int(run_count)
-        for file, content in zip(self._mapped(), mapped, strict=True):
+        for file, content in zip(self._mapped(), mapped, strict=False):
             file.seek(0)
             file.write(content)
             file.flush()
@@ -208,7 +212,7 @@ class FakeServices:
         match step:
             case MakeMemory() | TakeMemory() | RemoveMemory() | ForgetContext():
                 self._do_memory(step)
-            case SetCoproc() | AddVcoproc() | RemoveVcoproc():
+            case SetCoproc() | RemoveCoproc() | AddVcoproc() | RemoveVcoproc():
                 self._do_scheduler(step)
             case AttachVcoproc():
                 self._attach(step)
@@ -234,10 +238,14 @@ class FakeServices:
             case ForgetContext(vcoproc_id=vcoproc_id):
                 self.memory.remove(context_file(vcoproc_id))
 
-    def _do_scheduler(self, step: SetCoproc | AddVcoproc | RemoveVcoproc) -> None:
+    def _do_scheduler(self, step: SchedulerStep) -> None:
         match step:
             case SetCoproc():
                 self.scheduling.set_coproc(step)
+            case RemoveCoproc(coproc=coproc):
+                for number in self.scheduled.pop(coproc, {}):
+                    self.used.pop((coproc, number), None)
+                self.scheduling.settings.pop(coproc, None)
             case AddVcoproc(vcoproc=vcoproc):
                 if vcoproc.vcoproc_id not in self.scheduled.get(vcoproc.coproc, {}):
                     place = vcoproc.coproc, vcoproc.vcoproc_id
@@ -316,15 +324,18 @@ class FakeServices:
             raise NotFound("vcoproc", str(step.vcoproc_id))
         match step:
             case PauseVcoproc():
-                seat.paused = True
+                seat.paused, seat.frozen = True, False
             case ResumeVcoproc():
+                seat.frozen = False
                 if seat.paused:
                     seat.paused = False
                     self._let_run(step.vcoproc_id, seat)
             case SaveContext(file_name=file_name):
                 if not seat.paused:
                     raise WrongState("vcoproc", "not paused", "a paused one")
-                self.memory.write(file_name, [seat.context()], CONTEXT_BYTES_MAX)
+                context = seat.context(moving=step.moving)
+                self.memory.write(file_name, [context], CONTEXT_BYTES_MAX)
+                seat.frozen = step.moving
             case LoadContext(file_name=file_name):
                 if not seat.paused:
                     raise WrongState("vcoproc", "not paused", "a paused one")

@@ -393,6 +393,16 @@ class DomainGone(PeerError):
         self.why = why
 
 
+class Removed(PeerError):
+    """What this process is for is no longer part of the system: it has nothing left to do."""
+
+    reason = "REMOVED"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} is not part of the system, or no longer")
+        self.what = what
+
+
 # --- a coprocessor's fault ------------------------------------------------------------------------
 
 

@@ -15,15 +15,17 @@ MS: Final = 1_000_000
 S: Final = 1_000_000_000
 
 # --- names and numbers ----------------------------------------------------------------------------
+DOMID_FIRST: Final = 0
+"""The first domain's: the one that the system tree asks for. No other one gets it."""
 DOMID_MIN: Final = 1
-"""0 is the first domain (the toolstack's own) and is never created."""
+"""Of all others."""
 DOMID_MAX: Final = 0x7FEF
 """Xen: below DOMID_FIRST_RESERVED, 0x7FF0."""
 NAME_BYTES_MAX: Final = 63
 """Domain, coproc and vcoproc names; then InvalidArgument."""
 DOMAINS_MAX: Final = 4096
 """Per toolstack; then LimitExceeded."""
-VCOPROCS_PER_COPROC_MAX: Final = 64
+VCOPROCS_PER_COPROC_MAX: Final = 256
 """Default of a coproc; the tree may set less. Then LimitExceeded."""
 VCOPROCS_PER_DOMAIN_MAX: Final = 32
 
@@ -50,7 +52,8 @@ PRIVATE_MEMORY_BYTES_DEFAULT: Final = 64 * KIB
 
 # --- configuration files: beyond a bound the file is refused (InvalidConfig) ----------------------
 COPROCS_MAX: Final = 256
-"""Shared coprocs of one system tree."""
+"""Shared coprocs of one system tree, and of a system with those that were added at run time, each
+template once; coprocs that one call adds, each one that a template makes too."""
 COPROC_MEMORY_BYTES_MAX: Final = DOMAINS_MAX * DOMAIN_MEMORY_BYTES_MAX
 """Highest memory limit of a coproc: more than all domains have together."""
 INSTANCES_MAX: Final = 64
@@ -150,7 +153,7 @@ IRQ_CREDIT: Final = 256
 FENCE_TIMEOUT_NS: Final = 1 * S
 """Until the irq-router must have taken what a vcoproc has said; then that one is not written down:
 PeerTimeout."""
-UNMAPPED_VCOPROCS_MAX: Final = 64
+UNMAPPED_VCOPROCS_MAX: Final = 256
 """Vcoprocs of one coproc whose interrupts came before the toolstack said whose they are; then the
 oldest is forgotten and counted."""
 UNMAPPED_COPROCS_MAX: Final = 256
@@ -166,6 +169,8 @@ SOCKET_PATH_BYTES_MAX: Final = 107
 CONFIG_BYTES_MAX: Final = 1 * MIB
 ELF_BYTES_MAX: Final = 64 * MIB
 START_TIMEOUT_NS: Final = 20 * S
+"""Of all processes of a cluster together, for each START_TOGETHER of them; then StartFailed."""
+START_TOGETHER: Final = 8
 STOP_TIMEOUT_NS: Final = 5 * S
 EVENTS_KEPT_MAX: Final = 10_000
 """Events that a late watcher can still read; an older revision gets OUT_OF_RANGE."""
@@ -290,6 +295,8 @@ assert GUEST_IRQ_MIN <= GUEST_IRQ_BASE <= GUEST_IRQ_MAX
 assert DOMAIN_MEMORY_BYTES_MIN <= DOMAIN_MEMORY_BYTES_DEFAULT <= DOMAIN_MEMORY_BYTES_MAX
 assert PRIVATE_MEMORY_BYTES_DEFAULT <= PRIVATE_MEMORY_BYTES_MAX
 assert VCOPROCS_PER_COPROC_MAX <= VCOPROCS_KNOWN_MAX
+# A new irq-router hears of every line that is high before it hears whose it is.
+assert VCOPROCS_PER_COPROC_MAX <= UNMAPPED_VCOPROCS_MAX
 assert MIN_RUN_NS_MAX < SLICE_NS_MAX
 assert CLOCK_HZ_MIN <= CLOCK_HZ_DEFAULT <= CLOCK_HZ_MAX
 assert RESTART_DELAY_NS_MIN <= RESTART_DELAY_NS_MAX <= RESTART_FORGIVEN_NS

@@ -29,8 +29,8 @@ from vcoproc.errors import (
 )
 from vcoproc.limits import (
     DOMAINS_MAX,
+    DOMID_FIRST,
     DOMID_MAX,
-    DOMID_MIN,
     LINES_PER_VCOPROC_MAX,
 )
 from vcoproc.model.irq_line import IrqLine
@@ -292,8 +292,8 @@ class IrqRouterCore:
     # --- control ----------------------------------------------------------------------------------
 
     def _add_domain(self, event: AddDomain) -> list[Effect]:
-        if not DOMID_MIN <= event.domid <= DOMID_MAX:
-            raise InvalidArgument("domid", f"{event.domid} is not {DOMID_MIN} to {DOMID_MAX}")
+        if not DOMID_FIRST <= event.domid <= DOMID_MAX:
+            raise InvalidArgument("domid", f"{event.domid} is not {DOMID_FIRST} to {DOMID_MAX}")
         if not CREDENTIAL_BYTES_MIN <= len(event.credential) <= CREDENTIAL_BYTES_MAX:
             raise InvalidArgument(
                 "credential", f"not {CREDENTIAL_BYTES_MIN} to {CREDENTIAL_BYTES_MAX} bytes long"

@@ -168,6 +168,18 @@ class SchedulerService:
                 del self._cores[coproc], self._turns[coproc]
             raise
 
+    def remove_coproc(self, coproc: str, now_ns: int) -> None:
+        """Forgets a coproc with all its vcoprocs, if it is known. Idempotent."""
+        core = self._cores.pop(coproc, None)
+        if core is None:
+            return
+        del self._turns[coproc]
+        self._deadlines_ns.pop(coproc, None)
+        if core.online:
+            # Its session is still open. Whatever else it says is of something unknown, and when the
+            # session ends nothing is left.
+            self.opened(coproc, now_ns)
+
     def add_vcoproc(
         self,
         coproc: str,
@@ -213,13 +225,17 @@ class SchedulerService:
         if core is not None:
             self._step(core, RemoveVcoproc(vcoproc), now_ns)
 
-    def views(self, now_ns: int) -> list[CoprocView]:
-        """All coprocs that control has set, by name."""
-        return [
-            core.view(now_ns)
-            for _name, core in sorted(self._cores.items())
-            if core.algorithm is not None
-        ]
+    def coprocs(self) -> list[str]:
+        """Names of all coprocs that control has set."""
+        return sorted(name for name, core in self._cores.items() if core.algorithm is not None)
+
+    def view(self, coproc: str, now_ns: int) -> CoprocView:
+        """Accounts of one coproc.
+
+        Raises:
+            NotFound: control has not set this coproc.
+        """
+        return self._set_core(coproc).view(now_ns)
 
     def turns(self, coproc: str, after_ns: int) -> list[TurnEnded]:
         """Turns that began later, oldest first.

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any, Final, TypeVar
-
-import sqlalchemy as sa
-from sqlalchemy import Table
 
 from vcoproc import limits
 from vcoproc.errors import LimitExceeded
-from vcoproc_toolstack.frozen import FrozenRing
 from vcoproc_toolstack.records import (
     ACTOR,
+    CoprocRecord,
     DomainRecord,
     EventKind,
     EventRecord,
@@ -26,33 +22,32 @@ from vcoproc_toolstack.records import (
     memory_file,
 )
 from vcoproc_toolstack.rows import (
-    FILES,
-    HOLD_RECORDS,
-    KEYED,
+    COPROCS_CHANGED,
     NUMBERS,
+    SEATS_HELD,
     SETTINGS,
     TYPES,
     Keyed,
-    changed,
-    event_row,
-    hold_key,
-    to_row,
 )
 from vcoproc_toolstack.schedules import Parameters, Setting
-from vcoproc_toolstack.tables import DOMAINS, EVENTS, REQUESTS, VCOPROCS
-from vcoproc_toolstack.view import COPROC_REVISION, Answer, KeptEvent, State, View
+from vcoproc_toolstack.tables import DOMAIN_FILES
+from vcoproc_toolstack.view import COPROC_REVISION, Answer, KeptEvent, Select, State, View
+from vcoproc_toolstack.writes import (
+    Write,
+    answer_writes,
+    deletes,
+    domain_writes,
+    event_writes,
+    insert,
+    keyed_writes,
+)
 
 K = TypeVar("K")
 R = TypeVar("R")
 
-Write = tuple[sa.Executable, list[dict[str, Any]]]
-"""A statement, and its parameters for each time that it is to be executed."""
-
 _VCOPROC_ID_MAX: Final = 2**32 - 1
 CHANGE_COUNT: Final = "change_count"
 """Key of the number of all changes that were ever written; by it the store is known again."""
-_KEY: Final = "_key"
-"""Parameter that names the row to be changed; no column has this name."""
 
 
 class Change(View):
@@ -62,17 +57,22 @@ class Change(View):
         now_ns: Unix time, for events.
     """
 
-    def __init__(self, state: State, now_ns: Callable[[], int]) -> None:
-        super().__init__(state)
+    def __init__(self, state: State, select: Select, now_ns: Callable[[], int]) -> None:
+        super().__init__(state, select)
         self._base = state
         self._now_ns = now_ns
         self._domids: set[int] = set()
         self._keys: set[tuple[str, Any]] = set()
+        self._written: list[Write] = []
 
     @property
     def state(self) -> State:
         """What everybody sees once the change is kept."""
         return self._state
+
+    def write(self, *writes: Write) -> None:
+        """Rows of tables that are not kept in memory; a `View` shows them once they are kept."""
+        self._written += writes
 
     def as_of(self, time_ns: int) -> None:
         """The next events happened at this time."""
@@ -120,77 +120,70 @@ class Change(View):
     # --- domains and vcoprocs ---------------------------------------------------------------------
 
     def add_domain(self, domain: DomainRecord, text: str = "") -> None:
-        """One that is not there yet, with its vcoprocs. text: the file that it is made from."""
+        """One that is not there yet, with its vcoprocs. text: the file that it was made from."""
         assert domain.domid not in self._state.names
         self._set(domain.domid, domain)
-        self.put(FILES, domain.domid, text or None)
-
-    def put_domain(self, domain: DomainRecord) -> None:
-        """Replaces the domain of this number, its name and its vcoprocs included."""
-        assert domain.domid in self._state.names
-        self._set(domain.domid, domain)
+        self.write((insert(DOMAIN_FILES), [{"domid": domain.domid, "text": text}]))
 
     def update_domain(self, domain: DomainRecord) -> None:
-        """Keeps what changes of a domain: its name, and where it is in its life."""
-        kept = self._domain(domain.domid)
-        vcoprocs = tuple(
-            replace(each, domain=domain.name, life=domain.life, domain_state=domain.state)
-            for each in kept.vcoprocs
-        )
-        kept = replace(
-            kept,
-            name=domain.name,
-            life=domain.life,
-            state=domain.state,
-            state_reason=domain.state_reason,
-            ending=domain.ending,
-            vcoprocs=vcoprocs,
-        )
-        self._set(domain.domid, kept)
+        """Keeps what changes of a domain: its name, and where it is in its life.
+
+        Its vcoprocs stay as they are but for what they have of the domain. Only events raise
+        revisions: a record from before the last one does not take them back.
+        """
+        known = self.known_domain(domain.domid)
+        vcoprocs = [
+            replace(each, domain=domain.name, domain_state=domain.state, life=domain.life)
+            for each in known.vcoprocs
+        ]
+        self._set_vcoprocs(replace(domain, revision=known.revision), vcoprocs)
 
     def delete_domain(self, domid: int) -> None:
         self._set(domid, None)
-        self.put(FILES, domid, None)
+        self.write(*deletes(DOMAIN_FILES, {domid}))
 
     def add_vcoproc(self, vcoproc: VcoprocRecord) -> None:
-        domain = self._domain(vcoproc.domid)
-        self._set_vcoprocs(domain, [*domain.vcoprocs, vcoproc])
+        domain = self.known_domain(vcoproc.domid)
+        new = replace(vcoproc, domain_state=domain.state)
+        self._set_vcoprocs(domain, [*domain.vcoprocs, new])
 
     def put_vcoproc(self, vcoproc: VcoprocRecord) -> None:
         """Replaces the vcoproc of this number."""
-        domain = self._domain(vcoproc.domid)
+        domain = self.known_domain(vcoproc.domid)
         others = [each for each in domain.vcoprocs if each.vcoproc_id != vcoproc.vcoproc_id]
         self._set_vcoprocs(domain, [*others, vcoproc])
 
     def delete_vcoproc(self, vcoproc_id: int) -> None:
         """Does nothing when there is none of this number."""
         if (vcoproc := self.vcoproc(vcoproc_id)) is not None:
-            domain = self._domain(vcoproc.domid)
+            domain = self.known_domain(vcoproc.domid)
             others = [each for each in domain.vcoprocs if each.vcoproc_id != vcoproc_id]
             self._set_vcoprocs(domain, others)
 
     def set_domain_life(self, domid: int, life: Life) -> None:
         """Changes the domain and, with it, all its vcoprocs."""
-        domain = self._domain(domid)
+        domain = self.known_domain(domid)
         vcoprocs = tuple(replace(vcoproc, life=life) for vcoproc in domain.vcoprocs)
         self._set(domid, replace(domain, life=life, vcoprocs=vcoprocs))
 
     def set_vcoproc_life(self, vcoproc_id: int, life: Life) -> None:
-        self.put_vcoproc(replace(self._vcoproc(vcoproc_id), life=life))
+        self.put_vcoproc(replace(self.known_vcoproc(vcoproc_id), life=life))
 
     def set_vcoproc_coproc(self, vcoproc_id: int, coproc: str) -> None:
-        """It lives on another coproc from now on."""
-        self.put_vcoproc(replace(self._vcoproc(vcoproc_id), coproc=coproc))
+        """A vcoproc lives on another coproc from now on."""
+        self.put_vcoproc(replace(self.known_vcoproc(vcoproc_id), coproc=coproc))
 
     def set_vcoproc_params(self, vcoproc_id: int, params: Parameters) -> None:
-        self.put_vcoproc(replace(self._vcoproc(vcoproc_id), params=params))
+        self.put_vcoproc(replace(self.known_vcoproc(vcoproc_id), params=params))
 
-    def _domain(self, domid: int) -> DomainRecord:
+    def known_domain(self, domid: int) -> DomainRecord:
+        """A domain that is there, as this change leaves it so far."""
         domain = self._state.domain_of(domid)
         assert domain is not None, f"there is no domain {domid}"
         return domain
 
-    def _vcoproc(self, vcoproc_id: int) -> VcoprocRecord:
+    def known_vcoproc(self, vcoproc_id: int) -> VcoprocRecord:
+        """A vcoproc that is there, as this change leaves it so far."""
         vcoproc = self.vcoproc(vcoproc_id)
         assert vcoproc is not None, f"there is no vcoproc {vcoproc_id}"
         return vcoproc
@@ -212,12 +205,6 @@ class Change(View):
             self._state = self._state.with_record(kind, key, record)
             self._keys.add((kind.table.name, key))
 
-    def add_hold(self, hold: Hold) -> None:
-        self.put(HOLD_RECORDS, hold_key(hold.coproc, hold.vcoproc_id), hold)
-
-    def delete_hold(self, coproc: str, vcoproc_id: int) -> None:
-        self.put(HOLD_RECORDS, hold_key(coproc, vcoproc_id), None)
-
     def put_setting(self, coproc: str, setting: Setting | None) -> None:
         """Keeps how a coproc is scheduled; None: as the tree says."""
         self.put(SETTINGS, coproc, setting)
@@ -225,6 +212,23 @@ class Change(View):
     def put_fallback_ns(self, coproc: str, time_ns: int) -> None:
         """See `fallback_ns`."""
         self.put(NUMBERS, f"fallback/{coproc}", time_ns)
+
+    def add_hold(self, hold: Hold) -> None:
+        """See `holds`."""
+        self.put(SEATS_HELD, (hold.coproc, hold.vcoproc_id), hold)
+
+    def delete_hold(self, coproc: str, vcoproc_id: int) -> None:
+        """Does nothing when there is none."""
+        self.put(SEATS_HELD, (coproc, vcoproc_id), None)
+
+    def put_coproc(self, record: CoprocRecord) -> None:
+        """Keeps what was changed of a coproc, if anything was."""
+        nothing = record == CoprocRecord(record.name)
+        self.put(COPROCS_CHANGED, record.name, None if nothing else record)
+
+    def delete_coproc(self, name: str) -> None:
+        """Forgets what was changed of a coproc, if anything was."""
+        self.put(COPROCS_CHANGED, name, None)
 
     def put_platform(self, platform: PlatformRecord) -> None:
         self.put(TYPES, platform.compatible, platform)
@@ -280,117 +284,17 @@ class Change(View):
 
         always: counts the change even when it changes nothing.
         """
-        if self._state is self._base and not always:
+        if self._state is self._base and not self._written and not always:
             return []
         self.put(NUMBERS, CHANGE_COUNT, self._number(CHANGE_COUNT, 0) + 1)
-        for revision in self._new(self._base.events, self._state.events):
+        for revision in self._state.events.since(self._base.events):
             event = self._state.events[revision].event
             kept = KeptEvent(replace(event, resource=self.resource(event.name)))
             self._state = replace(self._state, events=self._state.events.replaced(revision, kept))
         return [
-            *self._domain_writes(),
-            *self._keyed_writes(),
-            *self._event_writes(),
-            *self._answer_writes(),
+            *domain_writes(self._base, self._state, self._domids),
+            *keyed_writes(self._base, self._state, self._keys),
+            *event_writes(self._base, self._state),
+            *answer_writes(self._base, self._state),
+            *self._written,
         ]
-
-    def _domain_writes(self) -> Iterator[Write]:
-        # Vcoprocs refer to domains: they go first and come last.
-        pairs = [(self._base.domain_of(n), self._state.domain_of(n)) for n in sorted(self._domids)]
-        old_vcoprocs = {v.vcoproc_id: v for old, _ in pairs if old for v in old.vcoprocs}
-        new_vcoprocs = {v.vcoproc_id: v for _, new in pairs if new for v in new.vcoprocs}
-        old_domains = {old.domid: old for old, _ in pairs if old}
-        new_domains = {new.domid: new for _, new in pairs if new}
-        yield from _deletes(VCOPROCS, old_vcoprocs.keys() - new_vcoprocs.keys())
-        yield from _deletes(DOMAINS, old_domains.keys() - new_domains.keys())
-        yield from _puts(DOMAINS, old_domains, new_domains)
-        yield from _puts(VCOPROCS, old_vcoprocs, new_vcoprocs)
-
-    def _keyed_writes(self) -> Iterator[Write]:
-        for kind in KEYED:
-            before, after = self._base.records(kind), self._state.records(kind)
-            for name, key in sorted(self._keys):
-                if name != kind.table.name:
-                    continue
-                if key in before and key not in after:
-                    yield from _deletes(kind.table, {key})
-                elif key in after:
-                    values = kind.to_values(after[key])
-                    if key in before:
-                        yield _update(kind.table), [{_KEY: key, **values}]
-                    else:
-                        yield _insert(kind.table), [{kind.key: key, **values}]
-
-    def _event_writes(self) -> Iterator[Write]:
-        before, after = self._base.events, self._state.events
-        if rows := [event_row(after[revision].event) for revision in self._new(before, after)]:
-            yield _insert(EVENTS), rows
-        if before.oldest < after.oldest:
-            yield _forget(EVENTS), [{_KEY: after.oldest}]
-
-    def _answer_writes(self) -> Iterator[Write]:
-        before, after = self._base.answers, self._state.answers
-        if rows := [_answer_row(serial, after[serial]) for serial in self._new(before, after)]:
-            yield _insert(REQUESTS), rows
-        if before.oldest < after.oldest:
-            yield _forget(REQUESTS), [{_KEY: after.oldest}]
-
-    @staticmethod
-    def _new(before: FrozenRing[R], after: FrozenRing[R]) -> range:
-        """Numbers of the entries that are kept and were added."""
-        return range(max(before.newest + 1, after.oldest), after.newest + 1)
-
-
-def _deletes(table: Table, keys: Iterable[Any]) -> Iterator[Write]:
-    if rows := [{_KEY: key} for key in sorted(keys)]:
-        yield _delete(table), rows
-
-
-def _puts(table: Table, old: Mapping[int, Any], new: Mapping[int, Any]) -> Iterator[Write]:
-    """Inserts those that are new, and updates the columns that differ of the others."""
-    if rows := [to_row(table, record) for key, record in new.items() if key not in old]:
-        yield _insert(table), rows
-    by_columns: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for key, record in new.items():
-        if key in old and (values := changed(table, old[key], record)):
-            by_columns.setdefault(tuple(values), []).append({_KEY: key, **values})
-    for rows in by_columns.values():
-        yield _update(table), rows
-
-
-# Made once each: SQLAlchemy takes longer to make a statement than SQLite to execute it.
-
-
-def _row_of(table: Table) -> sa.ColumnElement[bool]:
-    return table.columns[0] == sa.bindparam(_KEY)
-
-
-@lru_cache
-def _insert(table: Table) -> sa.Executable:
-    return table.insert()
-
-
-@lru_cache
-def _update(table: Table) -> sa.Executable:
-    """Of the columns that the parameters name."""
-    return table.update().where(_row_of(table))
-
-
-@lru_cache
-def _delete(table: Table) -> sa.Executable:
-    return table.delete().where(_row_of(table))
-
-
-@lru_cache
-def _forget(table: Table) -> sa.Executable:
-    """Deletes the rows with lower numbers."""
-    return table.delete().where(table.columns[0] < sa.bindparam(_KEY))
-
-
-def _answer_row(serial: int, kept: Answer) -> dict[str, Any]:
-    return {
-        "serial": serial,
-        "request_id": kept.request_id,
-        "fingerprint": kept.fingerprint,
-        "answer": kept.answer,
-    }

@@ -315,9 +315,12 @@ class _Postgresql(Database):
 
     def _begin(self, connection: Connection) -> None:
         say = connection.exec_driver_sql
-        encoding = say("SHOW server_encoding").scalar_one()
+        settings = "SELECT current_setting('server_encoding'), current_schema()"
+        encoding, schema = say(settings).one()
         if encoding != "UTF8":
             raise StoreUnavailable(self.name, f"it has the encoding {encoding}, not UTF8")
+        if schema is None:
+            raise StoreUnavailable(self.name, "there is no such schema")
         # The session of a toolstack whose machine is gone ends, and its lock with it. On a Unix
         # socket these do nothing.
         for name, value in (("idle", 10), ("interval", 5), ("count", 3)):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -60,6 +60,9 @@ class FrozenMap(Mapping[K, V], Generic[K, V]):
         return made
 
 
+EMPTY: Final[FrozenMap[Any, Any]] = FrozenMap()
+
+
 @dataclass(frozen=True, slots=True)
 class FrozenRing(Generic[V]):
     """Numbered entries without a gap, of which the newest are kept.
@@ -70,7 +73,7 @@ class FrozenRing(Generic[V]):
 
     newest: int
     oldest: int
-    _entries: FrozenMap[int, V] = field(default_factory=FrozenMap, repr=False)
+    _entries: FrozenMap[int, V] = field(repr=False)
 
     @classmethod
     def of(cls, entries: list[V], newest: int) -> FrozenRing[V]:
@@ -80,6 +83,10 @@ class FrozenRing(Generic[V]):
 
     def __getitem__(self, number: int) -> V:
         return self._entries[number]
+
+    def since(self, before: FrozenRing[V]) -> range:
+        """Numbers of the entries that are kept and were added since."""
+        return range(max(before.newest + 1, self.oldest), self.newest + 1)
 
     def plus(self, entry: V, kept_max: int) -> FrozenRing[V]:
         """The same with one more, and without those that are one too many now."""

@@ -14,6 +14,7 @@ from vcoproc_toolstack import filter_fields, translate
 from vcoproc_toolstack import translate_schedule as schedule
 from vcoproc_toolstack.event_hub import EventHub
 from vcoproc_toolstack.gateway_configuration import ConfigurationCalls
+from vcoproc_toolstack.gateway_coprocs import CoprocCalls
 from vcoproc_toolstack.gateway_domains import DomainCalls, Verbs
 from vcoproc_toolstack.gateway_events import EventCalls
 from vcoproc_toolstack.gateway_snapshots import SnapshotCalls
@@ -35,7 +36,12 @@ wait for those."""
 
 
 class Gateway(
-    DomainCalls, SnapshotCalls, ConfigurationCalls, EventCalls, rpc.ToolstackServiceServicer
+    DomainCalls,
+    SnapshotCalls,
+    CoprocCalls,
+    ConfigurationCalls,
+    EventCalls,
+    rpc.ToolstackServiceServicer,
 ):
     """Implements ToolstackService."""
 
@@ -49,6 +55,7 @@ class Gateway(
     ) -> None:
         DomainCalls.__init__(self, verbs)
         SnapshotCalls.__init__(self, verbs)
+        CoprocCalls.__init__(self, verbs.coprocs, verbs.removals, queries)
         self._queries = queries
         self._schedule_changes = schedule_changes
         self._schedules = schedules
@@ -86,7 +93,7 @@ class Gateway(
     ) -> api.ListCoprocsResponse:
         asked = read_asked(request, "coprocs", filter_fields.COPROCS, 1)
         (after,) = asked.after or ("",)
-        coprocs, revision = self._queries.coprocs(after)
+        coprocs, revision = self._queries.coprocs(after, show_unused=request.show_unused)
         page, token = asked.page(map(translate.coproc_message, coprocs))
         return api.ListCoprocsResponse(coprocs=page, next_page_token=token, revision=revision)
 

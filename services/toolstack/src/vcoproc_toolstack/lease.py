@@ -9,12 +9,12 @@ import grpc
 
 from vcoproc import limits
 from vcoproc.config import name_problem
-from vcoproc.errors import InvalidArgument, NotFound
+from vcoproc.errors import InvalidArgument, NotFound, WrongState
 from vcoproc.internal.v1 import control_pb2 as pb
 from vcoproc.internal.v1 import control_pb2_grpc as rpc
 from vcoproc.runtime.logs import Log
 from vcoproc_toolstack import translate
-from vcoproc_toolstack.leases import Lease, Leases
+from vcoproc_toolstack.leases import Lease, Leases, Offer
 from vcoproc_toolstack.records import EventKind, FaultRecord
 from vcoproc_toolstack.steps import SCHEDULER
 from vcoproc_toolstack.store import Change, Store
@@ -54,10 +54,15 @@ class LeaseGateway(rpc.LeaseServiceServicer):
         self, request: pb.LeaseCoprocRequest, context: grpc.ServicerContext
     ) -> Iterator[pb.CoprocLease]:
         offer = translate.read_offer(request)
-        ended = threading.Event()
+        ended, removed = threading.Event(), threading.Event()
+
+        def remove() -> None:
+            removed.set()
+            ended.set()
+
         if not context.add_callback(ended.set):
             return  # the asker has gone already
-        lease = self._leases.take(offer)
+        lease = self._take(offer, remove)
         try:
             self._store.note(lambda change: self._came(change, lease))
             self._log.info("coproc leased", coproc=lease.coproc.name, holder=lease.holder)
@@ -72,6 +77,20 @@ class LeaseGateway(rpc.LeaseServiceServicer):
             ended.wait()
         finally:
             self._end(lease)
+        if removed.is_set():
+            raise NotFound("coproc", lease.coproc.name)
+
+    def _take(self, offer: Offer, removed: Callable[[], None]) -> Lease:
+        """As `Leases.take`. Whoever holds vcoprocs that are wanted is not told to end."""
+        try:
+            return self._leases.take(offer, removed)
+        except NotFound:
+            with self._store.read() as view:
+                used = view.counts().get(offer.wanted, 0)
+            if not used or offer.wanted in self._leases.coprocs:
+                raise
+        what, state = f"coproc {offer.wanted!r}", "not in the tree, and yet has vcoprocs"
+        raise WrongState(what, state, "a tree that has it")
 
     def _end(self, lease: Lease) -> None:
         if not self._leases.release(lease):

@@ -19,7 +19,7 @@ from typing import Final
 from vcoproc import limits
 from vcoproc.errors import AlreadyExists, LimitExceeded, PeerLost, VcoprocError
 from vcoproc.model.domain_state import DomainState, DomainVerb, after
-from vcoproc_toolstack.changes import Changes, DomainSeal, need_domain
+from vcoproc_toolstack.changes import Changes, DomainSeal, need_domain, refuse_first_name
 from vcoproc_toolstack.endings import Endings
 from vcoproc_toolstack.plans import pause_steps, rename_steps, resume_steps
 from vcoproc_toolstack.records import DomainRecord, Ending, EventKind, Then, VcoprocState
@@ -103,6 +103,7 @@ class Lifecycle:
             if (answer := self._changes.answered(request)) is not None:
                 return answer
             domain = self._need(name, DomainVerb.RENAME)
+            refuse_first_name("new_name", new_name)
             if new_name == name:
                 return self._answer(domain, request)
             with self._store.read() as view:
@@ -115,7 +116,8 @@ class Lifecycle:
                 old, new = domain.resource, renamed.resource
                 change.add_event(old, EventKind.DESTROYED, f"is {new} from now on")
                 change.add_event(new, EventKind.CREATED, f"was {old} until now")
-                return self._changes.keep(change, request, self._seal(renamed))
+                kept = change.known_domain(domain.domid)
+                return self._changes.keep(change, request, self._seal(kept))
 
             steps = rename_steps(renamed) if domain.placed else []
             return self._changes.carry_out(Saga((), steps), commit)

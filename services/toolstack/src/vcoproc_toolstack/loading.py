@@ -33,17 +33,17 @@ def load(connection: Connection) -> State:
 
 
 def _domains(connection: Connection) -> list[DomainRecord]:
-    domains = _rows(connection, sa.select(DOMAINS))
-    names = {row["domid"]: row["name"] for row in domains}
-    vcoprocs: dict[int, list[VcoprocRecord]] = {domid: [] for domid in names}
-    for row in _rows(connection, sa.select(VCOPROCS)):
-        vcoprocs[row["domid"]].append(to_vcoproc(row, names[row["domid"]]))
+    domains = select(connection, sa.select(DOMAINS))
+    owners = {row["domid"]: (row["name"], row["state"]) for row in domains}
+    vcoprocs: dict[int, list[VcoprocRecord]] = {domid: [] for domid in owners}
+    for row in select(connection, sa.select(VCOPROCS)):
+        vcoprocs[row["domid"]].append(to_vcoproc(row, *owners[row["domid"]]))
     return [to_domain(row, vcoprocs[row["domid"]]) for row in domains]
 
 
 def _records(connection: Connection, kind: Keyed[Any, Any]) -> FrozenMap[Any, Any]:
-    rows = _rows(connection, sa.select(kind.table))
-    return FrozenMap((row[kind.key], kind.to_record(row)) for row in rows)
+    rows = select(connection, sa.select(kind.table))
+    return FrozenMap((kind.key_of(row), kind.to_record(row)) for row in rows)
 
 
 def _tail(connection: Connection, table: sa.Table) -> list[Row]:
@@ -52,7 +52,7 @@ def _tail(connection: Connection, table: sa.Table) -> list[Row]:
     What is before a gap, which somebody else has made, is forgotten.
     """
     number = table.columns[0]
-    rows = _rows(connection, sa.select(table).order_by(number))
+    rows = select(connection, sa.select(table).order_by(number))
     first = len(rows) - 1
     while first > 0 and rows[first - 1][number.name] == rows[first][number.name] - 1:
         first -= 1
@@ -61,7 +61,8 @@ def _tail(connection: Connection, table: sa.Table) -> list[Row]:
     return rows[first:] if rows else []
 
 
-def _rows(connection: Connection, query: sa.Select[Any]) -> list[Row]:
+def select(connection: Connection, query: sa.Select[Any]) -> list[Row]:
+    """All rows of a query."""
     result = connection.execute(query)
     names = tuple(result.keys())
     return [dict(zip(names, row, strict=True)) for row in result]

@@ -9,6 +9,8 @@ from vcoproc import limits
 from vcoproc.config import CoprocConfig, SystemConfig
 from vcoproc.errors import NotFound, VcoprocError, WrongState
 from vcoproc.model.domain_state import HELD, DomainState
+from vcoproc_toolstack.capacity import CoprocLoad, TypeCapacity, by_type
+from vcoproc_toolstack.coproc_set import CoprocSet
 from vcoproc_toolstack.desired import Desired, read_desired
 from vcoproc_toolstack.leases import Leases
 from vcoproc_toolstack.memory import MemoryDir
@@ -31,9 +33,11 @@ Statuses = Mapping[int, VcoprocStatus]
 
 @dataclass(frozen=True, slots=True)
 class CoprocStatus:
-    """A coproc of the tree and how it is now. current: resource name, or empty.
+    """A coproc and how it is now. current: resource name, or empty.
 
-    memory_bytes: of the domains on it. revision: of the event that changed it last; 0 before one.
+    reason: why it is in this state, for people; empty when there is nothing to say. memory_bytes:
+    of the domains on it. revision: of the event that changed it last; 0 before one. added: at run
+    time. template: name of the one that makes it, or empty.
     """
 
     config: CoprocConfig
@@ -43,6 +47,10 @@ class CoprocStatus:
     switch_count: int
     memory_bytes: int
     revision: int
+    draining: bool
+    added: bool
+    template: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,13 +146,26 @@ class Queries:
         """Raises: NotFound."""
         with self._store.read() as view:
             desired = read_desired(view, self._leases, also=[name])
-        return coproc_statuses(desired, [desired.coproc(name)], self._accounts() or ())[0]
+        return coproc_statuses(desired, [desired.coproc(name)], self.accounts() or ())[0]
 
-    def coprocs(self, after: str) -> tuple[list[CoprocStatus], int]:
-        """Sorted by name. after: name of the coproc before the first; empty for none."""
+    def coproc_types(self) -> list[TypeCapacity]:
+        """The types of all coprocs that are listed."""
         with self._store.read() as view:
             desired = read_desired(view, self._leases)
-        accounts = self._accounts() or ()
+        return type_capacities(desired, coproc_statuses(desired, desired.coprocs, ()))
+
+    def coprocs(self, after: str, *, show_unused: bool = False) -> tuple[list[CoprocStatus], int]:
+        """Sorted by name.
+
+        Args:
+            after: name of the coproc before the first; empty for none.
+            show_unused: also those that templates make and nobody has leased yet.
+        """
+        with self._store.read() as view:
+            coprocs = self._leases.set
+            names = coprocs.coprocs if show_unused else None
+            desired = read_desired(view, self._leases, names=names)
+        accounts = self.accounts() or ()
         listed = [coproc for coproc in desired.coprocs if coproc.name > after]
         return coproc_statuses(desired, listed, accounts), desired.revision
 
@@ -212,7 +233,7 @@ class Queries:
     def _span(self, base_ipa: int, size_bytes: int, file_name: str) -> FileSpan:
         return FileSpan(base_ipa, size_bytes, str(self._memory.path_of(file_name)))
 
-    def _accounts(self) -> tuple[CoprocAccount, ...] | None:
+    def accounts(self) -> tuple[CoprocAccount, ...] | None:
         """What the scheduler says; None when it does not answer in time."""
         try:
             return self._services.accounts(limits.ACCOUNTS_TIMEOUT_NS)
@@ -226,7 +247,7 @@ class Queries:
             return found
         coprocs = {vcoproc.coproc for vcoproc in vcoprocs}
         online = coprocs.intersection(self._leases.online())
-        accounts = self._accounts() if online else ()
+        accounts = self.accounts() if online else ()
         if accounts is None:
             found.update(self._from_coprocs(online))
         else:
@@ -244,6 +265,17 @@ class Queries:
                 continue
             found.update({number: VcoprocStatus(state) for number, state in view.vcoprocs})
         return found
+
+    def coproc_statuses(
+        self,
+        view: View,
+        coprocs: CoprocSet,
+        names: Iterable[str],
+        accounts: Iterable[CoprocAccount] | None,
+    ) -> list[CoprocStatus]:
+        """How these coprocs of a set are. accounts: what the scheduler says, as of `accounts`."""
+        desired = read_desired(view, self._leases, coprocs=coprocs, names=names)
+        return coproc_statuses(desired, desired.coprocs, accounts or ())
 
 
 def merged_statuses(
@@ -270,6 +302,7 @@ def coproc_statuses(
     for config in coprocs:
         account = by_name.get(config.name)
         current = desired.vcoprocs.get(account.current) if account else None
+        template = desired.set.templates.get(config.name)
         statuses.append(
             CoprocStatus(
                 config=config,
@@ -279,9 +312,29 @@ def coproc_statuses(
                 switch_count=account.switch_count if account else 0,
                 memory_bytes=desired.memory_bytes.get(config.name, 0),
                 revision=desired.revisions.get(config.name, 0),
+                draining=desired.set.draining(config.name),
+                added=desired.set.added(config.name),
+                template=template.name if template else "",
+                reason=desired.reasons[config.name],
             )
         )
     return statuses
+
+
+def type_capacities(desired: Desired, statuses: Iterable[CoprocStatus]) -> list[TypeCapacity]:
+    """The types of these coprocs, and what they can still take."""
+    return by_type(
+        [
+            CoprocLoad(
+                name=each.config.name,
+                compatible=each.config.compatible,
+                available=each.state is CoprocState.ONLINE and not each.draining,
+                vcoproc_count=each.vcoproc_count,
+                vcoproc_count_max=desired.places[each.config.name],
+            )
+            for each in statuses
+        ]
+    )
 
 
 def shown_status(vcoproc: VcoprocRecord, status: VcoprocStatus) -> VcoprocStatus:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Final
 
+from vcoproc.config.records import CoprocConfig
 from vcoproc.model.domain_state import HELD, DomainState
 
 
@@ -56,6 +57,17 @@ class CoprocState(enum.Enum):
     OFFLINE = "OFFLINE"
     ONLINE = "ONLINE"
     FAILED = "FAILED"
+
+
+class CoprocLife(enum.Enum):
+    """Where a coproc is between its addition and its end. REMOVING only lasts a change.
+
+    REMOVED: the tree has it, or its template makes it, and it is not there all the same.
+    """
+
+    ALIVE = "ALIVE"
+    REMOVING = "REMOVING"
+    REMOVED = "REMOVED"
 
 
 # --- coprocessor types, as coproc-sims describe them ----------------------------------------------
@@ -271,6 +283,23 @@ class FaultRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class CoprocRecord:
+    """What was changed of a coproc at run time. Of one that is as its tree says there is none.
+
+    config: of one that was added, perhaps a template; None for one of the tree, and for one that a
+    template makes. draining: it takes no new vcoprocs. incarnation: revision of the event that said
+    that it was added, 0 for one that never was: tells it from others of its name, and gives the
+    order of those that were added.
+    """
+
+    name: str
+    config: CoprocConfig | None = None
+    draining: bool = False
+    life: CoprocLife = CoprocLife.ALIVE
+    incarnation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class EventRecord:
     """Something changed. revision: rises by one with each. time_ns: Unix time.
 
@@ -285,9 +314,9 @@ class EventRecord:
     kind: EventKind
     description: str
     time_ns: int
-    resource: DomainRecord | VcoprocRecord | None = field(default=None, repr=False)
     fault: FaultRecord | None = None
     actor: str = ""
+    resource: DomainRecord | VcoprocRecord | None = field(default=None, repr=False)
 
 
 class Role(enum.IntEnum):

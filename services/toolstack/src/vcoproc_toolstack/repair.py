@@ -11,7 +11,9 @@ from vcoproc import limits
 from vcoproc.config import CoprocConfig
 from vcoproc.errors import PeerError, StoreUnavailable, VcoprocError
 from vcoproc_toolstack.changes import Changes
+from vcoproc_toolstack.coproc_removal import Removals, marked_removal
 from vcoproc_toolstack.endings import Endings, domain_mark, marked_domain
+from vcoproc_toolstack.first_domain import FIRST_MARK, FirstDomain
 from vcoproc_toolstack.plans import domain_steps
 from vcoproc_toolstack.reconcile import (
     Unfinished,
@@ -95,9 +97,13 @@ class Marks:
 class Repairer:
     """Compares what a service holds with the store, and performs the difference."""
 
-    def __init__(self, changes: Changes, endings: Endings) -> None:
+    def __init__(
+        self, changes: Changes, endings: Endings, removals: Removals, first_domain: FirstDomain
+    ) -> None:
         self._changes = changes
         self._endings = endings
+        self._removals = removals
+        self._first_domain = first_domain
         self._store = changes.store
         self._leases = changes.leases
         self._services = changes.services
@@ -126,9 +132,7 @@ class Repairer:
         steps = domain_steps(domain, {})
         made = [self._memory.keep(step) for step in steps if isinstance(step, MakeMemory)]
         if any(made):
-            with self._store.change() as change:
-                why = "its memory was gone and is zero again"
-                change.add_event(domain.resource, EventKind.CHANGED, why)
+            self._note(domain.resource, EventKind.CHANGED, _MEMORY_GONE)
 
     def _finish_unfinished(self) -> None:
         """Ends what was left half done, and marks what somebody has to go on with."""
@@ -142,6 +146,7 @@ class Repairer:
                 self._changes.mark(domain_mark(domain.domid))
         for hold in holds:
             self._changes.mark(coproc_service(hold.coproc))
+        self._removals.refresh()
 
     def _finish(self, found: Unfinished) -> None:
         words = f"{found.life.value.lower()} was cut off; what there was of it is undone"
@@ -168,19 +173,25 @@ class Repairer:
         """One service. False when it does not answer and must be asked again."""
         try:
             if service == STORE:
+                self._store.recover()
                 with self._changes.exclusive():
                     self._finish_unfinished()
                 return True
+            if service == FIRST_MARK:
+                return self._first_domain.make()
             if (domid := marked_domain(service)) is not None:
                 return self._endings.go_on(domid)
+            if (coproc := marked_removal(service)) is not None:
+                return self._removals.go_on(coproc)
             return self._repair(service)
         except (PeerError, StoreUnavailable) as error:
             self._log.debug("repair waits", of=service, why=str(error))
             return False
         except VcoprocError as error:
             self._log.error("repair refused", of=service, why=str(error))
-            # Of these two it is the store that has failed: the disk is full, perhaps.
-            return service != STORE and marked_domain(service) is None
+            # Of these it is the store that has failed: the disk is full, perhaps.
+            goes_on = marked_domain(service) is not None or marked_removal(service) is not None
+            return service != STORE and not goes_on
 
     def _repair(self, service: str) -> bool:
         # Asked once outside, so that no change waits for a service that does not answer.

@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
+from enum import Enum
 from functools import lru_cache
 from typing import Any, Final, Generic, TypeVar
 
 from sqlalchemy import LargeBinary, Table
 
+from vcoproc.config import CoprocConfig, LineConfig, Origin, RangeConfig
 from vcoproc.model.domain_state import DomainState
 from vcoproc_toolstack.records import (
+    CoprocLife,
+    CoprocRecord,
     DomainRecord,
     Ending,
     EventKind,
@@ -31,7 +35,7 @@ from vcoproc_toolstack.records import (
 )
 from vcoproc_toolstack.schedules import Setting
 from vcoproc_toolstack.tables import (
-    DOMAIN_FILES,
+    COPROCS,
     DOMAINS,
     EVENTS,
     HOLDS,
@@ -93,6 +97,10 @@ def _decode_fault(text: str | None) -> FaultRecord | None:
     return None if text is None else FaultRecord(**json.loads(text))
 
 
+def _enum(kind: type[Enum]) -> Codec:
+    return Codec(lambda member: member.value, kind)
+
+
 def _encode_ending(ending: Ending | None) -> str:
     if ending is None:
         return ""
@@ -113,20 +121,19 @@ def _decode_ending(text: str) -> Ending | None:
     return Ending(Then(fields["then"]), fields["request_id"], fingerprint)
 
 
-_LIFE: Final = Codec(lambda life: life.value, Life)
-_THEN: Final = Codec(lambda then: then.value, Then)
+_LIFE: Final = _enum(Life)
 _CODECS: Final[Mapping[tuple[str, str], Codec]] = {
     ("domains", "life"): _LIFE,
-    ("domains", "state"): Codec(lambda state: state.value, DomainState),
-    ("domains", "on_poweroff"): _THEN,
-    ("domains", "on_crash"): _THEN,
+    ("domains", "state"): _enum(DomainState),
+    ("domains", "on_poweroff"): _enum(Then),
+    ("domains", "on_crash"): _enum(Then),
     ("domains", "ending"): Codec(_encode_ending, _decode_ending),
     ("domains", "unknown_keys"): Codec(json.dumps, lambda text: tuple(json.loads(text))),
     ("vcoprocs", "life"): _LIFE,
     ("vcoprocs", "params"): Codec(_encode_pairs, _decode_pairs),
     ("vcoprocs", "ranges"): _dataclasses(VcoprocRange),
     ("vcoprocs", "lines"): _dataclasses(VcoprocLine),
-    ("events", "kind"): Codec(lambda kind: kind.value, EventKind),
+    ("events", "kind"): _enum(EventKind),
     ("events", "fault"): Codec(_encode_fault, _decode_fault),
 }
 _PLAIN: Final = Codec(lambda value: value, lambda value: value)
@@ -159,33 +166,44 @@ def _fields(table: Table, row: Row) -> dict[str, Any]:
 
 def to_domain(row: Row, vcoprocs: list[VcoprocRecord]) -> DomainRecord:
     """vcoprocs: in any order."""
-    domain = DomainRecord(**_fields(DOMAINS, row), vcoprocs=())
     by_name = sorted(vcoprocs, key=lambda vcoproc: vcoproc.name)
-    return replace(
-        domain, vcoprocs=tuple(replace(each, domain_state=domain.state) for each in by_name)
-    )
+    return DomainRecord(**_fields(DOMAINS, row), vcoprocs=tuple(by_name))
 
 
-def to_vcoproc(row: Row, domain: str) -> VcoprocRecord:
-    """As of a RUNNING domain; `to_domain` knows better."""
-    return VcoprocRecord(**_fields(VCOPROCS, row), domain=domain)
+def to_vcoproc(row: Row, domain: str, state: str) -> VcoprocRecord:
+    """domain, state: name of its domain, and the value of that column."""
+    domain_state = DomainState(state)
+    return VcoprocRecord(**_fields(VCOPROCS, row), domain=domain, domain_state=domain_state)
 
 
 # --- tables of records with a key each ------------------------------------------------------------
 
 
+def key_columns(table: Table) -> tuple[str, ...]:
+    """Names of the columns of the primary key."""
+    return tuple(column.name for column in table.primary_key.columns)
+
+
 @dataclass(frozen=True, slots=True)
 class Keyed(Generic[K, R]):
-    """A table whose rows are one record each, found by the table's first column."""
+    """A table whose rows are one record each, found by their primary key.
+
+    to_values: every column but those of the key.
+    """
 
     table: Table
     to_values: Callable[[R], dict[str, Any]]
-    """Every column but the key."""
     to_record: Callable[[Row], R]
 
-    @property
-    def key(self) -> str:
-        return str(self.table.columns[0].name)
+    def key_of(self, row: Row) -> Any:
+        """A value, or a tuple of several."""
+        values = tuple(row[name] for name in key_columns(self.table))
+        return values[0] if len(values) == 1 else values
+
+    def key_values(self, key: Any) -> dict[str, Any]:
+        """The same the other way round."""
+        values = key if isinstance(key, tuple) else (key,)
+        return dict(zip(key_columns(self.table), values, strict=True))
 
 
 def _number_of(row: Row) -> int:
@@ -221,27 +239,64 @@ def _to_platform(row: Row) -> PlatformRecord:
     )
 
 
-def hold_key(coproc: str, vcoproc_id: int) -> str:
-    return f"{coproc}/{vcoproc_id}"
-
-
 def _hold_values(hold: Hold) -> dict[str, Any]:
     return {"files": json.dumps(hold.files)}
 
 
 def _to_hold(row: Row) -> Hold:
-    coproc, _, number = row["hold"].rpartition("/")
-    return Hold(coproc, int(number), tuple(json.loads(row["files"])))
+    return Hold(row["coproc"], row["vcoproc_id"], tuple(json.loads(row["files"])))
+
+
+def _coproc_values(record: CoprocRecord) -> dict[str, Any]:
+    return {
+        "config": None if record.config is None else json.dumps(asdict(record.config)),
+        "draining": record.draining,
+        "life": record.life.value,
+        "incarnation": record.incarnation,
+    }
+
+
+def _to_coproc(row: Row) -> CoprocRecord:
+    return CoprocRecord(
+        name=row["name"],
+        config=None if row["config"] is None else _to_config(json.loads(row["config"])),
+        draining=row["draining"],
+        life=CoprocLife(row["life"]),
+        incarnation=row["incarnation"],
+    )
+
+
+def _to_config(fields: dict[str, Any]) -> CoprocConfig:
+    """fields: as this version, or an older one, has written them."""
+    return CoprocConfig(
+        **{
+            **fields,
+            "aliases": tuple(fields["aliases"]),
+            "ranges": tuple(RangeConfig(**each) for each in fields["ranges"]),
+            "lines": tuple(LineConfig(**each) for each in fields["lines"]),
+            "scheduler_params": _tuples(fields["scheduler_params"]),
+            "platform_params": _tuples(fields["platform_params"]),
+            "origins": tuple(Origin(*each) for each in fields.get("origins", ())),
+        }
+    )
+
+
+def _tuples(found: list[list[Any]]) -> tuple[tuple[Any, ...], ...]:
+    return tuple(tuple(each) for each in found)
 
 
 NUMBERS: Final[Keyed[str, int]] = Keyed(META, lambda value: {"value": value}, _number_of)
 SETTINGS: Final[Keyed[str, Setting]] = Keyed(SCHEDULES, _setting_values, _to_setting)
 TYPES: Final[Keyed[str, PlatformRecord]] = Keyed(PLATFORMS, _platform_values, _to_platform)
-FILES: Final[Keyed[int, str]] = Keyed(
-    DOMAIN_FILES, lambda text: {"text": text}, lambda row: str(row["text"])
+SEATS_HELD: Final[Keyed[tuple[str, int], Hold]] = Keyed(HOLDS, _hold_values, _to_hold)
+COPROCS_CHANGED: Final[Keyed[str, CoprocRecord]] = Keyed(COPROCS, _coproc_values, _to_coproc)
+KEYED: Final[tuple[Keyed[Any, Any], ...]] = (
+    NUMBERS,
+    SETTINGS,
+    TYPES,
+    SEATS_HELD,
+    COPROCS_CHANGED,
 )
-HOLD_RECORDS: Final[Keyed[str, Hold]] = Keyed(HOLDS, _hold_values, _to_hold)
-KEYED: Final[tuple[Keyed[Any, Any], ...]] = (NUMBERS, SETTINGS, TYPES, FILES, HOLD_RECORDS)
 """All of them."""
 
 
@@ -279,11 +334,11 @@ def unpack_resource(packed: bytes) -> Resource | None:
     document = json.loads(zlib.decompress(packed))
     try:
         if "domain" not in document:
-            vcoproc = to_vcoproc(_closed_row(VCOPROCS, document["vcoproc"]), document["of"])
-            return replace(vcoproc, domain_state=DomainState(document["state"]))
+            vcoproc = _closed_row(VCOPROCS, document["vcoproc"])
+            return to_vcoproc(vcoproc, document["of"], document["state"])
         row = _closed_row(DOMAINS, document["domain"])
         vcoprocs = [_closed_row(VCOPROCS, each) for each in document["vcoprocs"]]
-        return to_domain(row, [to_vcoproc(each, row["name"]) for each in vcoprocs])
+        return to_domain(row, [to_vcoproc(each, row["name"], row["state"]) for each in vcoprocs])
     except KeyError:
         return None
 

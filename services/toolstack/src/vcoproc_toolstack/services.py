@@ -44,6 +44,7 @@ from vcoproc_toolstack.steps import (
     MoveLines,
     PauseDomain,
     PauseVcoproc,
+    RemoveCoproc,
     RemoveDomain,
     RemoveMemory,
     RemoveVcoproc,
@@ -103,7 +104,7 @@ class GrpcServices:
                 self._memory.remove(file_name)
             case ForgetContext(vcoproc_id=vcoproc_id):
                 self._memory.remove(context_file(vcoproc_id))
-            case SetCoproc() | AddVcoproc() | RemoveVcoproc():
+            case SetCoproc() | RemoveCoproc() | AddVcoproc() | RemoveVcoproc():
                 self._tell_scheduler(step)
             case (
                 AttachVcoproc()
@@ -147,6 +148,9 @@ class GrpcServices:
         match step:
             case SetCoproc():
                 self.scheduling.set_coproc(step)
+            case RemoveCoproc(coproc=name):
+                forget = pb.RemoveCoprocRequest(coproc=name)
+                self._call(SCHEDULER, self._scheduler.RemoveCoproc, forget, limits.CALL_TIMEOUT_NS)
             case AddVcoproc(vcoproc=vcoproc):
                 add = pb.AddVcoprocRequest(
                     coproc=vcoproc.coproc,

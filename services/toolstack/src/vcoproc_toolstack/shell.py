@@ -32,9 +32,13 @@ from vcoproc_toolstack.audit_log import AuditLog
 from vcoproc_toolstack.changes import Changes
 from vcoproc_toolstack.cluster_gateway import ClusterGateway
 from vcoproc_toolstack.cluster_queries import ClusterQueries
+from vcoproc_toolstack.coproc_changes import CoprocChanges
+from vcoproc_toolstack.coproc_removal import Removals
+from vcoproc_toolstack.coproc_set import check_tree
 from vcoproc_toolstack.endings import Endings
 from vcoproc_toolstack.event_hub import EventHub
 from vcoproc_toolstack.fallbacks import FallbackWatch
+from vcoproc_toolstack.first_domain import FIRST_MARK, FirstDomain
 from vcoproc_toolstack.gateway_domains import Verbs
 from vcoproc_toolstack.health import HealthWatch
 from vcoproc_toolstack.leases import Leases
@@ -92,7 +96,10 @@ class Shell:
         self._marks = Marks()
         self._store = Store(store, time.time_ns, failed=lambda: self._marks.mark(STORE))
         self._exit.callback(self._store.close)
-        self._leases = Leases(system)
+        with self._store.read() as view:
+            records = view.coproc_records()
+        check_tree(system, records)
+        self._leases = Leases(system, records)
         self._audit_log = AuditLog(self._store, time.time_ns)
         self._guard = Guard(
             Access(AccessFile(listen.access_file, log) if listen else None),
@@ -124,19 +131,23 @@ class Shell:
         self._schedules = ScheduleQueries(self._store, self._leases, self._services.scheduling)
         endings = Endings(self._changes, translate.seal_domain)
         self._lifecycle = Lifecycle(self._changes, endings, translate.seal_domain)
+        moves, removals = Moves(self._changes), Removals(self._changes)
         self._verbs = Verbs(
             self._changes,
             self._lifecycle,
-            Moves(self._changes),
+            moves,
             Saving(self._changes, endings),
             Restoring(self._changes),
+            CoprocChanges(self._changes, moves, removals, self._services.scheduling),
+            removals,
         )
-        self._repairer = Repairer(self._changes, endings)
+        self._repairer = Repairer(self._changes, endings, removals, FirstDomain(self._changes))
 
     def start(self) -> None:
         """Repairs what an earlier one left, then serves."""
         self._repairer.start()
         self._audit_log.complete_cut_off()
+        self._marks.mark(FIRST_MARK)
         self._serve_leases()
         self._serve_api()
         thread = threading.Thread(target=self._repair, name="repair", daemon=True)
@@ -186,7 +197,7 @@ class Shell:
             self._log,
             endpoints=(self._run_dir.ipc("schedule"), self._run_dir.ipc("irq-coproc")),
             credential=self._run_dir.cluster_key(),
-            mark=self._marks.mark,
+            mark=self._leased,
         )
         self._serve(
             "lease",
@@ -194,6 +205,11 @@ class Shell:
             (LEASE_SERVICE,),
             lease.THREADS,
         )
+
+    def _leased(self, service: str) -> None:
+        """Something is to be repaired after a lease; and perhaps the first domain waited for it."""
+        self._marks.mark(service)
+        self._marks.mark(FIRST_MARK)
 
     def _serve_api(self) -> None:
         hub = EventHub(self._store, self._leases, self._log, self._die)

@@ -111,6 +111,13 @@ class SetCoproc:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoveCoproc:
+    """Makes the scheduler forget a coproc."""
+
+    coproc: str
+
+
+@dataclass(frozen=True, slots=True)
 class AddVcoproc:
     """Makes a vcoproc known to the scheduler.
 
@@ -205,7 +212,7 @@ MemoryStep: TypeAlias = MakeMemory | TakeMemory | RemoveMemory | ForgetContext
 RouterStep: TypeAlias = (
     AddDomain | RemoveDomain | PauseDomain | ResumeDomain | MapLines | UnmapLines | MoveLines
 )
-SchedulerStep: TypeAlias = SetCoproc | AddVcoproc | RemoveVcoproc
+SchedulerStep: TypeAlias = SetCoproc | RemoveCoproc | AddVcoproc | RemoveVcoproc
 CoprocStep: TypeAlias = (
     AttachVcoproc | DetachVcoproc | PauseVcoproc | ResumeVcoproc | SaveContext | LoadContext
 )
@@ -244,7 +251,7 @@ def service_of(step: Step) -> str:
             | MoveLines()
         ):
             return IRQ_ROUTER
-        case SetCoproc() | AddVcoproc() | RemoveVcoproc():
+        case SetCoproc() | RemoveCoproc() | AddVcoproc() | RemoveVcoproc():
             return SCHEDULER
         case AttachVcoproc(vcoproc=vcoproc):
             return coproc_service(vcoproc.coproc)

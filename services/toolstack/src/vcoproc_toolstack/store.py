@@ -18,28 +18,29 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from vcoproc import limits
 from vcoproc.errors import InvalidArgument, StoreUnavailable
-from vcoproc_toolstack.change import CHANGE_COUNT, Change, Write
+from vcoproc_toolstack.change import CHANGE_COUNT, Change
 from vcoproc_toolstack.database import open_database
-from vcoproc_toolstack.loading import load
+from vcoproc_toolstack.loading import load, select
 from vcoproc_toolstack.migrations import prepare
 from vcoproc_toolstack.records import EventKind, EventRecord
-from vcoproc_toolstack.rows import NUMBERS
+from vcoproc_toolstack.rows import NUMBERS, Row
 from vcoproc_toolstack.tables import META
 from vcoproc_toolstack.view import State, View
+from vcoproc_toolstack.writes import Write
 
 __all__ = ["Change", "Store", "View"]
 
 T = TypeVar("T")
 Note = Callable[[Change], None]
 """Tells a change what has happened. Must not refuse."""
-NAME: Final = "services/store"
+_NAME: Final = "services/store"
 """Of events about the store itself."""
 
 
@@ -85,7 +86,7 @@ class Store:
         prepare(connection, self.name)
         state = load(connection)
         # Whoever had it before and comes back finds that it is not what they knew.
-        change = Change(state, self._now_ns)
+        change = Change(state, self._select, self._now_ns)
         _write(connection, change.writes(always=True))
         return change.state
 
@@ -102,10 +103,13 @@ class Store:
             why = "it is not as this toolstack left it; restart the toolstack to go on with it"
             raise StoreUnavailable(self.name, why)
 
+    def _select(self, query: sa.Select[Any]) -> list[Row]:
+        return self._database.run(lambda connection: select(connection, query))
+
     @contextmanager
     def read(self) -> Iterator[View]:
         """One moment of the store."""
-        yield View(self._state)
+        yield View(self._state, self._select)
 
     @contextmanager
     def change(self) -> Iterator[Change]:
@@ -116,7 +120,7 @@ class Store:
         """
         with self._told(), self._write_lock:
             self._settle()
-            change = Change(self._state, self._now_ns)
+            change = Change(self._state, self._select, self._now_ns)
             yield change
             self._keep(change)
 
@@ -165,7 +169,7 @@ class Store:
             self._publish(state)
         if not self._notes:
             return
-        change = Change(self._state, self._now_ns)
+        change = Change(self._state, self._select, self._now_ns)
         try:
             for note, time_ns in self._notes:
                 change.as_of(time_ns)
@@ -175,7 +179,7 @@ class Store:
             raise
         if self._notes_lost:
             words = f"{self._notes_lost} events were lost while it could not be written"
-            change.add_event(NAME, EventKind.CHANGED, words)
+            change.add_event(_NAME, EventKind.CHANGED, words)
         self._keep(change)
         self._notes.clear()
         self._notes_lost = 0
@@ -208,7 +212,7 @@ class Store:
         while True:
             with self._changed:
                 seen = self._published
-            events = View(self._state).events(after)
+            events = View(self._state, self._select).events(after)
             if events or stopped():
                 return events
             with self._changed:

@@ -6,7 +6,8 @@ To keep one more field of a record:
     2. Append the field to the record (`records`), with the same default.
     3. Where the column's type does not take the field as it is, add a codec (`rows`).
 Nothing else: rows are read, compared and written column by column. For a new table of records with
-a key each, add a `Keyed` (`rows`); for one that is only appended to, see `Change._append`.
+a key each, add a `Keyed` (`rows`). What is too much for the memory is written by `Change.write` and
+read by `View.select`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Final
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     ForeignKey,
     Integer,
@@ -63,7 +65,7 @@ DOMAINS: Final = Table(
     Column("ending", Text, nullable=False, server_default=""),  # JSON, or empty
 )
 DOMAIN_FILES: Final = Table(
-    # Since version 3: the text that a domain was created from.
+    # Since version 3: the text that a domain was created from. It is not kept in memory.
     "domain_files",
     METADATA,
     Column("domid", Integer, primary_key=True, autoincrement=False),
@@ -73,7 +75,8 @@ HOLDS: Final = Table(
     # Since version 3: coproc-sims that may have a vcoproc that they are not to have.
     "holds",
     METADATA,
-    Column("hold", Text, primary_key=True),  # COPROC/NUMBER
+    Column("coproc", Text, primary_key=True),
+    Column("vcoproc_id", BigInteger, primary_key=True, autoincrement=False),
     Column("files", Text, nullable=False),  # JSON
 )
 VCOPROCS: Final = Table(
@@ -102,6 +105,16 @@ SCHEDULES: Final = Table(
     Column("slice_ns", BigInteger, nullable=False),
     Column("params", Text, nullable=False),  # JSON
 )
+COPROCS: Final = Table(
+    # Since version 3: what was changed of the coprocs at run time.
+    "coprocs",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("config", Text),  # JSON; null for one of the tree, and for one that a template makes
+    Column("draining", Boolean, nullable=False),
+    Column("life", Text, nullable=False),
+    Column("incarnation", BigInteger, nullable=False),
+)
 EVENTS: Final = Table(
     "events",
     METADATA,
@@ -110,12 +123,11 @@ EVENTS: Final = Table(
     Column("kind", Text, nullable=False),
     Column("description", Text, nullable=False),
     Column("time_ns", BigInteger, nullable=False),
+    Column("actor", Text, nullable=False, server_default=""),  # since version 3
     # Since version 3: what changed, as of then; JSON, deflated. See `rows.pack_resource`.
     Column("resource", LargeBinary, nullable=True),
     # Since version 3: what faulted, with code and address; JSON.
     Column("fault", Text, nullable=True),
-    # Since version 3: name of the caller who caused it.
-    Column("actor", Text, nullable=False, server_default=""),
 )
 REQUESTS: Final = Table(
     "requests",
@@ -126,7 +138,7 @@ REQUESTS: Final = Table(
     Column("answer", LargeBinary, nullable=False),
 )
 AUDIT: Final = Table(
-    # Since version 3: who asked for which change. Not kept in memory; see `audit_log`.
+    # Since version 3: who asked for which change. It is not kept in memory.
     "audit",
     METADATA,
     Column("number", BigInteger, primary_key=True, autoincrement=False),

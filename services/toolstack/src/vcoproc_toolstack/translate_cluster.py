@@ -8,18 +8,17 @@ from vcoproc import limits
 from vcoproc.api.v1 import cluster_pb2
 from vcoproc.api.v1 import toolstack_pb2 as api
 from vcoproc.errors import InvalidArgument
-from vcoproc_toolstack.capacity import Room, TypeRoom, types_of
 from vcoproc_toolstack.cluster_queries import Fault, Line, Picture, named_lines
-from vcoproc_toolstack.desired import Desired
 from vcoproc_toolstack.looking import LineStatus
-from vcoproc_toolstack.queries import CoprocStatus, coproc_statuses
-from vcoproc_toolstack.records import CoprocState, VcoprocRecord, VcoprocState, VcoprocStatus
+from vcoproc_toolstack.queries import coproc_statuses, type_capacities
+from vcoproc_toolstack.records import VcoprocRecord, VcoprocState, VcoprocStatus
 from vcoproc_toolstack.schedule_changes import Scheduled
 from vcoproc_toolstack.steps import IRQ_ROUTER, SCHEDULER
 from vcoproc_toolstack.translate import (
     accounting_message,
     coproc_message,
     domain_message,
+    type_message,
     vcoproc_state,
 )
 from vcoproc_toolstack.translate_schedule import schedule_message
@@ -46,7 +45,7 @@ def cluster_message(picture: Picture) -> cluster_pb2.Cluster:
     desired, sight = picture.desired, picture.sight
     coprocs = coproc_statuses(desired, desired.coprocs, sight.accounts or ())
     lines = named_lines(sight.lines or (), desired.vcoprocs)
-    types = types_of(_room(status, desired) for status in coprocs)
+    types = type_capacities(desired, coprocs)
     services = ((SCHEDULER, sight.accounts), (IRQ_ROUTER, sight.lines))
     return cluster_pb2.Cluster(
         revision=desired.revision,
@@ -71,33 +70,6 @@ def _schedules(picture: Picture) -> Iterable[api.Schedule]:
         if view := picture.sight.schedules.get(name):
             overridden = name in desired.overridden
             yield schedule_message(Scheduled(coproc, view, vcoprocs_on[name], overridden))
-
-
-def _room(status: CoprocStatus, desired: Desired) -> Room:
-    name = status.config.name
-    available = status.state is CoprocState.ONLINE
-    return Room(
-        coproc=name,
-        compatible=status.config.compatible,
-        vcoproc_count=status.vcoproc_count,
-        free_count=max(0, desired.places[name] - status.vcoproc_count) if available else 0,
-        available=available,
-    )
-
-
-def type_message(found: TypeRoom) -> api.CoprocType:
-    return api.CoprocType(
-        compatible=found.compatible,
-        coproc_count=len(found.rooms),
-        available_count=sum(room.available for room in found.rooms),
-        vcoproc_count=sum(room.vcoproc_count for room in found.rooms),
-        free_count=sum(room.free_count for room in found.rooms),
-        rooms=[
-            api.CoprocRoom(coproc=f"coprocs/{room.coproc}", free_count=room.free_count)
-            for room in found.rooms
-            if room.free_count
-        ],
-    )
 
 
 # --- counters -------------------------------------------------------------------------------------

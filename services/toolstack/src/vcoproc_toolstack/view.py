@@ -9,14 +9,16 @@ Theory of operation:
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
+import sqlalchemy as sa
+
 from vcoproc.errors import InvalidArgument, RevisionGone
-from vcoproc.model.domain_state import DomainState
-from vcoproc_toolstack.frozen import FrozenMap, FrozenRing
+from vcoproc_toolstack.frozen import EMPTY, FrozenMap, FrozenRing
 from vcoproc_toolstack.records import (
+    CoprocRecord,
     DomainRecord,
     EventKind,
     EventRecord,
@@ -26,16 +28,18 @@ from vcoproc_toolstack.records import (
     VcoprocRecord,
 )
 from vcoproc_toolstack.rows import (
-    FILES,
-    HOLD_RECORDS,
+    COPROCS_CHANGED,
     NUMBERS,
+    SEATS_HELD,
     SETTINGS,
     TYPES,
     Keyed,
     Resource,
+    Row,
     unpack_resource,
 )
 from vcoproc_toolstack.schedules import Setting
+from vcoproc_toolstack.tables import DOMAIN_FILES
 
 K = TypeVar("K")
 R = TypeVar("R")
@@ -45,6 +49,10 @@ FIRST_REVISION: Final = 1
 _EVENTS_READ_MAX: Final = 256
 COPROC_REVISION: Final = "revision/coprocs/"
 """What the keys begin with of the numbers that say which event changed a coproc last."""
+
+
+Select = Callable[[sa.Select[Any]], list[Row]]
+"""Gives the rows of a query. Raises: StoreUnavailable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +88,17 @@ class State:
 
     events: FrozenRing[KeptEvent]
     answers: FrozenRing[Answer]
-    domains: FrozenMap[str, DomainRecord] = field(default_factory=FrozenMap)
-    names: FrozenMap[int, str] = field(default_factory=FrozenMap)
-    homes: FrozenMap[int, str] = field(default_factory=FrozenMap)
-    members: FrozenMap[str, FrozenMap[int, None]] = field(default_factory=FrozenMap)
+    domains: FrozenMap[str, DomainRecord] = field(default_factory=lambda: EMPTY)
+    names: FrozenMap[int, str] = field(default_factory=lambda: EMPTY)
+    homes: FrozenMap[int, str] = field(default_factory=lambda: EMPTY)
+    members: FrozenMap[str, FrozenMap[int, None]] = field(default_factory=lambda: EMPTY)
     memory_bytes: int = 0
-    keyed: FrozenMap[str, FrozenMap[Any, Any]] = field(default_factory=FrozenMap)
-    serials: FrozenMap[str, int] = field(default_factory=FrozenMap)
+    keyed: FrozenMap[str, FrozenMap[Any, Any]] = field(default_factory=lambda: EMPTY)
+    serials: FrozenMap[str, int] = field(default_factory=lambda: EMPTY)
 
     def records(self, kind: Keyed[K, R]) -> FrozenMap[K, R]:
-        return self.keyed.get(kind.table.name, FrozenMap())
+        found: FrozenMap[K, R] = self.keyed.get(kind.table.name, EMPTY)
+        return found
 
     def with_record(self, kind: Keyed[K, R], key: K, record: R | None) -> State:
         records = self.records(kind)
@@ -108,7 +117,7 @@ class State:
                 state,
                 domains=state.domains.minus(old.name),
                 names=state.names.minus(domid),
-                memory_bytes=state.memory_bytes - _memory_bytes(old),
+                memory_bytes=state.memory_bytes - _memory_of(old),
             )
         if domain is not None:
             assert domain.domid == domid and domain.name not in state.domains
@@ -116,7 +125,7 @@ class State:
                 state,
                 domains=state.domains.plus(domain.name, domain),
                 names=state.names.plus(domid, domain.name),
-                memory_bytes=state.memory_bytes + _memory_bytes(domain),
+                memory_bytes=state.memory_bytes + _memory_of(domain),
             )
         return state._with_vcoprocs(old.vcoprocs if old else (), domain.vcoprocs if domain else ())
 
@@ -128,7 +137,7 @@ class State:
             members = members.plus(vcoproc.coproc, rest)
         for vcoproc in new:
             homes = homes.plus(vcoproc.vcoproc_id, vcoproc.domain)
-            rest = members.get(vcoproc.coproc, FrozenMap()).plus(vcoproc.vcoproc_id, None)
+            rest = members.get(vcoproc.coproc, EMPTY).plus(vcoproc.vcoproc_id, None)
             members = members.plus(vcoproc.coproc, rest)
         for coproc in {vcoproc.coproc for vcoproc in old}:
             if not members[coproc]:
@@ -136,17 +145,21 @@ class State:
         return replace(self, homes=homes, members=members)
 
 
-def _memory_bytes(domain: DomainRecord) -> int:
-    """What a domain has of memory: one that is STOPPED has none."""
-    stopped = domain.life is Life.ALIVE and domain.state is DomainState.STOPPED
-    return 0 if stopped else domain.memory_bytes
+def _memory_of(domain: DomainRecord) -> int:
+    """What a domain has, or may still have."""
+    return domain.memory_bytes if domain.placed or domain.life is not Life.ALIVE else 0
 
 
 class View:
-    """One moment of the store. What it gives stays as it is, whatever changes meanwhile."""
+    """One moment of the store. What it gives stays as it is, whatever changes meanwhile.
 
-    def __init__(self, state: State) -> None:
+    Args:
+        select: reads what is not kept in memory, as it was kept last.
+    """
+
+    def __init__(self, state: State, select: Select) -> None:
         self._state = state
+        self._select = select
 
     def revision(self) -> int:
         """Of the newest event; 1 before the first."""
@@ -159,17 +172,17 @@ class View:
         return self._state.domain_of(domid)
 
     def domain_count(self) -> int:
-        return len(self._state.names)
+        return len(self._state.domains)
 
     def domain_text(self, domid: int) -> str:
-        """The file that a domain was made from; empty for one that is older than such files."""
-        return self._state.records(FILES).get(domid, "")
+        """The file that a domain was made from; empty for one that is older than such files.
 
-    def holds(self, coproc: str = "") -> list[Hold]:
-        """Who may have a vcoproc that it is not to have. coproc: only this one."""
-        found = self._state.records(HOLD_RECORDS).values()
-        wanted = [hold for hold in found if not coproc or hold.coproc == coproc]
-        return sorted(wanted, key=lambda hold: (hold.coproc, hold.vcoproc_id))
+        Raises:
+            StoreUnavailable: the database cannot be read.
+        """
+        query = sa.select(DOMAIN_FILES).where(DOMAIN_FILES.c.domid == domid)
+        rows = self._select(query)
+        return str(rows[0]["text"]) if rows else ""
 
     def domains(self, *, after: str = "", limit: int | None = None) -> list[DomainRecord]:
         """Domains sorted by name, with all their vcoprocs. after: name before the first."""
@@ -208,7 +221,7 @@ class View:
 
     def vcoprocs_on(self, coproc: str) -> list[VcoprocRecord]:
         """Vcoprocs of one coproc, sorted by domain and name."""
-        numbers = self._state.members.get(coproc, FrozenMap())
+        numbers = self._state.members.get(coproc, EMPTY)
         found = [record for number in numbers if (record := self.vcoproc(number))]
         return sorted(found, key=lambda each: (each.domain, each.name))
 
@@ -219,6 +232,15 @@ class View:
     def fallback_ns(self, coproc: str) -> int:
         """When the last fallback of a coproc was that an event tells of; 0 for none."""
         return self._state.records(NUMBERS).get(f"fallback/{coproc}", 0)
+
+    def holds(self, coproc: str = "") -> list[Hold]:
+        """Who may have a vcoproc that it is not to have. coproc: only this one."""
+        holds = self._state.records(SEATS_HELD)
+        return [holds[key] for key in sorted(holds) if coproc in ("", key[0])]
+
+    def coproc_records(self) -> list[CoprocRecord]:
+        """One for each coproc that is not as its tree says."""
+        return list(self._state.records(COPROCS_CHANGED).values())
 
     def memory_bytes(self) -> int:
         """Memory of all domains together that have any."""

@@ -238,8 +238,8 @@ class AsyncCluster:
     async def coproc(self, name: str) -> api.Coproc:
         return await self.call(calls.coproc(name))
 
-    def coprocs(self, filter: str = "") -> AsyncIterator[api.Coproc]:
-        return self.items(calls.coprocs(filter))
+    def coprocs(self, filter: str = "", *, show_unused: bool = False) -> AsyncIterator[api.Coproc]:
+        return self.items(calls.coprocs(filter, show_unused=show_unused))
 
     async def coproc_types(self) -> list[api.CoprocType]:
         return list((await self.call(calls.coproc_types())).types)

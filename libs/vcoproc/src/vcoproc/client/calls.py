@@ -257,8 +257,8 @@ def coproc(name: str) -> Call[api.Coproc]:
     return _read("GetCoproc", api.GetCoprocRequest(name=coproc_name(name)), api.Coproc)
 
 
-def coprocs(filter: str) -> Listing[api.Coproc]:
-    request = api.ListCoprocsRequest(page_size=_PAGE_SIZE, filter=filter)
+def coprocs(filter: str, *, show_unused: bool = False) -> Listing[api.Coproc]:
+    request = api.ListCoprocsRequest(page_size=_PAGE_SIZE, filter=filter, show_unused=show_unused)
     return Listing("toolstack", "ListCoprocs", request, "coprocs", api.Coproc)
 
 

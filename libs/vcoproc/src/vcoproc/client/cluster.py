@@ -288,9 +288,13 @@ class Cluster:
         """One coproc."""
         return self.call(calls.coproc(name))
 
-    def coprocs(self, filter: str = "") -> Iterator[api.Coproc]:
-        """All coprocs. filter: for example "state=ONLINE compatible=vcoproc,*"."""
-        return self.items(calls.coprocs(filter))
+    def coprocs(self, filter: str = "", *, show_unused: bool = False) -> Iterator[api.Coproc]:
+        """All coprocs. filter: for example "state=ONLINE compatible=vcoproc,*".
+
+        Args:
+            show_unused: also those that templates make on demand and nobody has demanded yet.
+        """
+        return self.items(calls.coprocs(filter, show_unused=show_unused))
 
     def coproc_types(self) -> list[api.CoprocType]:
         """Coprocessor types, and how many vcoprocs still fit."""

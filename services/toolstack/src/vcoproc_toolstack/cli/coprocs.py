@@ -27,13 +27,18 @@ coproc_app = group("The shared coprocessors of this system.")
 
 @coproc_app.command("list", epilog=EPILOG)
 def coproc_list(
-    filter: FilterOption = "", run_dir: RunDirOption = None, output: OutputOption = Output.TABLE
+    filter: FilterOption = "",
+    show_unused: Annotated[
+        bool, typer.Option("--all", "-a", help="Also those of templates that nobody has used yet.")
+    ] = False,
+    run_dir: RunDirOption = None,
+    output: OutputOption = Output.TABLE,
 ) -> None:
     """Lists the shared coprocs."""
     from vcoproc.client import calls
 
     with connect(run_dir) as cluster:
-        answer = cluster.whole(calls.coprocs(filter))
+        answer = cluster.whole(calls.coprocs(filter, show_unused=show_unused))
     if print_data(output, answer):
         return
     from vcoproc_toolstack.cli import tables

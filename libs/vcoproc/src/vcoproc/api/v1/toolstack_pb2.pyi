@@ -112,7 +112,9 @@ class Domain(_message.Message):
     name: _builtins.str
     """Format: domains/{domain}. The domain's name of its configuration, 1..63 bytes."""
     domid: _builtins.int
-    """Output only. 1..32751 (Xen: below DOMID_FIRST_RESERVED)."""
+    """Output only. 0..32751 (Xen: below DOMID_FIRST_RESERVED). 0 is the first domain, domains/Domain-0,
+    which is there when the system's device tree asks for it.
+    """
     memory_bytes: _builtins.int
     """Bytes of memory, a multiple of 4096."""
     state: Global___Domain.State.ValueType
@@ -212,6 +214,7 @@ class Coproc(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     ADDED_FIELD_NUMBER: _builtins.int
     ALIASES_FIELD_NUMBER: _builtins.int
+    TEMPLATE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Format: coprocs/{coproc}."""
     path: _builtins.str
@@ -252,6 +255,10 @@ class Coproc(_message.Message):
     """Output only. Revision of the event that changed it, or its schedule, last; 0 before the first."""
     added: _builtins.bool
     """Added at run time; false: it is in the system's device tree."""
+    template: _builtins.str
+    """Output only. Name of the template that makes it on demand, without "coprocs/"; it is called after
+    it, with a dash and a number. Empty for a coproc that has a node of its own.
+    """
     @_builtins.property
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names that it has in /aliases of its tree."""
@@ -280,10 +287,11 @@ class Coproc(_message.Message):
         revision: _builtins.int = ...,
         added: _builtins.bool = ...,
         aliases: _abc.Iterable[_builtins.str] | None = ...,
+        template: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["added", b"added", "aliases", b"aliases", "clock_hz", b"clock_hz", "compatible", b"compatible", "current_vcoproc", b"current_vcoproc", "draining", b"draining", "memory_bytes", b"memory_bytes", "memory_bytes_max", b"memory_bytes_max", "name", b"name", "path", b"path", "private_memory_bytes", b"private_memory_bytes", "refusal_drain_us", b"refusal_drain_us", "refusal_us", b"refusal_us", "revision", b"revision", "scheduler", b"scheduler", "slice_us", b"slice_us", "state", b"state", "state_reason", b"state_reason", "switch_count", b"switch_count", "vcoproc_count", b"vcoproc_count", "vcoproc_count_max", b"vcoproc_count_max"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added", b"added", "aliases", b"aliases", "clock_hz", b"clock_hz", "compatible", b"compatible", "current_vcoproc", b"current_vcoproc", "draining", b"draining", "memory_bytes", b"memory_bytes", "memory_bytes_max", b"memory_bytes_max", "name", b"name", "path", b"path", "private_memory_bytes", b"private_memory_bytes", "refusal_drain_us", b"refusal_drain_us", "refusal_us", b"refusal_us", "revision", b"revision", "scheduler", b"scheduler", "slice_us", b"slice_us", "state", b"state", "state_reason", b"state_reason", "switch_count", b"switch_count", "template", b"template", "vcoproc_count", b"vcoproc_count", "vcoproc_count_max", b"vcoproc_count_max"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1138,22 +1146,26 @@ class ListCoprocsRequest(_message.Message):
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
+    SHOW_UNUSED_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
     """1..1000; 0 means 1000."""
     page_token: _builtins.str
     """next_page_token of the page before; empty for the first page."""
     filter: _builtins.str
     """Fields: state, name, compatible, scheduler, draining."""
+    show_unused: _builtins.bool
+    """Also those that templates make on demand and that nobody has demanded yet."""
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         filter: _builtins.str = ...,
+        show_unused: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token", "show_unused", b"show_unused"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1205,14 +1217,16 @@ class AddCoprocsRequest(_message.Message):
     tree: _builtins.bytes
     """Text of a system tree, or a compiled one. At most 1 MiB. What it shares is added."""
     file_name: _builtins.str
-    """Name of that file, for error messages."""
+    """Name of that file, for error messages. At most 512 bytes."""
     request_id: _builtins.str
     """See the header of this file."""
     validate_only: _builtins.bool
     """Change nothing: the answer is what would be added."""
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Identifiers of those to add; empty: all that the tree shares."""
+        """Identifiers of those to add; empty: all that the tree shares. Also names like "ncore-3", for one of
+        a template that is there and from which just that one was removed.
+        """
 
     def __init__(
         self,
@@ -1240,7 +1254,7 @@ class AddCoprocsResponse(_message.Message):
     COPROCS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def coprocs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Coproc]:
-        """Those that were added, in the order of the tree."""
+        """Those that were added, in the order of the tree; of a template, all that it makes on demand."""
 
     def __init__(
         self,
@@ -1444,11 +1458,11 @@ class CoprocType(_message.Message):
     compatible: _builtins.str
     """For example "vcoproc,cortex-m4"."""
     coproc_count: _builtins.int
-    """Coprocs of it in the system; those that are online and not draining."""
+    """Coprocs of it in the system, as ListCoprocs has them."""
     available_count: _builtins.int
-    """Those that are online and take new vcoprocs."""
+    """Those that are online and not draining."""
     vcoproc_count: _builtins.int
-    """Vcoprocs on all of them, and how many more the available ones take."""
+    """Vcoprocs on all of them."""
     free_count: _builtins.int
     """How many more vcoprocs the available ones take."""
     @_builtins.property

@@ -357,7 +357,8 @@ class ToolstackServiceServicer:
 
     def AddCoprocs(self, request, context):
         """Adds coprocs of a device tree to the system, all or none. They are OFFLINE until a coproc-sim leases
-        them. ALREADY_EXISTS when one of them is there. Idempotent by request_id.
+        them, and outlast a restart. ALREADY_EXISTS when one of them is there, INVALID_CONFIG when a name,
+        alias, path or address of one is that of a coproc that is there. Idempotent by request_id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -365,7 +366,8 @@ class ToolstackServiceServicer:
 
     def DrainCoproc(self, request, context):
         """From now on a coproc takes no new vcoprocs; those that it has stay, or are moved to other coprocs of
-        the same type when the request says so. Idempotent by request_id.
+        the same type when the request says so: all of them, or nothing changes (RESOURCE_EXHAUSTED
+        LIMIT_EXCEEDED when not all of them fit). Idempotent by request_id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -379,8 +381,9 @@ class ToolstackServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RemoveCoproc(self, request, context):
-        """Removes a coproc from the system. FAILED_PRECONDITION WRONG_STATE while it has vcoprocs, unless
-        they are to be destroyed with it. Idempotent by request_id.
+        """Removes a coproc from the system, until it is added again; that its tree has it does not matter.
+        FAILED_PRECONDITION WRONG_STATE while it has vcoprocs, unless they are to be destroyed with it.
+        Idempotent by request_id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

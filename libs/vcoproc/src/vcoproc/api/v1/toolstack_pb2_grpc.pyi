@@ -118,17 +118,20 @@ class ToolstackServiceStub:
     """Coprocs, in the order of the tree."""
     AddCoprocs: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.AddCoprocsRequest, _toolstack_pb2.AddCoprocsResponse]
     """Adds coprocs of a device tree to the system, all or none. They are OFFLINE until a coproc-sim leases
-    them. ALREADY_EXISTS when one of them is there. Idempotent by request_id.
+    them, and outlast a restart. ALREADY_EXISTS when one of them is there, INVALID_CONFIG when a name,
+    alias, path or address of one is that of a coproc that is there. Idempotent by request_id.
     """
     DrainCoproc: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.DrainCoprocRequest, _toolstack_pb2.Coproc]
     """From now on a coproc takes no new vcoprocs; those that it has stay, or are moved to other coprocs of
-    the same type when the request says so. Idempotent by request_id.
+    the same type when the request says so: all of them, or nothing changes (RESOURCE_EXHAUSTED
+    LIMIT_EXCEEDED when not all of them fit). Idempotent by request_id.
     """
     UndrainCoproc: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.UndrainCoprocRequest, _toolstack_pb2.Coproc]
     """Takes a drain back. Idempotent by request_id."""
     RemoveCoproc: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.RemoveCoprocRequest, _toolstack_pb2.RemoveCoprocResponse]
-    """Removes a coproc from the system. FAILED_PRECONDITION WRONG_STATE while it has vcoprocs, unless
-    they are to be destroyed with it. Idempotent by request_id.
+    """Removes a coproc from the system, until it is added again; that its tree has it does not matter.
+    FAILED_PRECONDITION WRONG_STATE while it has vcoprocs, unless they are to be destroyed with it.
+    Idempotent by request_id.
     """
     ReplaceCoproc: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.ReplaceCoprocRequest, _toolstack_pb2.Coproc]
     """Moves every vcoproc of a coproc to another one of the same type and then removes it; whole or not
@@ -241,17 +244,20 @@ class ToolstackServiceAsyncStub(ToolstackServiceStub):
     """Coprocs, in the order of the tree."""
     AddCoprocs: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.AddCoprocsRequest, _toolstack_pb2.AddCoprocsResponse]  # type: ignore[assignment]
     """Adds coprocs of a device tree to the system, all or none. They are OFFLINE until a coproc-sim leases
-    them. ALREADY_EXISTS when one of them is there. Idempotent by request_id.
+    them, and outlast a restart. ALREADY_EXISTS when one of them is there, INVALID_CONFIG when a name,
+    alias, path or address of one is that of a coproc that is there. Idempotent by request_id.
     """
     DrainCoproc: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.DrainCoprocRequest, _toolstack_pb2.Coproc]  # type: ignore[assignment]
     """From now on a coproc takes no new vcoprocs; those that it has stay, or are moved to other coprocs of
-    the same type when the request says so. Idempotent by request_id.
+    the same type when the request says so: all of them, or nothing changes (RESOURCE_EXHAUSTED
+    LIMIT_EXCEEDED when not all of them fit). Idempotent by request_id.
     """
     UndrainCoproc: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.UndrainCoprocRequest, _toolstack_pb2.Coproc]  # type: ignore[assignment]
     """Takes a drain back. Idempotent by request_id."""
     RemoveCoproc: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.RemoveCoprocRequest, _toolstack_pb2.RemoveCoprocResponse]  # type: ignore[assignment]
-    """Removes a coproc from the system. FAILED_PRECONDITION WRONG_STATE while it has vcoprocs, unless
-    they are to be destroyed with it. Idempotent by request_id.
+    """Removes a coproc from the system, until it is added again; that its tree has it does not matter.
+    FAILED_PRECONDITION WRONG_STATE while it has vcoprocs, unless they are to be destroyed with it.
+    Idempotent by request_id.
     """
     ReplaceCoproc: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.ReplaceCoprocRequest, _toolstack_pb2.Coproc]  # type: ignore[assignment]
     """Moves every vcoproc of a coproc to another one of the same type and then removes it; whole or not
@@ -463,7 +469,8 @@ class ToolstackServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_toolstack_pb2.AddCoprocsResponse, _abc.Awaitable[_toolstack_pb2.AddCoprocsResponse]]:
         """Adds coprocs of a device tree to the system, all or none. They are OFFLINE until a coproc-sim leases
-        them. ALREADY_EXISTS when one of them is there. Idempotent by request_id.
+        them, and outlast a restart. ALREADY_EXISTS when one of them is there, INVALID_CONFIG when a name,
+        alias, path or address of one is that of a coproc that is there. Idempotent by request_id.
         """
 
     @_abc_1.abstractmethod
@@ -473,7 +480,8 @@ class ToolstackServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_toolstack_pb2.Coproc, _abc.Awaitable[_toolstack_pb2.Coproc]]:
         """From now on a coproc takes no new vcoprocs; those that it has stay, or are moved to other coprocs of
-        the same type when the request says so. Idempotent by request_id.
+        the same type when the request says so: all of them, or nothing changes (RESOURCE_EXHAUSTED
+        LIMIT_EXCEEDED when not all of them fit). Idempotent by request_id.
         """
 
     @_abc_1.abstractmethod
@@ -490,8 +498,9 @@ class ToolstackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _toolstack_pb2.RemoveCoprocRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_toolstack_pb2.RemoveCoprocResponse, _abc.Awaitable[_toolstack_pb2.RemoveCoprocResponse]]:
-        """Removes a coproc from the system. FAILED_PRECONDITION WRONG_STATE while it has vcoprocs, unless
-        they are to be destroyed with it. Idempotent by request_id.
+        """Removes a coproc from the system, until it is added again; that its tree has it does not matter.
+        FAILED_PRECONDITION WRONG_STATE while it has vcoprocs, unless they are to be destroyed with it.
+        Idempotent by request_id.
         """
 
     @_abc_1.abstractmethod

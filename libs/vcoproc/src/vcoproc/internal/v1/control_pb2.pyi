@@ -32,6 +32,7 @@ class LeaseCoprocRequest(_message.Message):
     TRAP_ENDPOINT_FIELD_NUMBER: _builtins.int
     HOLDER_FIELD_NUMBER: _builtins.int
     PLATFORMS_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
     coproc: _builtins.str
     """Name of the coproc wanted; empty for any that is free."""
     control_target: _builtins.str
@@ -41,6 +42,10 @@ class LeaseCoprocRequest(_message.Message):
     trap_endpoint: _builtins.str
     holder: _builtins.str
     """Who asks, for logs."""
+    incarnation: _builtins.int
+    """Of the lease that the asker had before, if it had one: another coproc of the same name is not what
+    it simulates.
+    """
     @_builtins.property
     def platforms(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlatformDescription]:
         """Compatible strings that the asker can simulate, with what the toolstack must know of each."""
@@ -53,12 +58,15 @@ class LeaseCoprocRequest(_message.Message):
         trap_endpoint: _builtins.str = ...,
         holder: _builtins.str = ...,
         platforms: _abc.Iterable[Global___PlatformDescription] | None = ...,
+        incarnation: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_incarnation", b"_incarnation", "incarnation", b"incarnation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["control_target", b"control_target", "coproc", b"coproc", "holder", b"holder", "platforms", b"platforms", "trap_endpoint", b"trap_endpoint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_incarnation", b"_incarnation", "control_target", b"control_target", "coproc", b"coproc", "holder", b"holder", "incarnation", b"incarnation", "platforms", b"platforms", "trap_endpoint", b"trap_endpoint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__incarnation: _TypeAlias = _typing.Literal["incarnation"]  # noqa: Y015
+    _WhichOneofArgType__incarnation: _TypeAlias = _typing.Literal["_incarnation", b"_incarnation"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__incarnation) -> _WhichOneofReturnType__incarnation | None: ...
 
 Global___LeaseCoprocRequest: _TypeAlias = LeaseCoprocRequest  # noqa: Y015
 
@@ -178,6 +186,7 @@ class CoprocLease(_message.Message):
     CREDENTIAL_FIELD_NUMBER: _builtins.int
     PLATFORM_PARAMETERS_FIELD_NUMBER: _builtins.int
     REFUSAL_DRAIN_NS_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
     coproc: _builtins.str
     compatible: _builtins.str
     private_memory_bytes: _builtins.int
@@ -188,6 +197,8 @@ class CoprocLease(_message.Message):
     """Secret for the scheduler and the irq-router."""
     refusal_drain_ns: _builtins.int
     """How long one that refuses to leave is only asked; then it drains to the end of its job."""
+    incarnation: _builtins.int
+    """Which coproc of that name: another number once it was removed and added again."""
     @_builtins.property
     def platform_parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Properties of the node in the tree that only the platform knows; numbers in decimal."""
@@ -204,10 +215,11 @@ class CoprocLease(_message.Message):
         credential: _builtins.bytes = ...,
         platform_parameters: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         refusal_drain_ns: _builtins.int = ...,
+        incarnation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_hz", b"clock_hz", "compatible", b"compatible", "coproc", b"coproc", "credential", b"credential", "irq_endpoint", b"irq_endpoint", "platform_parameters", b"platform_parameters", "private_memory_bytes", b"private_memory_bytes", "refusal_drain_ns", b"refusal_drain_ns", "schedule_endpoint", b"schedule_endpoint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_hz", b"clock_hz", "compatible", b"compatible", "coproc", b"coproc", "credential", b"credential", "incarnation", b"incarnation", "irq_endpoint", b"irq_endpoint", "platform_parameters", b"platform_parameters", "private_memory_bytes", b"private_memory_bytes", "refusal_drain_ns", b"refusal_drain_ns", "schedule_endpoint", b"schedule_endpoint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -685,6 +697,40 @@ class SetCoprocRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SetCoprocRequest: _TypeAlias = SetCoprocRequest  # noqa: Y015
+
+@_typing.final
+class RemoveCoprocRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COPROC_FIELD_NUMBER: _builtins.int
+    coproc: _builtins.str
+    def __init__(
+        self,
+        *,
+        coproc: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coproc", b"coproc"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveCoprocRequest: _TypeAlias = RemoveCoprocRequest  # noqa: Y015
+
+@_typing.final
+class RemoveCoprocResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveCoprocResponse: _TypeAlias = RemoveCoprocResponse  # noqa: Y015
 
 @_typing.final
 class VcoprocParameters(_message.Message):
