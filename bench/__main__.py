@@ -18,11 +18,12 @@ from bench.scheduling import scheduling
 from bench.sharing import sharing
 from bench.switches import switches
 from bench.table import Row, to_json, to_text
+from bench.toolstack import toolstack
 from bench.traps import batched, mapped, posted, traps
 from vcoproc.limits import S
 
 IN_ONE_CLUSTER: Final = ("trap", "post", "batch", "mapped", "irq", "idle")
-SECTIONS: Final = (*IN_ONE_CLUSTER, "switch", "sharing", "sched", "start")
+SECTIONS: Final = (*IN_ONE_CLUSTER, "switch", "sharing", "sched", "toolstack", "start")
 
 
 def measure(sections: list[str], effort: Effort) -> Iterator[list[Row]]:
@@ -48,6 +49,8 @@ def measure(sections: list[str], effort: Effort) -> Iterator[list[Row]]:
         yield sharing(effort)
     if "sched" in sections:
         yield scheduling(effort)
+    if "toolstack" in sections:
+        yield toolstack(effort)
     if "start" in sections:
         yield starts(effort)
 
@@ -55,7 +58,7 @@ def measure(sections: list[str], effort: Effort) -> Iterator[list[Row]]:
 def main(arguments: list[str] | None = None) -> int:
     """Gives 0 even when a goal is missed: a figure of a busy machine is no test."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer samples, under 40 s")
+    parser.add_argument("--quick", action="store_true", help="fewer samples, about 50 s")
     parser.add_argument("--only", default=",".join(SECTIONS), help="of: %(default)s")
     parser.add_argument("--json", type=Path, default=Path("bench-out/bench.json"), metavar="FILE")
     options = parser.parse_args(arguments)

@@ -1,4 +1,4 @@
-"""A coprocessor that refuses, as real processes: one hangs, the others go on."""
+"""A coprocessor that refuses, as real processes: one refuses, the others go on."""
 
 from __future__ import annotations
 
@@ -8,24 +8,39 @@ from pathlib import Path
 import pytest
 
 from cluster_kit import EXAMPLES, Running, S, ring, start_cluster, start_firmware, stop_cluster
+from vcoproc.api.v1 import toolstack_pb2
 from vcoproc.guest import RemoteprocState
+from vcoproc.internal.v1 import control_pb2, control_pb2_grpc
+from vcoproc.runtime.grpc_kit import channel
 
 FORCED_OFF = 16
 BOUND_NS = 20_000_000
 """`refusal-deadline-us` of the example."""
 
 
-@pytest.fixture
-def refusing(tmp_path: Path) -> Iterator[Running]:
-    """As the example, but the first vcoproc hangs whenever it shall leave, and no other refuses."""
+def refuse(tmp_path: Path, kind: str, rest: str) -> Iterator[Running]:
+    """As the example, but of the first vcoproc alone, and otherwise."""
     text = (EXAMPLES / "refuse.dts").read_text()
-    text = text.replace('"heavy-tail"', '"hang"').replace("refusal-percent", "refusal-contexts")
-    text = text.replace("<25>", "<1>").replace("vcoproc,refusal-us = <50 30000>;", "")
-    tree = tmp_path / "hang.dts"
+    text = text.replace('"heavy-tail"', f'"{kind}"').replace("refusal-percent", "refusal-contexts")
+    text = text.replace("<25>", "<1>").replace("vcoproc,refusal-us = <50 30000>;", rest)
+    tree = tmp_path / "refuse.dts"
     tree.write_text(text)
     running = start_cluster(tree)
     yield running
     stop_cluster(running)
+
+
+@pytest.fixture
+def refusing(tmp_path: Path) -> Iterator[Running]:
+    """The first vcoproc hangs whenever it shall leave."""
+    yield from refuse(tmp_path, "hang", "")
+
+
+@pytest.fixture
+def refusing_in(tmp_path: Path) -> Iterator[Running]:
+    """The first vcoproc is taken in late, each time."""
+    rest = 'vcoproc,refusal-us = <3000>; vcoproc,refusal-at = "in";'
+    yield from refuse(tmp_path, "always", rest)
 
 
 def test_one_hangs_and_the_other_goes_on(refusing: Running) -> None:
@@ -49,6 +64,50 @@ def test_one_hangs_and_the_other_goes_on(refusing: Running) -> None:
     }
     assert accounts["hog"].refused_ns >= BOUND_NS, "the refuser pays"
     assert accounts["polite"].refused_ns == 0
+
+
+def test_one_is_taken_in_late_and_pays(refusing_in: Running) -> None:
+    hog = refusing_in.create("hog", "dsp0")
+    polite = refusing_in.create("polite", "dsp0")
+    start_firmware(hog, "spin")
+    start_firmware(polite, "hello")
+    assert [ring(polite) for _ in range(10)] == list(range(1, 11))
+    request = toolstack_pb2.GetScheduleRequest(coproc="coprocs/dsp0")
+    schedule = refusing_in.toolstack.GetSchedule(request, timeout=20)
+    late, other = schedule.vcoprocs
+    assert (late.vcoproc, other.vcoproc) == tuple(
+        f"domains/{name}/vcoprocs/v0" for name in ("hog", "polite")
+    )
+    figures = late.switch_in_refusals
+    assert figures.refusal_count >= 1, "however fast the other one is served"
+    assert figures.total_ns >= figures.refusal_count * 3_000_000
+    assert figures.busy_count >= figures.refusal_count
+    assert sum(figures.bucket_counts) == figures.refusal_count
+    assert late.accounting.refused_ns == figures.total_ns, "it pays"
+    assert late.refusals.refusal_count == other.switch_in_refusals.refusal_count == 0
+    assert other.accounting.refused_ns == 0
+
+
+def test_one_that_hangs_is_paused_by_force_and_detached_once(refusing: Running) -> None:
+    """Two who ask for the same at once are both told."""
+    hog = refusing.create("hog", "dsp0")
+    start_firmware(hog, "spin")
+    number = hog.vcoproc("v0").vcoproc_id
+    with channel(f"unix:{refusing.run_dir}/coproc-dsp0.grpc") as to_sim:
+        sim = control_pb2_grpc.CoprocSimServiceStub(to_sim)
+        pause = control_pb2.PauseVcoprocRequest(vcoproc_id=number, deadline_us=50_000)
+        first, second = (sim.PauseVcoproc.future(pause, timeout=20) for _ in range(2))
+        assert first.result().forced, "it has hung"
+        second.result()
+        status = sim.GetStatus(control_pb2.GetStatusRequest(), timeout=20).vcoprocs[0]
+        assert (status.paused, status.runnable) == (True, False)
+        assert hog.vcoproc("v0").read32("FAULT_STATUS") == FORCED_OFF
+        sim.ResumeVcoproc(control_pb2.ResumeVcoprocRequest(vcoproc_id=number), timeout=20)
+        start_firmware(hog, "spin")
+        detach = control_pb2.DetachVcoprocRequest(vcoproc_id=number, deadline_us=50_000)
+        for call in [sim.DetachVcoproc.future(detach, timeout=20) for _ in range(3)]:
+            call.result()
+        assert not sim.GetStatus(control_pb2.GetStatusRequest(), timeout=20).vcoprocs
 
 
 def test_a_driver_that_knows_yields_and_learns_when_it_is_back(refusing: Running) -> None:

@@ -9,14 +9,10 @@ from __future__ import annotations
 
 import inspect
 import pickle
-import sys
-from collections.abc import Callable
 from random import Random
-from types import FrameType
-from typing import Any
 
 import pytest
-from policy_machine import Guest, PolicyMachine
+from policy_machine import Guest, PolicyMachine, lines_of
 
 from vcoproc.errors import InvalidArgument, RequestError
 from vcoproc.limits import MS, SLICE_NS_MAX, SLICE_NS_MIN, US, S
@@ -69,6 +65,7 @@ def live(machine: PolicyMachine, seed: int, steps: int = 150) -> None:
     random = Random(seed)
     refusals = Random(seed + 1)
     machine.refuse_ns = lambda guest: refusals.choice((0, 0, 0, 50 * US, 30 * MS))
+    machine.refuse_in_ns = lambda guest: refusals.choice((0, 0, 0, 50 * US, 30 * MS, 80 * MS))
     for _ in range(steps):
         vcoproc_id = random.randint(1, GUESTS_MAX)
         what = random.random()
@@ -272,6 +269,24 @@ def test_a_refuser_takes_nobody_out_of_the_game(name: str) -> None:
         assert guest.run_ns > HORIZON_NS // 500, f"vcoproc {guest.id}"
 
 
+@pytest.mark.parametrize("refused_ns", [1 * MS, 3 * MS])
+def test_one_that_is_refused_at_switch_in_takes_nobody_out_of_the_game(
+    name: str, refused_ns: int
+) -> None:
+    """Taken in late, or never: its turns are given up after 2 ms."""
+    machine = started(name)
+    machine.bound_ns = 2 * MS
+    machine.refuse_in_ns = lambda guest: refused_ns if guest.id == 1 else 0
+    for guest in machine.guests.values():
+        machine.work(guest.id, None)
+    machine.run(HORIZON_NS)
+    for guest in machine.guests.values():
+        if guest.id == 1 and refused_ns > machine.bound_ns:
+            assert not guest.turns
+        else:
+            assert guest.run_ns > HORIZON_NS // 500, f"vcoproc {guest.id}"
+
+
 @pytest.mark.parametrize("when", ["running", "waiting", "sleeping"])
 def test_one_that_is_removed_is_forgotten(name: str, when: str) -> None:
     machine = started(name)
@@ -344,24 +359,6 @@ def test_it_takes_over_from_any_other_while_vcoprocs_run(name: str, other: str) 
 
 
 # --- cost -----------------------------------------------------------------------------------------
-
-
-def lines_of(call: Callable[[], object]) -> int:
-    """Lines of Python that a call runs: a measure of its cost that no other process disturbs."""
-    count = 0
-
-    def trace(frame: FrameType, event: str, argument: Any) -> Any:
-        nonlocal count
-        count += event == "line"
-        return trace
-
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        call()
-    finally:
-        sys.settrace(before)
-    return count
 
 
 def decision_lines(name: str, count: int) -> int:

@@ -5,6 +5,8 @@ instructions. Times are from the transcript's beginning. A time is a number with
 
     attach v1 v2                   creates them, out of reset
     detach v1 [deadline=1ms]
+    pause v1 [deadline=1ms] | resume v1
+    save v1 [moving] | restore v1  the paused one is written down; made what was written down last
     hog v1 v2                      firmware that computes for ever
     run v1 compute=50us yield timer=1ms raise pulse fault forever
                                    firmware that does this, one after the other
@@ -30,6 +32,7 @@ from vcoproc.wire.messages import (
     GrantDropped,
     LineEdge,
     LineLevel,
+    LineSync,
     Message,
     Reply,
     Report,
@@ -37,6 +40,7 @@ from vcoproc.wire.messages import (
     TrapError,
     Wake,
 )
+from vcoproc_sim.departures import PauseEnd
 from vcoproc_sim.platforms.api import Busy, Failed, SwitchResult
 from vcoproc_sim.testing.core_rig import CoreRig
 from vcoproc_sim.testing.fake_platform import (
@@ -80,6 +84,7 @@ class Transcript:
         self.rig = CoreRig()
         self.began_ns = self.rig.clock.now_ns
         self.gone: list[str] = []
+        self.kept = b""
 
     def command(self, line: str) -> list[str]:
         verb, *words = line.split()
@@ -104,6 +109,24 @@ class Transcript:
         deadline_ns = duration_ns(values.get("deadline", "10ms"))
         self.rig.executor.detach(number(flags[0]), deadline_ns, done)
         self.rig.collect()
+
+    def _pause(self, flags: list[str], values: dict[str, str]) -> None:
+        def done(end: PauseEnd) -> None:
+            how = {PauseEnd.FORCED: ", by force", PauseEnd.RESUMED: " no more"}
+            self.gone.append(f"{flags[0]} is paused{how.get(end, '')}")
+
+        deadline_ns = duration_ns(values.get("deadline", "10ms"))
+        self.rig.executor.pause(number(flags[0]), deadline_ns, done)
+        self.rig.collect()
+
+    def _resume(self, flags: list[str], _values: dict[str, str]) -> None:
+        self.rig.resume(number(flags[0]))
+
+    def _save(self, flags: list[str], _values: dict[str, str]) -> None:
+        self.kept = self.rig.save(number(flags[0]), moving="moving" in flags)
+
+    def _restore(self, flags: list[str], _values: dict[str, str]) -> None:
+        self.rig.restore(number(flags[0]), self.kept)
 
     def _hog(self, flags: list[str], _values: dict[str, str]) -> None:
         for flag in flags:
@@ -204,8 +227,10 @@ class Transcript:
                 return f"{self._time(clock_ns)}Wake v{vcoproc}{' resumed' if resumed else ''}"
             case Sleep(vcoproc, clock_ns):
                 return f"{self._time(clock_ns)}Sleep v{vcoproc}"
-            case GrantDropped(grant, vcoproc, why, clock_ns):
-                return f"{self._time(clock_ns)}GrantDropped g{grant} v{vcoproc} {why}"
+            case GrantDropped(grant, vcoproc, why, clock_ns, refused_ns, refusals):
+                text = f"{self._time(clock_ns)}GrantDropped g{grant} v{vcoproc} {why}"
+                refused = f" in-refused={show_ns(refused_ns)} in-refusals={refusals}"
+                return text + (refused if refusals else "")
             case Faulted(vcoproc, code, _address, _why, clock_ns):
                 return f"{self._time(clock_ns)}Faulted v{vcoproc} code={code}"
             case LineLevel(vcoproc, line, high, epoch, clock_ns):
@@ -213,6 +238,8 @@ class Transcript:
                 return f"{self._time(clock_ns)}LineLevel v{vcoproc}.{line} {level} epoch={epoch}"
             case LineEdge(vcoproc, line, epoch, clock_ns):
                 return f"{self._time(clock_ns)}LineEdge v{vcoproc}.{line} epoch={epoch}"
+            case LineSync(vcoproc, high_mask, epoch):
+                return f"{'':<11}LineSync v{vcoproc} {high_mask:03b} epoch={epoch}"
             case Report():
                 return self._show_report(message)
         raise AssertionError(message)
@@ -231,6 +258,9 @@ class Transcript:
                 words.append(f"{name}={show_ns(value_ns)}")
         if report.refusals:
             words.append(f"refusals={report.refusals}")
+        if report.switch_in_refusals:
+            words.append(f"in-refused={show_ns(report.switch_in_refused_ns)}")
+            words.append(f"in-refusals={report.switch_in_refusals}")
         if report.forced:
             words.append("FORCED")
         if report.next_vcoproc:

@@ -3,7 +3,9 @@
 Interrupts are numbered 64 and up in every domain. Commands::
 
     domain d1 [room=16]            control adds the domain, and it connects
-    map v11 d1 dsp0 edge level     control maps lines 0, 1, ... of v11 to the domain's next numbers
+    map v11 d1 dsp0 edge level     control maps lines 0, 1, ... of v11 to the domain's next numbers;
+                                   edge+pending, level+masked: how they are at first
+    move v11 dsp1                  their coproc is another one
     unmap v11 | remove d1 | pause d1 | resume d1
     up d1 [epoch=1] [room=16]      the domain connects; another epoch: another incarnation
     down d1
@@ -39,6 +41,7 @@ from vcoproc_irq_router.events import (
     LineView,
     MapLines,
     MappedLine,
+    MoveLines,
     PauseDomain,
     RemoveDomain,
     ResumeDomain,
@@ -116,6 +119,7 @@ class Transcript:
                 DomainUp(number(names[0]), epoch, room),
             ],
             "map": lambda: [self.mapping(*names)],
+            "move": lambda: self.moving(*names),
             "unmap": lambda: [UnmapLines(number(names[0]))],
             "remove": lambda: [RemoveDomain(number(names[0]))],
             "pause": lambda: [PauseDomain(number(names[0]))],
@@ -140,12 +144,19 @@ class Transcript:
         first = self.next_irq.get(number(domain), IRQ_FIRST)
         self.next_irq[number(domain)] = first + len(triggers)
         self.coprocs[number(vcoproc)] = coproc
-        assert set(triggers) <= {"edge", "level"}
-        lines = [
-            MappedLine(line, first + line, trigger == "level")
-            for line, trigger in enumerate(triggers)
-        ]
+        lines = []
+        for line, (trigger, *states) in enumerate(each.split("+") for each in triggers):
+            assert trigger in ("edge", "level") and set(states) <= {"pending", "masked"}
+            lines.append(
+                MappedLine(
+                    line, first + line, trigger == "level", "pending" in states, "masked" in states
+                )
+            )
         return MapLines(number(domain), number(vcoproc), coproc, tuple(lines))
+
+    def moving(self, vcoproc: str, coproc: str) -> list[Event]:
+        self.coprocs[number(vcoproc)] = coproc
+        return [MoveLines(number(vcoproc), coproc)]
 
     def step(self, event: Event) -> list[str]:
         before = self.counts()

@@ -14,8 +14,9 @@ with the transcript::
     wake v1 [resumed]              messages of the coproc, stamped with the present time
     sleep v1
     fault v1
-    drop g2 v2 [WHY]
-    report v1->v2 g2 [end=SLICE] [idle] [refused=1ms] [save=20us] [restore=20us]
+    drop g2 v2 [WHY] [in-refused=1ms]
+                                   in-refused: for how long until now v2 was not taken in
+    report v1->v2 g2 [end=SLICE] [idle] [refused=1ms] [save=20us] [restore=20us] [in-refused=1ms]
                                    the turn ended at the present time; v0 is nobody; idle: the one
                                    that left no longer wants to run
     tick                           the scheduler's deadline has come
@@ -41,7 +42,7 @@ from vcoproc.wire.messages import (
     Vacate,
     Wake,
 )
-from vcoproc_scheduler.accounting import TurnEnded
+from vcoproc_scheduler.accounting import AccountView, TurnEnded
 from vcoproc_scheduler.core import CoprocSchedulerCore
 from vcoproc_scheduler.events import (
     AddVcoproc,
@@ -146,7 +147,10 @@ class Transcript:
                 return Faulted(number(flags[0]), 1, 0, "test", now_ns)
             case "drop":
                 why = flags[2] if len(flags) > 2 else "NOT_RUNNABLE"
-                return GrantDropped(number(flags[0]), number(flags[1]), why, now_ns)
+                refused_ns = duration_ns(values.get("in-refused", "0us"))
+                return GrantDropped(
+                    number(flags[0]), number(flags[1]), why, now_ns, refused_ns, int(refused_ns > 0)
+                )
             case "report":
                 return self._report(flags, values)
         raise AssertionError(f"no such command: {verb}")
@@ -156,6 +160,7 @@ class Transcript:
         phases = {
             name: duration_ns(values.get(name, "0us")) for name in ("refused", "save", "restore")
         }
+        in_refused_ns = duration_ns(values.get("in-refused", "0us"))
         return Report(
             grant=0,
             vcoproc=old,
@@ -174,6 +179,8 @@ class Transcript:
             restore_ns=phases["restore"],
             ended_ns=self.now_ns,
             next_began_ns=self.now_ns + sum(phases.values()) if new else 0,
+            switch_in_refused_ns=in_refused_ns,
+            switch_in_refusals=1 if in_refused_ns else 0,
         )
 
     def _changes(self) -> list[str]:
@@ -226,7 +233,7 @@ class Transcript:
             over = show_ns(account.overtime_ns)
             lines.append(
                 f"{self._time()}v{each.vcoproc} {text} overtime={over} "
-                f"wakes={account.wakes} switches={account.switches}"
+                f"wakes={account.wakes} switches={account.switches}{_refusals(account)}"
             )
         return lines
 
@@ -238,3 +245,13 @@ class Transcript:
             f"v{each.vcoproc} (v{each.current} has it)"
             for each in found
         ]
+
+
+def _refusals(account: AccountView) -> str:
+    """Of those to leave and those at switch-in, if there were any: how many, and how long."""
+    text = ""
+    for name, figures in (("out", account.refusals), ("in", account.switch_in_refusals)):
+        if figures.count:
+            text += f" {name}={figures.count}:{show_ns(figures.total_ns)}"
+            text += f" (gave up {figures.given_up_count})" if figures.given_up_count else ""
+    return text

@@ -71,8 +71,9 @@ def check_edges(world: World) -> None:
         for node in world.coprocs.values()
         if isinstance(node.platform, FakePlatform)
     )
-    merged = sum(node.edges_merged for node in world.coprocs.values())
-    assert pulses == world.router.edges_taken + merged, "an edge was lost or doubled"
+    sides = [node.router_side for node in world.coprocs.values()]
+    ended = sum(side.merged + side.gone - side.brought for side in sides)
+    assert pulses == world.router.edges_taken + ended, "an edge was lost or doubled"
 
 
 def jain(values: list[int]) -> float:

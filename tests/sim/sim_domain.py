@@ -132,7 +132,7 @@ class Driver:
             return
         self._sent += 1
         self._waiting.append((self._sent, message, then))
-        self.world.note(f"driver {self.vcoproc_id} {message}")
+        self.world.note("driver", self.vcoproc_id, message)
         self.link.to_server(message)
 
     def message(self, message: Message) -> None:
@@ -289,5 +289,5 @@ class DomainNode:
 
     def eoi(self, vcoproc_id: int, line: int) -> None:
         if self.irq is not None and self.irq.up and vcoproc_id in self.drivers:
-            self.world.note(f"domain {self.domid} EOI {vcoproc_id}.{line}")
+            self.world.note("domain", self.domid, "EOI", vcoproc_id, line)
             self.irq.to_server(Eoi(irq_of(vcoproc_id, line)))

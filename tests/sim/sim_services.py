@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from vcoproc.limits import US
 from vcoproc.testing.clock import Timer
 from vcoproc.testing.network import SimLink
-from vcoproc.wire.messages import Eoi, LineEdge, LineEnable, LineLevel, LineSync, Message
+from vcoproc.wire.messages import Eoi, Fence, LineEdge, LineEnable, LineLevel, LineSync, Message
 from vcoproc_irq_router.core import IrqRouterCore
 from vcoproc_irq_router.events import (
     CoprocDown,
@@ -35,6 +35,7 @@ from vcoproc_scheduler.events import Event as SchedulerEvent
 from vcoproc_scheduler.policies.loader import load_catalogue
 
 if TYPE_CHECKING:
+    from sim_base import Simulation
     from sim_world import World
 
 CATALOGUE = load_catalogue(())
@@ -43,7 +44,7 @@ CATALOGUE = load_catalogue(())
 class SchedulerNode:
     """The scheduler of one coproc."""
 
-    def __init__(self, world: World, coproc: str, algorithm: SetAlgorithm) -> None:
+    def __init__(self, world: Simulation, coproc: str, algorithm: SetAlgorithm) -> None:
         self.world = world
         self.coproc = coproc
         self.link: SimLink | None = None
@@ -63,14 +64,14 @@ class SchedulerNode:
         self.core = self._new_core()
 
     def step(self, event: SchedulerEvent) -> None:
-        self.world.note(f"scheduler {self.coproc} {event}")
+        self.world.note("scheduler", self.coproc, event)
         for effect in self.core.step(event, self.world.now_ns):
             if isinstance(effect, TurnEnded):
                 self.turns.append(effect)
             elif isinstance(effect, FellBack):
                 self.fallbacks.append(effect)
             elif isinstance(effect, Message) and self.link is not None:
-                self.world.note(f"scheduler -> {self.coproc} {effect}")
+                self.world.note("scheduler ->", self.coproc, effect)
                 self.link.to_client(effect)
         self._arm()
 
@@ -104,13 +105,13 @@ class RouterNode:
         self._room = room
 
     def step(self, event: RouterEvent) -> None:
-        self.world.note(f"router {event}")
+        self.world.note("router", event)
         for effect in self.core.step(event, self.world.now_ns):
             if isinstance(effect, SendInject):
-                self.world.note(f"router -> domain {effect.domid} {effect.message}")
+                self.world.note("router -> domain", effect.domid, effect.message)
                 self.domain_links[effect.domid].to_client(effect.message)
             elif isinstance(effect, SendResample):
-                self.world.note(f"router -> {effect.coproc} {effect.message}")
+                self.world.note("router ->", effect.coproc, effect.message)
                 self.coproc_links[effect.coproc].to_client(effect.message)
         for domid in list(self.core.starved):
             self.world.clock.call_after(50 * US, partial(self._give_room, domid))
@@ -120,6 +121,9 @@ class RouterNode:
             self.step(DomainRoom(domid, self.world.random.randint(*self._room)))
 
     def coproc_message(self, coproc: str, message: Message) -> None:
+        if isinstance(message, Fence):
+            self.coproc_links[coproc].to_client(message)
+            return
         assert isinstance(message, LineLevel | LineEdge | LineSync)
         if isinstance(message, LineEdge):
             self.edges_taken += 1

@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable, Mapping
-from random import Random
 
+from sim_base import Simulation
 from sim_coproc import CoprocNode
 from sim_domain import DomainNode, Driver, Work, irq_of
-from sim_services import RouterNode, SchedulerNode
+from sim_services import RouterNode
 
 from vcoproc.limits import MS, US
-from vcoproc.testing.clock import VirtualClock
-from vcoproc.testing.network import PERFECT, End, Faults, SimLink, SimNetwork
+from vcoproc.testing.network import PERFECT, End, Faults, SimLink
 from vcoproc_irq_router.events import AddDomain, MapLines, MappedLine, UnmapLines
 from vcoproc_scheduler.events import AddVcoproc, RemoveVcoproc, SetAlgorithm
 from vcoproc_sim.platforms.api import ContextSpec, Platform, Trigger
@@ -28,20 +27,15 @@ from vcoproc_sim.testing.fake_platform import (
 STORY_LINES = 60
 
 
-class World:
+class World(Simulation):
     """Everything, and the toolstack's part played by a few functions.
 
-    seed: of everything that is random. destroyed_of: vcoprocs that each domain once had.
+    destroyed_of: vcoprocs that each domain once had.
     """
 
     def __init__(self, seed: int, faults: Faults = PERFECT) -> None:
-        self.seed = seed
-        self.random = Random(seed)
-        self.clock = VirtualClock()
-        self.network = SimNetwork(self.clock, seed ^ 0x5EED, faults)
+        super().__init__(seed, faults)
         self.router = RouterNode(self)
-        self.coprocs: dict[str, CoprocNode] = {}
-        self.schedulers: dict[str, SchedulerNode] = {}
         self.domains: dict[int, DomainNode] = {}
         self.home: dict[int, tuple[int, str]] = {}
         """Domain and coproc of each vcoproc."""
@@ -54,16 +48,9 @@ class World:
         self._last_vcoproc = 0
         self.router.on_edge = lambda coproc: self.coprocs[coproc].edge_arrived()
 
-    @property
-    def now_ns(self) -> int:
-        return self.clock.now_ns
-
-    def between(self, bounds: tuple[int, int]) -> int:
-        return self.random.randint(*bounds)
-
-    def note(self, text: str) -> None:
+    def note(self, *what: object) -> None:
         """One line of the trace."""
-        line = f"{self.now_ns} {text}"
+        line = " ".join(map(str, (self.now_ns, *what)))
         self.events += 1
         self._hash.update(line.encode())
         self.story.append(line)
@@ -82,6 +69,7 @@ class World:
         algorithm: str = "rr",
         parameters: Mapping[str, int] | None = None,
         make_platform: Callable[[StepClock], Platform] | None = None,
+        wrap: Callable[[Platform, StepClock], Platform] | None = None,
     ) -> CoprocNode:
         if make_platform is None:
             costs = Costs(instruction_ns=10, run_ns=1 * US)
@@ -89,14 +77,8 @@ class World:
             def make_platform(clock: StepClock) -> Platform:
                 return FakePlatform(clock, costs=costs)
 
-        node = self.coprocs[name] = CoprocNode(self, name, make_platform)
         chosen = SetAlgorithm(algorithm, slice_ns, refusal_ns, dict(parameters or {}))
-        scheduler = self.schedulers[name] = SchedulerNode(self, name, chosen)
-        node.schedule = scheduler.link = self.network.connect(
-            f"schedule-{name}",
-            End(node.schedule_message, node.schedule_is_up, node.schedule_is_down),
-            End(scheduler.message, scheduler.up, scheduler.down),
-        )
+        node = self.add_scheduled(name, make_platform, chosen, wrap=wrap)
         router = self.router
         node.irq = router.coproc_links[name] = self.network.connect(
             f"irq-{name}",
@@ -210,7 +192,7 @@ class World:
         """The domain goes away with all it knew, and comes back later as a new one."""
         domain = self.domains[domid]
         domain.epoch += 1
-        self.note(f"domain {domid} crashes")
+        self.note("domain", domid, "crashes")
         for driver in domain.drivers.values():
             driver.crash()
             if driver.link is not None:
@@ -220,7 +202,7 @@ class World:
 
     def restart_scheduler(self, coproc: str) -> None:
         scheduler = self.schedulers[coproc]
-        self.note(f"scheduler {coproc} restarts")
+        self.note("scheduler", coproc, "restarts")
         assert scheduler.link is not None
         scheduler.link.cut()
         scheduler.restart()
@@ -232,18 +214,3 @@ class World:
                     scheduler.step(AddVcoproc(vcoproc_id, {}))
 
         self.clock.call_after(self.between((100 * US, 5 * MS)), add_all)
-
-    # --- checking ---------------------------------------------------------------------------------
-
-    def check_coproc(self, node: CoprocNode) -> None:
-        """After every round: one owner, and its tables."""
-        node.executor.check_invariants()
-        turn = node.executor.turn
-        owner = turn.vcoproc.id if turn is not None else None
-        platform = node.platform
-        if isinstance(platform, FakePlatform):
-            assert platform.owner == owner
-            assert platform.stage2 == owner
-
-    def run(self, duration_ns: int) -> None:
-        self.clock.advance(duration_ns)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -17,8 +18,10 @@ from sim_world import World
 from vcoproc.limits import MS, US, S
 from vcoproc.model.run_state import RunState
 from vcoproc.testing.network import PERFECT, Faults
-from vcoproc_sim.platforms.api import Busy, Done, Failed, SwitchResult
-from vcoproc_sim.testing.fake_platform import FakePlatform, Then
+from vcoproc_sim.platforms.api import Busy, Done, Failed, Platform, SwitchResult
+from vcoproc_sim.platforms.refusals import RefusalPlan
+from vcoproc_sim.platforms.refuse import Refuse
+from vcoproc_sim.testing.fake_platform import FakePlatform, StepClock, Then
 
 SEEDS = [int(os.environ["SEED"])] if os.environ.get("SEED") else list(range(1, 21))
 BAD = Faults(
@@ -51,10 +54,15 @@ def refusing(world: World, chance_percent: int) -> Callable[[int], SwitchResult]
     return rule
 
 
-def make_world(seed: int, faults: Faults) -> World:
+def make_world(seed: int, faults: Faults, plan: RefusalPlan | None = None) -> World:
+    """plan: the coprocs are of the platform that refuses so, and give up after 2 ms."""
     world = World(seed, faults)
     for name in ("dsp0", "dsp1"):
-        world.add_coproc(name)
+        if plan is None:
+            world.add_coproc(name)
+        else:
+            wrap = partial(wrapped, replace(plan, seed=seed))
+            world.add_coproc(name, refusal_ns=2 * MS, wrap=wrap)
     for domid in (1, 2, 3):
         world.add_domain(domid)
     for domid, coproc, work in (
@@ -67,6 +75,10 @@ def make_world(seed: int, faults: Faults) -> World:
     ):
         world.add_vcoproc(domid, coproc, work)
     return world
+
+
+def wrapped(plan: RefusalPlan, inner: Platform, clock: StepClock) -> Platform:
+    return Refuse(inner, plan, clock)
 
 
 def trouble(world: World) -> None:
@@ -132,6 +144,29 @@ def all_done(world: World) -> bool:
 def test_nothing_is_lost_and_all_gets_done(seed: int) -> None:
     world = make_world(seed, BAD)
     played(world, lambda: safety_then_liveness(world))
+
+
+@pytest.mark.parametrize("seed", SEEDS[:8])
+@pytest.mark.parametrize("at", ["in", "both"])
+def test_nothing_is_lost_by_a_coprocessor_that_refuses_at_switch_in(at: str, seed: int) -> None:
+    """And that for longer than its bound every third time, on top of all other trouble."""
+    plan = RefusalPlan(
+        kind="uniform",
+        min_ns=1 * US,
+        max_ns=3 * MS,
+        percent=50,
+        at_out=at == "both",
+        at_in=True,
+        saves=True,
+    )
+    world = make_world(seed, BAD, plan)
+    played(world, lambda: safety_then_liveness(world))
+    accounts = [
+        each.account
+        for scheduler in world.schedulers.values()
+        for each in scheduler.core.view(world.now_ns).vcoprocs
+    ]
+    assert any(account.switch_in_refusals.given_up_count for account in accounts)
 
 
 def test_the_same_seed_gives_the_same_run() -> None:

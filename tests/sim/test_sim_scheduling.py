@@ -27,14 +27,22 @@ SETTLE_NS = 20 * MS
 HOG = Work(jobs=None, length=(60_000, 65_000), think_ns=(1, 1), ahead=4)
 TOGGLER = Work(jobs=None, length=(1, 3), think_ns=(1, 5 * US))
 """Sleeps and wakes as fast as a driver can make it."""
+SLICER = Work(jobs=None, length=(49_000, 50_000), think_ns=(1, 5 * US))
+"""The same, a little before the end of a slice of half a millisecond."""
+RUNNER = Work(jobs=None, length=(1_000, 65_000), think_ns=(1, 300 * US))
+"""Runs and sleeps for as long as it likes."""
 
 
 def make_world(
-    algorithm: str, vcoprocs: list[tuple[Work, Mapping[str, int]]], **parameters: int
+    algorithm: str,
+    vcoprocs: list[tuple[Work, Mapping[str, int]]],
+    *,
+    slice_ns: int = SLICE_NS,
+    **parameters: int,
 ) -> World:
     """One coproc; a domain for each vcoproc, numbered from 1 as the vcoprocs are."""
     world = World(len(vcoprocs), LINKS)
-    world.add_coproc("dsp0", slice_ns=SLICE_NS, algorithm=algorithm, parameters=parameters)
+    world.add_coproc("dsp0", slice_ns=slice_ns, algorithm=algorithm, parameters=parameters)
     for domid, (work, own) in enumerate(vcoprocs, 1):
         world.add_domain(domid)
         world.add_vcoproc(domid, "dsp0", work, parameters=own)
@@ -72,12 +80,29 @@ def test_equals_get_equal_shares(algorithm: str) -> None:
     assert jain(list(ran(world, 1000 * MS).values())) >= 0.999
 
 
-def test_a_toggler_gains_nothing_over_its_share() -> None:
-    world = make_world("credit", [(HOG, {}), (HOG, {}), (TOGGLER, {})])
+@pytest.mark.parametrize(
+    ("toggler", "weights"),
+    [
+        (TOGGLER, (256, 256, 256)),
+        (TOGGLER, (512, 256, 1024)),
+        (SLICER, (256, 256, 256)),
+        (SLICER, (256, 512, 512)),
+        (RUNNER, (256, 256, 256)),
+        (RUNNER, (256, 128)),
+    ],
+)
+def test_a_toggler_gains_nothing_over_its_share(toggler: Work, weights: tuple[int, ...]) -> None:
+    """The last one of them: at most one percent of its share."""
+    works = [HOG] * (len(weights) - 1) + [toggler]
+    vcoprocs: list[tuple[Work, Mapping[str, int]]] = [
+        (work, {"weight": each}) for work, each in zip(works, weights, strict=True)
+    ]
+    world = make_world("credit", vcoprocs, slice_ns=SLICE_NS // 2)
     duration_ns = 1000 * MS
-    times = ran(world, duration_ns)
-    assert times[3] <= duration_ns * (1 / 3 + 0.01)
-    assert jain([times[1], times[2]]) >= 0.999
+    *hogs_ns, toggler_ns = ran(world, duration_ns).values()
+    assert toggler_ns * sum(weights) <= duration_ns * weights[-1] * 101 // 100
+    shares = [ran_ns // weight for ran_ns, weight in zip(hogs_ns, weights[:-1], strict=True)]
+    assert jain(shares) >= 0.999
 
 
 def test_a_cap_holds_though_nobody_else_wants_the_coprocessor() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vcoproc import limits
-from vcoproc.config import DomainConfig, VcoprocConfig, parse_domain, read_domain_file
+from vcoproc.config import DomainConfig, Origin, VcoprocConfig, parse_domain, read_domain_file
 from vcoproc.config.problems import Problems
 from vcoproc.config.xlcfg import XlList, XlNumber, XlString, XlValue, parse_settings
 from vcoproc.errors import InvalidConfig, NotFound
@@ -131,7 +131,65 @@ def test_a_commented_file_of_xen_is_read_and_foreign_keys_are_named() -> None:
     assert all(lines[line - 1].startswith(f"{key} = ") for key, line in domain.unknown_keys)
 
 
+def test_key_that_xen_does_not_have_is_warned_of() -> None:
+    domain = parse_domain("name='d'\nvcoprocs=[]\nmaxmem=8\nserail='pty'\nMemory=3\nzzz=1", "d")
+    assert [key for key, _ in domain.unknown_keys] == [
+        "vcoprocs", "maxmem", "serail", "Memory", "zzz",
+    ]  # fmt: skip
+    assert domain.warnings == (
+        (2, "vcoprocs", "is no key of xl.cfg(5); did you mean 'vcoproc'?"),
+        (4, "serail", "is no key of xl.cfg(5); did you mean 'serial'?"),
+        (5, "Memory", "is no key of xl.cfg(5); did you mean 'memory'?"),
+        (6, "zzz", "is no key of xl.cfg(5)"),
+    )
+
+
+def test_no_more_warnings_are_listed_than_problems() -> None:
+    many = "\n".join(f"q{i}q = 1" for i in range(300))
+    domain = parse_domain(f"name = 'd'\n{many}", "d")
+    assert (len(domain.warnings), len(domain.unknown_keys)) == (limits.CONFIG_PROBLEMS_MAX, 300)
+
+
+@pytest.mark.parametrize(
+    ("text", "action", "difference"),
+    [
+        ("destroy", "destroy", ""),
+        ("restart", "restart", ""),
+        ("rename-restart", "restart", "not kept under another name"),
+        ("preserve", "preserve", ""),
+        ("coredump-destroy", "destroy", "no core dump"),
+        ("coredump-restart", "restart", "no core dump"),
+        ("soft-reset", "restart", "restarted"),
+    ],
+)
+def test_what_follows_the_end_of_a_domain(text: str, action: str, difference: str) -> None:
+    for key in ("on_poweroff", "on_reboot", "on_crash"):
+        domain = parse_domain(f"name = 'd'\n{key} = '{text}'", "dom.cfg")
+        ends = {"on_poweroff": "preserve", "on_reboot": "restart", "on_crash": "preserve"}
+        assert {name: getattr(domain, name) for name in ends} == {**ends, key: action}
+        assert [(line, what) for line, what, _ in domain.warnings] == [(2, key)] * bool(difference)
+        assert difference in "".join(why for _, _, why in domain.warnings)
+        assert domain.unknown_keys == ()
+
+
+@pytest.mark.parametrize("value", ["'reboot'", "''", "1", "['destroy']"])
+def test_action_that_xl_does_not_know_is_refused(value: str) -> None:
+    line, what, why = the_problem(f"name = 'd'\non_crash = {value}")
+    assert (line, what) == (2, "on_crash")
+    assert "must be one of destroy, restart, rename-restart, preserve, coredump" in why
+
+
+def test_where_each_setting_is_given_is_kept() -> None:
+    source = "name = 'd'\n\nvcpus = 2\non_crash = 'restart'\nvcoproc = ['coproc=a']\n"
+    assert parse_domain(source, "dom.cfg").origins == (
+        Origin("name", "dom.cfg", 1),
+        Origin("on_crash", "dom.cfg", 4),
+        Origin("vcoproc", "dom.cfg", 5),
+    )
+
+
 SYNTAX = [
+    ("x = (1)", 2, "xl reads no Python"),
     ("x = ", 2, "expected a value, not the end of the line"),
     ("x", 2, "expected = after x"),
     ("x = yes", 2, "'yes' must be in quotes"),
@@ -195,26 +253,6 @@ def test_good_names(name: str) -> None:
 )
 def test_bad_names(name: str) -> None:
     assert the_problem(f'\nname = "{name}"')[:2] == (2, "name")
-
-
-def test_what_follows_is_that_of_xl_or_the_nearest_there_is() -> None:
-    def endings(text: str) -> tuple[str, str]:
-        domain = parse_domain(f"name = 'd'\n{text}", "dom.cfg")
-        return domain.on_poweroff, domain.on_crash
-
-    assert endings("") == ("preserve", "preserve"), "unlike in xl nothing is destroyed unasked"
-    assert endings("on_poweroff = 'destroy'; on_crash = 'restart'") == ("destroy", "restart")
-    assert endings("on_crash = 'preserve'") == ("preserve", "preserve")
-    assert endings("on_crash = 'coredump-restart'") == ("preserve", "restart")
-    assert endings("on_crash = 'coredump-destroy'") == ("preserve", "destroy")
-    assert endings("on_poweroff = 'rename-restart'") == ("restart", "preserve")
-
-
-@pytest.mark.parametrize("value", ["'soft-reset'", "'Destroy'", "''", "1", "['destroy']"])
-def test_what_cannot_follow_is_refused(value: str) -> None:
-    line, key, why = the_problem(f"name = 'd'\non_crash = {value}")
-    assert (line, key) == (2, "on_crash")
-    assert why.startswith("must be one of destroy, restart, preserve, ")
 
 
 def test_name_is_needed_and_must_be_a_string() -> None:

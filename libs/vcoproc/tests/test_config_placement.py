@@ -25,6 +25,8 @@ from vcoproc.config import (
     read_system_file,
     resolve,
 )
+from vcoproc.config.dts_writer import write_source
+from vcoproc.config.guest_tree import GuestLine, GuestRange, GuestVcoproc, guest_tree
 from vcoproc.errors import InvalidConfig
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -192,12 +194,32 @@ def test_examples_fit_their_trees() -> None:
 
 def test_what_the_reference_shows_is_right() -> None:
     text = (EXAMPLES.parent / "docs" / "configuration.md").read_text(encoding="utf-8")
-    (tree,) = re.findall(r"```dts\n(.*?)```", text, re.DOTALL)
+    tree, first, guest = re.findall(r"```dts\n(.*?)```", text, re.DOTALL)
     (source,) = re.findall(r"```\n(name = .*?)```", text, re.DOTALL)
     domain = parse_domain(source, "configuration.md")
     audio, video = assign_addresses(domain, resolve(parse_system(tree, "t"), domain))
     assert (ipas(audio), irqs(audio)) == ([0x0A00_0000, 0x0A00_1000], [64, 65, 66])
     assert (ipas(video), irqs(video)) == ([0x0A10_0000, 0x0B00_0000], [80, 81, 82])
+    end = "            };\n        };\n    };\n    soc"
+    assert tree.count(end) == 1
+    system = parse_system(tree.replace(end, "            };\n" + first + end[15:]), "t")
+    assert system.first_domain is not None
+    assert [(v.name, v.irq_base, v.params) for v in system.first_domain.vcoprocs] == [
+        ("audio", 64, (("weight", 512),))
+    ]
+    shown = GuestVcoproc(
+        name="audio",
+        coproc=audio.coproc,
+        compatible=system.coprocs[0].compatible,
+        ranges=tuple(
+            GuestRange(r.name, r.ipa, r.size_bytes, r.name == "mbox") for r in audio.ranges
+        ),
+        lines=tuple(GuestLine(i.name, 64 + n, n != 1) for n, i in enumerate(audio.irqs)),
+        clock_hz=system.coprocs[0].clock_hz,
+        private_bytes=system.coprocs[0].private_bytes,
+    )
+    memory = [(limits.GUEST_RAM_BASE_IPA, domain.memory_bytes)]
+    assert write_source(guest_tree([shown], memory)) == guest
 
 
 def number(low: int, high: int, step: int) -> st.SearchStrategy[int]:

@@ -18,11 +18,10 @@ from vcoproc.runtime.link import (
     LinkClient,
     LinkDown,
     LinkEvent,
-    LinkServer,
     LinkUp,
-    Peer,
     Received,
 )
+from vcoproc.runtime.link_server import LinkServer, Peer
 from vcoproc.wire import session as session_module
 from vcoproc.wire.codec import decode, encode
 from vcoproc.wire.messages import Eoi, Hello, Message, Reject, Role, Welcome

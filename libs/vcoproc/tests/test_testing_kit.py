@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from vcoproc.limits import MS, US
+from vcoproc.errors import RemoteProtocolError
+from vcoproc.limits import IRQ_CREDIT, MS, US
 from vcoproc.testing.clock import VirtualClock
 from vcoproc.testing.network import End, Faults, SimNetwork
 from vcoproc.wire.messages import Message, Sleep, Wake
@@ -111,7 +112,19 @@ def test_the_same_seed_gives_the_same_faults(seed: int) -> None:
     assert run(seed) != run(seed + 100)
 
 
-def test_only_what_can_be_sent_is_sent() -> None:
+def test_only_what_can_be_sent_arrives() -> None:
     two = Two(1, Faults(through_codec=True))
-    with pytest.raises(Exception):  # noqa: B017  whatever the codec says
-        two.link.to_server(Wake("one", 0, False))  # type: ignore[arg-type]
+    two.link.to_server(Wake("one", 0, False))  # type: ignore[arg-type]
+    with pytest.raises(RemoteProtocolError):
+        two.clock.advance(1 * MS)
+
+
+def test_what_has_no_credit_waits_for_it() -> None:
+    two = Two(1, Faults(delay_ns=(10, 10), through_codec=True))
+    numbers = range(1, 2 * IRQ_CREDIT)
+    for number in numbers:
+        two.link.to_server(wake(number))
+    two.clock.advance(10)
+    assert two.server == ["up", *(wake(number) for number in numbers[:IRQ_CREDIT])]
+    two.clock.advance(1000)
+    assert two.server == ["up", *(wake(number) for number in numbers)]

@@ -392,7 +392,7 @@ def test_misuse_is_refused_and_changes_nothing() -> None:
         with pytest.raises(WrongState):
             platform.destroy_context(1)
         with pytest.raises(WrongState):
-            platform.snapshot(1)
+            platform.snapshot(1, 0)
         with pytest.raises(WrongState):
             platform.switch_to(2)
         with pytest.raises(WrongState):
@@ -513,16 +513,16 @@ def test_a_snapshot_continues_in_another_engine_exactly() -> None:
         busy_guest(rig)
         rig.run(12_345)
         rig.switch(None)
-        blob = rig.platform.snapshot(1)
+        blob = rig.snapshot(1)
         twin = other.guests[0]
-        twin.ram[:] = rig.guests[0].ram[:]
-        other.platform.restore(1, blob)
-        assert other.platform.snapshot(1) == blob
+        twin.ram[:], twin.mbox[:] = rig.guests[0].ram[:], rig.guests[0].mbox[:]
+        other.restore(1, blob)
+        assert other.snapshot(1) == blob
         for each in (rig, other):
             each.switch(each.guests[0])
             each.run(54_321)
             each.switch(None)
-        assert rig.platform.snapshot(1) == other.platform.snapshot(1)
+        assert rig.snapshot(1) == other.snapshot(1)
         assert rig.guests[0].ram[:] == twin.ram[:]
         assert twin.mbox[:] == rig.guests[0].mbox[:]
         assert twin.word(OUT) > 10  # SysTick went on
@@ -533,24 +533,24 @@ def test_snapshot_restore_undoes_what_happened_since() -> None:
         busy_guest(rig)
         rig.run(7_000)
         rig.switch(None)
-        blob = rig.platform.snapshot(1)
+        blob = rig.snapshot(1)
         rig.switch(rig.guests[0])
         rig.run(999)
         rig.write("IRQ_ENABLE", 3)
         rig.switch(None)
-        assert rig.platform.snapshot(1) != blob
-        rig.platform.restore(1, blob)
-        assert rig.platform.snapshot(1) == blob
+        assert rig.snapshot(1) != blob
+        rig.restore(1, blob)
+        assert rig.snapshot(1) == blob
 
 
 def test_a_snapshot_holds_nothing_of_other_contexts() -> None:
     with Rig(2) as rig:
-        fresh = rig.platform.snapshot(2)
+        fresh = rig.snapshot(2)
         busy_guest(rig)
         rig.run(5_000)
-        assert rig.platform.snapshot(2) == fresh
+        assert rig.snapshot(2) == fresh
         rig.add(3)
-        third = rig.platform.snapshot(3)
+        third = rig.snapshot(3)
         assert third == fresh
 
 
@@ -566,13 +566,13 @@ def busy() -> Iterator[Rig]:
 
 @given(data=st.data())
 def test_a_damaged_snapshot_is_refused_and_changes_nothing(busy: Rig, data: st.DataObject) -> None:
-    blob = busy.platform.snapshot(1)
+    blob = busy.snapshot(1)
     place = data.draw(st.integers(0, len(blob) - 1))
     cut = data.draw(st.booleans())
     bad = blob[:place] if cut else blob[:place] + bytes([blob[place] ^ 1]) + blob[place + 1 :]
     with pytest.raises(InvalidArgument):
-        busy.platform.restore(1, bad)
-    assert busy.platform.snapshot(1) == blob
+        busy.restore(1, bad)
+    assert busy.snapshot(1) == blob
 
 
 JUNK: st.SearchStrategy[object] = st.one_of(
@@ -588,8 +588,9 @@ JUNK: st.SearchStrategy[object] = st.one_of(
 @given(data=st.data())
 def test_a_forged_snapshot_is_refused_or_harmless(busy: Rig, data: st.DataObject) -> None:
     """Whoever can write snapshots can give them a right checksum too."""
-    good = busy.platform.snapshot(1)
-    head, body = good[:10], msgpack.unpackb(good[14:], strict_map_key=False)
+    good = busy.snapshot(1)
+    end = 18 + struct.unpack_from("<I", good, 14)[0]
+    head, body = good[:10], msgpack.unpackb(good[18:end], strict_map_key=False)
     spot = body
     while True:
         keys = list(spot) if isinstance(spot, dict) else list(range(len(spot)))
@@ -600,20 +601,21 @@ def test_a_forged_snapshot_is_refused_or_harmless(busy: Rig, data: st.DataObject
             break
         spot = spot[key]
     packed = msgpack.packb(body)
+    rest = struct.pack("<I", len(packed)) + packed + good[end:]
     try:
-        busy.platform.restore(1, head + struct.pack("<I", zlib.crc32(packed)) + packed)
+        busy.restore(1, head + struct.pack("<I", zlib.crc32(rest)) + rest)
     except InvalidArgument:
-        assert busy.platform.snapshot(1) == good
+        assert busy.snapshot(1) == good
         return
     busy.switch(busy.guests[0])
     assert 0 <= busy.run(500, now_ns=1).instructions <= 500
     busy.switch(None)
-    busy.platform.restore(1, good)
+    busy.restore(1, good)
 
 
 def test_a_snapshot_of_another_private_size_is_refused() -> None:
     with Rig(private_bytes=4096) as small, Rig(private_bytes=8192) as large:
-        blob = small.platform.snapshot(1)
+        blob = small.snapshot(1)
         with pytest.raises(InvalidArgument, match="private"):
-            large.platform.restore(1, blob)
-        assert large.platform.snapshot(1) != blob
+            large.restore(1, blob)
+        assert large.snapshot(1) != blob

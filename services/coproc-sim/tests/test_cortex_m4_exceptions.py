@@ -590,6 +590,26 @@ def test_the_timer_goes_on_while_an_idle_context_is_out_and_stands_while_it_is_p
         assert registers(rig, "r5") == [1]
 
 
+def test_a_timer_goes_on_in_another_engine_from_where_it_stood() -> None:
+    """Whatever that one's clock says, and also when cycles are no whole nanoseconds."""
+    t = ticking(2999, code()).label("loop").wfi().b("loop").label("tick").adds(5, 1).bx(14)
+    with Rig(clock_hz=3_000_000) as rig, Rig(clock_hz=3_000_000) as other:
+        rig.start(t, {TICK: "tick"})
+        due_ns = rig.run(1000, now_ns=70).wake_after_ns
+        assert due_ns is not None
+        rig.switch(None)
+        blob = rig.snapshot(1, now_ns=70 + 400_123)
+        other.guests[0].ram[:] = rig.guests[0].ram[:]
+        other.restore(1, blob, now_ns=5_000_000_000)
+        assert other.snapshot(1, now_ns=5_000_000_000) == blob
+        other.switch(other.guests[0])
+        left_ns = due_ns - 400_123
+        early = other.run(1000, now_ns=5_000_000_000 + left_ns - 1)
+        assert (early.reason, early.instructions) == (StopReason.IDLE, 0)
+        other.run(1000, now_ns=5_000_000_000 + left_ns)
+        assert registers(other, "r5") == [1]
+
+
 def test_many_short_looks_at_an_idle_core_lose_no_time() -> None:
     with Rig(clock_hz=3_000_000) as rig:
         t = ticking(2999, code()).label("loop").wfi().b("loop").label("tick").adds(5, 1).bx(14)

@@ -335,14 +335,31 @@ def test_hardware_that_refuses_the_next_one_is_reported_empty(rig: CoreRig) -> N
     rig.clear()
     rig.run(200 * US)
     entered = last_report(rig)
+    assert rig.to_scheduler == [entered]
     assert (entered.vcoproc, entered.next_vcoproc, entered.next_grant) == (0, 2, number)
-    assert entered.refusals == 0, "nobody refused to leave"
+    assert (entered.refusals, entered.refused_ns) == (0, 0), "nobody refused to leave"
     assert entered.next_began_ns == entered.ended_ns + entered.mmu_ns + entered.restore_ns
     assert entered.ended_ns >= told_ns + 150 * US
+    assert entered.switch_in_refusals == 2
+    left_ns = report.ended_ns + report.refused_ns + report.save_ns
+    assert entered.switch_in_refused_ns == entered.ended_ns - left_ns, "no time is missing"
     assert [call for call in rig.platform.calls if "switch_to" in call] == [
         "switch_to 2 Busy",
         "switch_to 2 Done",
     ]
+
+
+def test_its_slice_is_whole_and_the_refusal_is_told_once(rig: CoreRig) -> None:
+    rig.platform.enter_script.append(Busy(700 * US))
+    rig.grant(2, slice_ns=1 * MS, now=True)
+    rig.run(800 * US)
+    began_ns = last_report(rig).next_began_ns
+    rig.grant(3)
+    rig.run(2 * MS)
+    report = last_report(rig)
+    assert (report.vcoproc, report.planned_ns, report.refused_ns) == (2, 1 * MS, 0)
+    assert report.ended_ns - began_ns >= 1 * MS
+    assert (report.switch_in_refusals, report.switch_in_refused_ns) == (0, 0)
 
 
 @pytest.mark.parametrize(
@@ -354,57 +371,129 @@ def test_hardware_that_stays_refusing_drops_the_grant_and_not_the_wake(
 ) -> None:
     rig.platform.enter_rule = always(Busy(10 * MS))
     number = rig.grant(2, now=True, refusal_ns=refusal_ns)
+    left_ns = last_report(rig).ended_ns + last_report(rig).save_ns
     rig.clear()
-    began_ns = rig.clock.now_ns
     rig.run(bound_ns - 10 * US)
     assert rig.to_scheduler == []
     rig.run(20 * MS)
     dropped, wake = rig.to_scheduler
     assert isinstance(dropped, GrantDropped)
     assert (dropped.grant, dropped.vcoproc, dropped.why) == (number, 2, "SWITCH_TIMEOUT")
-    assert dropped.clock_ns - began_ns <= bound_ns + rig.platform.costs.mmu_ns
+    assert dropped.refused_ns == dropped.clock_ns - left_ns
+    assert bound_ns <= dropped.refused_ns <= bound_ns + rig.platform.costs.mmu_ns
+    assert dropped.refusals == 2 + (bound_ns - 1) // (10 * MS), "the first and the last, too"
     assert wake == Wake(2, dropped.clock_ns, False)
     assert rig.executor.phase is Phase.EMPTY
     rig.platform.enter_rule = always(Done())
     rig.grant(2)
     assert rig.platform.owner == 2
+    assert last_report(rig).switch_in_refusals == 0
 
 
-@pytest.mark.parametrize("what", ["revoke", "register", "detach", "sleep"])
-def test_the_next_one_goes_while_it_is_being_entered(rig: CoreRig, what: str) -> None:
+@pytest.mark.parametrize(
+    ("what", "whys"),
+    [
+        ("revoke", ["REPLACED"]),
+        ("vacate", ["REPLACED", "EMPTY"]),
+        ("later", ["REPLACED"]),
+        ("unknown", ["NOT_FOUND", "REPLACED"]),
+        ("register", []),
+        ("detach", ["REMOVED"]),
+        ("sleep", ["NOT_RUNNABLE"]),
+        ("late", ["LATE"]),
+        ("fail", ["PLATFORM_FAILURE"]),
+    ],
+)
+def test_the_next_one_goes_while_it_is_being_entered(
+    rig: CoreRig, what: str, whys: list[str]
+) -> None:
+    """Whatever comes of it, the refusal until then is told: once, and as its own."""
     rig.platform.enter_script.extend([Busy(100 * US)] * 3)
-    number = rig.grant(2, now=True)
+    until_ns = rig.clock.now_ns + 180 * US if what == "late" else 0
+    number = rig.grant(2, now=True, until_ns=until_ns)
+    left_ns = last_report(rig).ended_ns + last_report(rig).save_ns
     assert rig.executor.phase.value == "entering"
+    rig.run(120 * US)
     rig.clear()
     match what:
         case "revoke":
             rig.revoke(number)
+        case "vacate":
+            rig.vacate()
+        case "later":
+            rig.grant(2, not_before_ns=rig.clock.now_ns + 1000 * MS)
+        case "unknown":
+            rig.grant(77)
         case "register":
             assert rig.executor.register_message().current == 0
             rig.collect()
         case "detach":
             rig.detach(2)
             assert rig.gone == {2: [False]}
-            assert [dropped.why for dropped in rig.said(GrantDropped)] == ["REMOVED"]
         case "sleep":
             rig.write(2, "CONTROL", 0)
-            rig.run(150 * US)
-            assert [dropped.why for dropped in rig.said(GrantDropped)] == ["NOT_RUNNABLE"]
-    assert rig.executor.phase is Phase.EMPTY
+            assert rig.executor.phase is Phase.EMPTY, "at once: others wait"
+        case "fail":
+            rig.platform.enter_script.clear()
+            rig.platform.enter_script.append(Failed("dead"))
+    rig.run(150 * US)
+    assert [dropped.why for dropped in rig.said(GrantDropped)] == whys
+    told = [each for each in rig.said(GrantDropped) if each.refusals]
+    if whys:
+        (dropped,) = told
+        assert (dropped.grant, dropped.vcoproc, dropped.refusals) == (number, 2, 2)
+        assert dropped.refused_ns == dropped.clock_ns - left_ns
+    assert rig.executor.phase is (Phase.FAILED if what == "fail" else Phase.EMPTY)
     rig.run(1 * MS)
     assert rig.said(Report) == []
     rig.platform.enter_script.clear()
-    rig.grant(1)
-    assert rig.platform.owner == 1
+    if what != "fail":
+        rig.grant(1)
+        assert rig.platform.owner == 1
+        assert last_report(rig).switch_in_refusals == 0
 
 
 def test_another_one_is_granted_while_one_is_being_entered(rig: CoreRig) -> None:
-    rig.platform.enter_script.append(Busy(100 * US))
-    rig.grant(2, now=True)
+    """It does not wait until the first one would have been tried again, nor pays for it."""
+    rig.platform.enter_script.append(Busy(100 * MS))
+    first = rig.grant(2, now=True)
+    rig.run(40 * US)
+    now_ns = rig.clock.now_ns
     number = rig.grant(3)
-    rig.run(200 * US)
-    assert (last_report(rig).next_grant, rig.platform.owner) == (number, 3)
+    assert rig.platform.owner == 3
+    report = last_report(rig)
+    assert (report.next_grant, report.ended_ns, report.switch_in_refusals) == (number, now_ns, 0)
+    (dropped,) = rig.said(GrantDropped)
+    assert (dropped.grant, dropped.vcoproc, dropped.why) == (first, 2, "REPLACED")
+    assert (dropped.clock_ns, dropped.refusals) == (now_ns, 1)
+    assert rig.said(Wake) == [], "the scheduler still takes it for one that waits"
+
+
+def test_each_one_that_is_refused_has_its_own_bound(rig: CoreRig) -> None:
+    rig.platform.enter_rule = always(Busy(100 * US))
+    rig.grant(2, now=True, refusal_ns=2 * MS)
+    rig.run(1500 * US)
+    began_ns = rig.clock.now_ns
+    rig.grant(3, refusal_ns=2 * MS)
+    rig.run(3 * MS)
+    replaced, dropped = rig.said(GrantDropped)
+    assert (replaced.vcoproc, replaced.why) == (2, "REPLACED")
+    assert (dropped.vcoproc, dropped.why) == (3, "SWITCH_TIMEOUT")
+    assert dropped.clock_ns - dropped.refused_ns == began_ns
+    assert dropped.refused_ns >= 2 * MS
+
+
+def test_other_grants_for_it_do_not_give_the_refused_one_more_time(rig: CoreRig) -> None:
+    rig.platform.enter_rule = always(Busy(100 * US))
+    rig.grant(2, now=True, refusal_ns=2 * MS)
+    for _ in range(3):
+        rig.run(500 * US)
+        number = rig.grant(2, refusal_ns=2 * MS)
     assert rig.said(GrantDropped) == []
+    rig.run(600 * US)
+    (dropped,) = rig.said(GrantDropped)
+    assert (dropped.grant, dropped.why) == (number, "SWITCH_TIMEOUT")
+    assert 2 * MS <= dropped.refused_ns < 2 * MS + 1 * US
 
 
 def test_the_one_that_left_comes_back_because_the_other_could_not_enter(rig: CoreRig) -> None:

@@ -23,6 +23,7 @@ from vcoproc.wire.messages import (
     GrantDropped,
     LineEdge,
     LineLevel,
+    LineSync,
     Message,
     Post,
     Read,
@@ -42,6 +43,8 @@ COSTS = Costs()
 IDS = st.integers(1, 3)
 LATE_NS = 20_000 * COSTS.instruction_ns + 3 * (COSTS.save_ns + COSTS.mmu_ns + COSTS.restore_ns)
 """A burst, and switches that a test asked for without letting time pass."""
+REFUSAL_NS_MAX = 5_000 * US
+"""The greatest bound of a refusal in any grant."""
 SHORT = st.integers(0, 2_000)
 """Units of a job: up to 128,000 instructions, six bursts."""
 
@@ -63,6 +66,11 @@ class Model(RuleBasedStateMachine):
         self.rig = CoreRig(costs=COSTS, contexts_max=4, drain_after_ns=150 * US)
         self.rig.platform.force_save = self._force_save  # type: ignore[attr-defined]
         self.force_save_count = 0
+        self.switch_to = self.rig.platform.switch_to
+        self.rig.platform.switch_to = self._switch_to  # type: ignore[method-assign]
+        self.untold: list[tuple[int, int]] = []
+        """Who was not taken in by the hardware, and when; until the scheduler is told."""
+        self.refusals_told = 0
         self.current = 0
         self.believed: set[int] = set()
         self.lines: set[tuple[int, int]] = set()
@@ -75,6 +83,12 @@ class Model(RuleBasedStateMachine):
         self.drivers: dict[int, Driver] = {}
         self.begun: set[int] = set()
         self.gone: list[Driver] = []
+        self.kept: dict[int, bytes] = {}
+        """What was written down of some vcoprocs."""
+        self.still: dict[int, int] = {}
+        """Instructions of those that stand still."""
+        self.unsaid: set[int] = set()
+        """Those whose levels are said when they go on."""
         self.tag = 0
         self.seen = [0, 0, 0]
 
@@ -85,6 +99,12 @@ class Model(RuleBasedStateMachine):
             return Busy(1)
         self.rig.platform.leave_script.appendleft(Done())
         return self.rig.platform.switch_from(vcoproc_id)
+
+    def _switch_to(self, vcoproc_id: int) -> SwitchResult:
+        result = self.switch_to(vcoproc_id)
+        if isinstance(result, Busy):
+            self.untold.append((vcoproc_id, self.rig.clock.now_ns))
+        return result
 
     # --- what happens -----------------------------------------------------------------------------
 
@@ -105,6 +125,32 @@ class Model(RuleBasedStateMachine):
     def detach(self, vcoproc_id: int, deadline_us: int) -> None:
         if vcoproc_id in self.rig.executor.vcoprocs:
             self.rig.detach(vcoproc_id, deadline_us * US)
+
+    @rule(vcoproc_id=IDS, deadline_us=st.sampled_from([0, 50, 1000]))
+    def pause(self, vcoproc_id: int, deadline_us: int) -> None:
+        if vcoproc_id in self.rig.executor.vcoprocs:
+            self.rig.pause(vcoproc_id, deadline_us * US)
+
+    @rule(vcoproc_id=IDS)
+    def resume(self, vcoproc_id: int) -> None:
+        if vcoproc_id in self.rig.executor.vcoprocs:
+            self.rig.resume(vcoproc_id)
+
+    @rule(vcoproc_id=IDS, moving=st.booleans())
+    def write_down(self, vcoproc_id: int, moving: bool) -> None:
+        vcoproc = self.rig.executor.vcoprocs.get(vcoproc_id)
+        if vcoproc is not None and vcoproc.stands_still:
+            self.kept[vcoproc_id] = self.rig.save(vcoproc_id, moving=moving)
+
+    @rule(vcoproc_id=IDS)
+    def put_back(self, vcoproc_id: int) -> None:
+        vcoproc = self.rig.executor.vcoprocs.get(vcoproc_id)
+        if vcoproc is not None and vcoproc.stands_still and vcoproc_id in self.kept:
+            # As a reset: what was rung since is lost.
+            self.drivers[vcoproc_id].resets.append(self.rig._seq + 1)
+            self.unsaid.add(vcoproc_id)
+            self.still.pop(vcoproc_id, None)
+            self.rig.restore(vcoproc_id, self.kept[vcoproc_id])
 
     def _send(self, vcoproc_id: int, message: Message) -> int | None:
         if vcoproc_id not in self.rig.executor.vcoprocs:
@@ -214,6 +260,7 @@ class Model(RuleBasedStateMachine):
         self.rig.collect()
         self._hear()
         self.pending = None
+        self.untold.clear()  # it was told of that before, or never
         assert register.current == self.current
         assert {each[0] for each in register.vcoprocs} == set(self.rig.executor.vcoprocs)
         self.believed = {vcoproc for vcoproc, runnable, _ in register.vcoprocs if runnable}
@@ -274,9 +321,22 @@ class Model(RuleBasedStateMachine):
                 self.believed.discard(message.vcoproc)
             case Faulted():
                 self.believed.discard(message.vcoproc)
+            case GrantDropped(why="REPLACED"):
+                assert self.pending is None or self.pending[0] > message.grant
+                self._refused(
+                    message.vcoproc, message.refusals, message.refused_ns, message.clock_ns
+                )
+            case GrantDropped(0, vcoproc):
+                assert (message.why, vcoproc in self.believed) == ("PAUSED", True)
+                assert vcoproc != self.current
+                self.believed.discard(vcoproc)
             case GrantDropped():
                 assert self.pending == (message.grant, message.vcoproc)
                 self.pending = None
+                if message.refusals:
+                    self._refused(
+                        message.vcoproc, message.refusals, message.refused_ns, message.clock_ns
+                    )
                 not_before_ns, until_ns = self.times.get(message.grant, (0, 0))
                 if message.vcoproc == 0:
                     assert (message.why, self.current) == ("EMPTY", 0)
@@ -287,8 +347,26 @@ class Model(RuleBasedStateMachine):
             case Report():
                 self._report(message)
 
+    def _refused(self, vcoproc: int, count: int, refused_ns: int, until_ns: int) -> None:
+        """What the hardware has said is what the scheduler hears, and about the right one."""
+        answers, self.untold = self.untold[:count], self.untold[count:]
+        assert [each for each, _ in answers] == [vcoproc] * count != []
+        assert self.current == 0, "it was refused while another one was on the hardware"
+        first_ns, last_ns = answers[0][1], answers[-1][1]
+        assert until_ns - refused_ns == first_ns - COSTS.mmu_ns and last_ns <= until_ns
+        assert refused_ns <= REFUSAL_NS_MAX + LATE_NS
+        self.refusals_told += count
+
     def _report(self, report: Report) -> None:
         assert report.vcoproc == self.current
+        if report.switch_in_refusals:
+            assert report.vcoproc == 0, "the hardware was not reported empty"
+            self._refused(
+                report.next_vcoproc,
+                report.switch_in_refusals,
+                report.switch_in_refused_ns,
+                report.ended_ns,
+            )
         if report.vcoproc:
             self.believed.discard(report.vcoproc)
             if report.runnable:
@@ -322,10 +400,15 @@ class Model(RuleBasedStateMachine):
         if isinstance(message, LineEdge):
             self.edges += 1
             return
+        if isinstance(message, LineSync):
+            self.lines = {key for key in self.lines if key[0] != message.vcoproc}
+            self.lines |= {(message.vcoproc, n) for n in range(8) if message.high_mask >> n & 1}
+            self.unsaid.discard(message.vcoproc)
+            return
         assert isinstance(message, LineLevel)
         key = (message.vcoproc, message.line)
-        assert (key in self.lines) != message.high, "that was known"
-        self.lines ^= {key}
+        assert (key in self.lines) != message.high or key[0] in self.unsaid, "that was known"
+        (self.lines.add if message.high else self.lines.discard)(key)
 
     # --- what must be true ------------------------------------------------------------------------
 
@@ -342,11 +425,20 @@ class Model(RuleBasedStateMachine):
             on = rig.platform.owner == vcoproc_id
             registers = context.live if on else context.spec.shadow
             wants = rig.platform._wants(context, registers)
+            if vcoproc.stands_still:
+                assert not on and vcoproc_id not in self.believed
+                before = self.still.setdefault(vcoproc_id, context.instructions)
+                assert context.instructions == before, "it ran while it was paused"
+                if vcoproc_id in self.unsaid:
+                    continue
+            else:
+                self.still.pop(vcoproc_id, None)
             if not on and (wants or vcoproc.replay or vcoproc.held) and not rig.executor.failure:
-                assert vcoproc_id in self.believed, "a wake was lost"
+                assert vcoproc_id in self.believed or vcoproc.paused, "a wake was lost"
             for number, status, enable in rig.executor._switcher.lines._level_lines:
                 high = registers[status] & (registers[enable] if enable is not None else -1) != 0
                 assert ((vcoproc_id, number) in self.lines) == high, "the router is wrong"
+        assert rig.executor.phase is Phase.ENTERING or not self.untold, "a refusal was never told"
         assert self.edges == rig.platform.pulse_count - len(rig.platform._edges)
         assert not rig.platform._edges
         if rig.executor.phase is Phase.EMPTY and self.pending is not None:
@@ -370,6 +462,9 @@ class Model(RuleBasedStateMachine):
         driver = self.drivers.pop(vcoproc_id)
         self.lines = {key for key in self.lines if key[0] != vcoproc_id}
         self.believed.discard(vcoproc_id)
+        self.kept.pop(vcoproc_id, None)
+        self.still.pop(vcoproc_id, None)
+        self.unsaid.discard(vcoproc_id)
         for seq, message in driver.sent:
             if not isinstance(message, Post):
                 assert seq in driver.answered, "gone without an answer"
@@ -380,6 +475,8 @@ class Model(RuleBasedStateMachine):
         rig.platform.leave_script.clear()
         rig.platform.enter_script.clear()
         rig.platform.leave_rule = rig.platform.enter_rule = lambda _vcoproc_id: Done()
+        for vcoproc_id in list(rig.executor.vcoprocs):
+            rig.resume(vcoproc_id)
         rig.run(2 * HOLD_LIMIT_NS if rig.executor.failure else 5000 * US)
         for _ in range(300):
             self.what_they_believe_is_true()
@@ -482,12 +579,26 @@ def _random_event(model: Model, random: Random) -> None:
             model.vacate(random.random() < 0.5, random.choice([0, 300, 5000]))
 
 
+def _pausing_event(model: Model, random: Random) -> None:
+    """What an operator does to a vcoproc."""
+    vcoproc_id = random.randint(1, 3)
+    match random.choices(range(4), (3, 5, 3, 1))[0]:
+        case 0:
+            model.pause(vcoproc_id, random.choice([0, 50, 1000]))
+        case 1:
+            model.resume(vcoproc_id)
+        case 2:
+            model.write_down(vcoproc_id, random.random() < 0.5)
+        case 3:
+            model.put_back(vcoproc_id)
+
+
 @pytest.mark.parametrize("seed", range(30))
 def test_a_long_random_life(seed: int) -> None:
     random = Random(seed)
     model = Model()
     model.start()
-    for _ in range(150):
+    for _ in range(250):
         _random_event(model, random)
         model.what_they_believe_is_true()
         model.answers_keep_their_order()
@@ -499,3 +610,19 @@ def test_a_long_random_life(seed: int) -> None:
     model.teardown()
     calls = " ".join(model.rig.platform.calls)
     assert "Busy" in calls and "Done" in calls, "it was a life without trouble"
+    assert model.refusals_told, "the hardware took everybody in at once"
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_long_random_life_with_pauses(seed: int) -> None:
+    random = Random(seed)
+    model = Model()
+    model.start()
+    paused = 0
+    for _ in range(200):
+        (_pausing_event if random.random() < 0.15 else _random_event)(model, random)
+        model.what_they_believe_is_true()
+        model.answers_keep_their_order()
+        paused += any(each.stands_still for each in model.rig.executor.vcoprocs.values())
+    model.teardown()
+    assert paused > 20, "hardly anybody was ever paused"

@@ -476,7 +476,7 @@ def test_there_is_nobody_while_one_is_being_entered(rig: CoreRig) -> None:
     rig.platform.enter_script.append(Busy(100 * US))
     rig.grant(2, now=True)
     rig.vacate()
-    assert whys(rig) == ["EMPTY"]
+    assert whys(rig) == ["REPLACED", "EMPTY"], "the refusal until then is told"
     assert rig.executor.phase is Phase.EMPTY
 
 

@@ -29,6 +29,7 @@ from vcoproc_irq_router.events import (
     Event,
     MapLines,
     MappedLine,
+    MoveLines,
     PauseDomain,
     RemoveDomain,
     ResumeDomain,
@@ -128,6 +129,7 @@ class Routing(RuleBasedStateMachine):
         self.now_ns = 0
         self.domains: dict[int, OracleDomain] = {}
         self.mapped: set[int] = set()
+        self.coproc_of = {vcoproc: coproc for vcoproc, (_, coproc, _) in VCOPROCS.items()}
         self.early: dict[int, dict[int, OracleLine]] = {}
         self.refused = 0
         self.questions_due: list[tuple[str, Resample]] = []
@@ -174,10 +176,11 @@ class Routing(RuleBasedStateMachine):
         early = self.early.setdefault(vcoproc, {})
         return early.setdefault(line, OracleLine(level))
 
-    @rule(vcoproc=vcoprocs)
-    def map_lines(self, vcoproc: int) -> None:
-        domid, coproc, mapped = VCOPROCS[vcoproc]
-        event = MapLines(domid, vcoproc, coproc, tuple(MappedLine(*line) for line in mapped))
+    @rule(vcoproc=vcoprocs, pending=st.booleans(), masked=st.booleans())
+    def map_lines(self, vcoproc: int, pending: bool = False, masked: bool = False) -> None:
+        domid, _coproc, mapped = VCOPROCS[vcoproc]
+        lines = tuple(MappedLine(*line, pending, masked) for line in mapped)
+        event = MapLines(domid, vcoproc, self.coproc_of[vcoproc], lines)
         if domid not in self.domains:
             with pytest.raises(RequestError):
                 self.step(event)
@@ -186,6 +189,8 @@ class Routing(RuleBasedStateMachine):
             early = self.early.pop(vcoproc, {})
             for line, irq, level in mapped:
                 new = early.get(line, OracleLine(level))
+                new.enabled = not masked
+                new.new |= pending and not level
                 self.domains[domid].lines[irq] = new
             self.mapped.add(vcoproc)
         self.step(event)
@@ -197,9 +202,35 @@ class Routing(RuleBasedStateMachine):
         if vcoproc in self.mapped:
             for _line, irq, _level in mapped:
                 del self.domains[domid].lines[irq]
-            self.mapped.discard(vcoproc)
+            self.forget({vcoproc})
         self.early.pop(vcoproc, None)
         self.step(UnmapLines(vcoproc))
+
+    def forget(self, vcoprocs: set[int]) -> None:
+        self.mapped -= vcoprocs
+        self.coproc_of |= {vcoproc: VCOPROCS[vcoproc][1] for vcoproc in vcoprocs}
+
+    @rule(vcoproc=vcoprocs, coproc=st.sampled_from(("dsp0", "dsp1", "dsp2")))
+    def move_lines(self, vcoproc: int, coproc: str) -> None:
+        if vcoproc not in self.mapped:
+            with pytest.raises(RequestError):
+                self.step(MoveLines(vcoproc, coproc))
+            return
+        if coproc != self.coproc_of[vcoproc]:
+            self.coproc_of[vcoproc] = coproc
+            for line, _irq, level in VCOPROCS[vcoproc][2]:
+                if level:
+                    self.questions_due.append((coproc, Resample(vcoproc, line)))
+        self.step(MoveLines(vcoproc, coproc))
+
+    @rule(place=lines)
+    def said_by_the_former_coproc(self, place: tuple[int, int]) -> None:
+        vcoproc, line = place
+        former = VCOPROCS[vcoproc][1]
+        if vcoproc in self.mapped and former != self.coproc_of[vcoproc]:
+            self.refused += 2
+            self.step(CoprocSaid(former, LineEdge(vcoproc, line, 0, 0)))
+            self.step(CoprocSaid(former, LineSync(vcoproc, 0, 0)))
 
     @rule(vcoproc=vcoprocs, other_domid=domids)
     def map_differently(self, vcoproc: int, other_domid: int) -> None:
@@ -218,7 +249,7 @@ class Routing(RuleBasedStateMachine):
 
     def say(self, place: tuple[int, int], *, high: bool) -> None:
         vcoproc, line = place
-        coproc = VCOPROCS[vcoproc][1]
+        coproc = self.coproc_of[vcoproc]
         expected = self.oracle_line(vcoproc, line)
         if expected.level:
             expected.high, expected.sampling = high, False
@@ -243,11 +274,11 @@ class Routing(RuleBasedStateMachine):
             message = (
                 LineEdge(vcoproc, line, 0, 0) if level else LineLevel(vcoproc, line, True, 0, 0)
             )
-            self.step(CoprocSaid(VCOPROCS[vcoproc][1], message))
+            self.step(CoprocSaid(self.coproc_of[vcoproc], message))
 
     @rule(vcoproc=vcoprocs, mask=st.integers(0, 3))
     def sync(self, vcoproc: int, mask: int) -> None:
-        _domid, coproc, mapped = VCOPROCS[vcoproc]
+        _domid, _coproc, mapped = VCOPROCS[vcoproc]
         for line, _irq, level in mapped:
             if level:
                 said = self.oracle_line(vcoproc, line)
@@ -255,14 +286,14 @@ class Routing(RuleBasedStateMachine):
             else:
                 mask &= ~(1 << line)
         known = sum(1 << line for line, _irq, level in mapped if level)
-        self.step(CoprocSaid(coproc, LineSync(vcoproc, mask & known, 0)))
+        self.step(CoprocSaid(self.coproc_of[vcoproc], LineSync(vcoproc, mask & known, 0)))
 
-    @rule(coproc=st.sampled_from(("dsp0", "dsp1")))
+    @rule(coproc=st.sampled_from(("dsp0", "dsp1", "dsp2")))
     @precondition(seldom)
     def coproc_down(self, coproc: str) -> None:
-        for vcoproc, (_domid, owner, mapped) in VCOPROCS.items():
+        for vcoproc, (_domid, _owner, mapped) in VCOPROCS.items():
             for line, _irq, level in mapped:
-                if owner == coproc and level:
+                if self.coproc_of[vcoproc] == coproc and level:
                     said = self.oracle_line(vcoproc, line)
                     said.high = said.sampling = False
         self.step(CoprocDown(coproc))
@@ -276,7 +307,7 @@ class Routing(RuleBasedStateMachine):
         if domain.listening:
             for line in domain.lines.values():
                 line.broken()
-        if epoch != domain.epoch:
+        if domain.epoch and epoch != domain.epoch:
             for line in domain.lines.values():
                 line.enabled = True
         domain.listening, domain.epoch, domain.room = True, epoch, room
@@ -334,10 +365,11 @@ class Routing(RuleBasedStateMachine):
 
     def expect_question(self, domid: int, irq: int) -> None:
         """An EOI while the line is high as far as is known: its coproc, and no other, is asked."""
-        for vcoproc, (owner, coproc, mapped) in VCOPROCS.items():
+        for vcoproc, (owner, _coproc, mapped) in VCOPROCS.items():
             for line, number, _level in mapped:
                 if (owner, number) == (domid, irq) and self.domains[domid].lines[irq].sampling:
-                    self.questions_due.append((coproc, Resample(vcoproc, line)))
+                    question = Resample(vcoproc, line)
+                    self.questions_due.append((self.coproc_of[vcoproc], question))
 
     @rule(domid=domids)
     def eoi_of_all_taken(self, domid: int) -> None:
@@ -367,7 +399,7 @@ class Routing(RuleBasedStateMachine):
     def remove_domain_and_add_it_again(self, domid: int) -> None:
         domain = self.domains.pop(domid)
         self.removed_guest_errors += domain.guest_errors
-        self.mapped -= {vcoproc for vcoproc in self.mapped if VCOPROCS[vcoproc][0] == domid}
+        self.forget({vcoproc for vcoproc in self.mapped if VCOPROCS[vcoproc][0] == domid})
         self.step(RemoveDomain(domid))
         self.domains[domid] = OracleDomain()
         self.step(AddDomain(domid, bytes([domid]) * 16))
@@ -389,6 +421,8 @@ class Routing(RuleBasedStateMachine):
         }
         assert seen == want
         errors = sum(domain.guest_errors for domain in self.domains.values())
+        paused = {domid for domid, domain in self.domains.items() if domain.paused}
+        assert set(self.core.paused_domids()) == paused
         assert self.core.guest_error_count == errors + self.removed_guest_errors
         assert self.core.refused_count == self.refused
 

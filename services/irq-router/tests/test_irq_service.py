@@ -26,6 +26,7 @@ from vcoproc.runtime.loop import Loop
 from vcoproc.runtime.rundir import RunDir
 from vcoproc.wire.messages import (
     Eoi,
+    Fence,
     Inject,
     LineEdge,
     LineEnable,
@@ -258,8 +259,51 @@ def test_paused_and_resumed(service: Service) -> None:
     service.control.PauseDomain(pb.PauseDomainRequest(domid=1))
     coproc.link.send(LineEdge(11, EDGE, 1, 1))
     service.until(lambda: service.lines()[1, 64].pending)
+    assert service.control.ListLines(pb.ListLinesRequest()).paused_domids == [1]
     service.control.ResumeDomain(pb.ResumeDomainRequest(domid=1))
     service.until(lambda: domain.heard == [Inject(64, False, 1)])
+    assert service.control.ListLines(pb.ListLinesRequest()).paused_domids == []
+
+
+def test_lines_go_to_another_coproc_which_is_asked_for_its_levels(service: Service) -> None:
+    service.add(1, 11)
+    old, new, domain = service.coproc(), service.coproc("dsp1"), service.domain(1)
+    old.link.send(LineEdge(11, EDGE, 1, 1))
+    service.until(lambda: len(domain.heard) == 1)
+    service.control.MoveLines(pb.MoveLinesRequest(vcoproc_id=11, coproc="dsp1"))
+    service.until(lambda: new.heard == [Resample(11, LEVEL)])
+    assert service.lines()[1, 64].active
+    old.link.send(LineEdge(11, EDGE, 1, 2))
+    new.link.send(LineLevel(11, LEVEL, True, 1, 3))
+    service.until(lambda: len(domain.heard) == 2)
+    service.until(lambda: service.control.ListLines(pb.ListLinesRequest()).refused_count == 1)
+    assert domain.heard == [Inject(64, False, 1), Inject(65, True, 3)]
+
+
+def test_lines_can_begin_as_they_once_were(service: Service) -> None:
+    service.control.AddDomain(pb.AddDomainRequest(domid=1, credential=secret(1)))
+    lines = [
+        pb.MappedLine(line=0, irq=64, pending=True),
+        pb.MappedLine(line=1, irq=65, pending=True, masked=True),
+    ]
+    request = pb.MapLinesRequest(domid=1, vcoproc_id=11, coproc="dsp0", lines=lines)
+    service.control.MapLines(request)
+    service.control.MapLines(request)
+    domain = service.domain(1)
+    service.until(lambda: domain.heard == [Inject(64, False, 0)])
+    assert not service.lines()[1, 65].enabled
+    domain.link.send(LineEnable(65, True))
+    service.until(lambda: domain.heard == [Inject(64, False, 0), Inject(65, False, 0)])
+
+
+def test_a_fence_comes_back_when_all_before_it_has_been_taken(service: Service) -> None:
+    service.add(1, 11)
+    coproc = service.coproc()
+    for raised_ns in range(1, 31):
+        coproc.link.send(LineEdge(11, EDGE, 1, raised_ns))
+    coproc.link.send(Fence(7))
+    service.until(lambda: coproc.heard == [Fence(7)])
+    assert service.lines()[1, 64].raised_count == 30
 
 
 def test_masked_by_the_domain(service: Service) -> None:

@@ -1,7 +1,7 @@
 """Carries out what a policy decides, on virtual time and without anything in between.
 
 No core, no messages: only the interface of policies and what a coproc does with a `Decision`. It is
-small because thousands of runs are made with it, and because what is wrong here is wrong alone.
+small because hundreds of runs are made with it, and because what is wrong here is wrong alone.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ FOREVER_NS = 1 << 62
 class Task:
     """What one vcoproc wants: `work_ns` in each `period_ns`, done before the next; or all it gets.
 
-    gaps_ns: extra time between releases, in turn. refuses_ns: how long it refuses, in turn.
+    gaps_ns: extra time between releases, in turn. refuses_ns: how long it refuses to leave, in
+    turn. refuses_in_ns: how long the coprocessor refuses to take it in, in turn.
     """
 
     __slots__ = (
@@ -32,6 +33,7 @@ class Task:
         "period_ns",
         "ran_ns",
         "refused_ns",
+        "refuses_in_ns",
         "refuses_ns",
         "release_ns",
         "responses_ns",
@@ -51,6 +53,7 @@ class Task:
         first_ns: int = 0,
         gaps_ns: tuple[int, ...] = (0,),
         refuses_ns: tuple[int, ...] = (0,),
+        refuses_in_ns: tuple[int, ...] = (0,),
     ) -> None:
         self.id = id
         self.work_ns = work_ns
@@ -58,6 +61,7 @@ class Task:
         self.release_ns = first_ns
         self.gaps_ns = deque(gaps_ns)
         self.refuses_ns = deque(refuses_ns)
+        self.refuses_in_ns = deque(refuses_in_ns)
         self.left_ns = 0
         self.deadline_ns = FOREVER_NS
         self.backlog: deque[int] = deque()  # releases of jobs that wait for the one before
@@ -91,6 +95,9 @@ class DecisionLoop:
         self._releases = [(task.release_ns, task.id) for task in tasks]
         self._releases.sort()
         self._current: Task | None = None  # on the coprocessor, running or idle
+        self._refused: Task | None = None  # the empty coprocessor does not take it in
+        self._refused_since_ns = self._refused_until_ns = 0
+        self._stopped_ns = 0  # when anybody ran last
         self._slice_ns = 0
         self._end_ns = FOREVER_NS  # of the slice
         self._until_ns = FOREVER_NS
@@ -138,7 +145,10 @@ class DecisionLoop:
         return max(self._end_ns, decision.not_before_ns)
 
     def _next_ns(self) -> int:
-        times = [self._deadline_ns, self._begin_ns(self._decision), self._until_ns]
+        begin_ns = self._begin_ns(self._decision)
+        if self._refused is not None:
+            begin_ns = self._refused_until_ns
+        times = [self._deadline_ns, begin_ns, self._until_ns]
         if self._releases:
             times.append(self._releases[0][0])
         current = self._current
@@ -151,6 +161,8 @@ class DecisionLoop:
     def _act(self) -> bool:
         """Carries out what is due now; whether there was anything."""
         decision, current, now_ns = self._decision, self._current, self.now_ns
+        if self._refused is not None:
+            return self._ask_again(self._refused, decision)
         if self._begin_ns(decision) <= now_ns:
             if decision.vcoproc_id is None:
                 self._switch(None, decision)
@@ -165,7 +177,58 @@ class DecisionLoop:
             return True
         return False
 
+    def _ask_again(self, task: Task, decision: Decision) -> bool:
+        """Whether the one that is refused is taken in now, or is not wanted any more."""
+        if decision.vcoproc_id != task.id or self._begin_ns(decision) > self.now_ns:
+            self._refused = None
+            task.refused_ns += self.now_ns - self._refused_since_ns
+            self._charge(task, ended=False, left=False)
+            return True
+        if self.now_ns < self._refused_until_ns:
+            return False
+        self._refused = None
+        task.refused_ns += self.now_ns - self._refused_since_ns
+        self._enter(task, decision)
+        return True
+
+    def _refuse(self, task: Task, refuses_ns: int) -> None:
+        """The present one leaves, and the next one is not taken in."""
+        old, self._current = self._current, None
+        self._until_ns = FOREVER_NS
+        if old is not None:
+            refused_ns = old.refuses_ns[0]
+            old.refuses_ns.rotate(-1)
+            old.refused_ns += refused_ns
+            old.switch_ns += self._save_ns
+            if old.left_ns:
+                old.waits_ns = self.now_ns
+            self._pass(refused_ns + self._save_ns)
+            self._charge(old, ended=True, left=True)
+        self._refused = task
+        self._refused_since_ns = self.now_ns
+        self._refused_until_ns = self.now_ns + refuses_ns
+        self._advance(self.now_ns)
+
+    def _enter(self, task: Task, decision: Decision) -> None:
+        task.switch_ns += self._restore_ns
+        self._pass(self._restore_ns)
+        self._begin(task, decision)
+        self._advance(self.now_ns)
+
+    def _pass(self, for_ns: int) -> None:
+        """Time in which nobody runs, but everybody may wake."""
+        end_ns = self.now_ns + for_ns
+        while self._releases and self._releases[0][0] < end_ns:
+            self._advance(self._releases[0][0])
+        self.now_ns = end_ns
+
     def _switch(self, to: Task | None, decision: Decision) -> None:
+        if to is not None:
+            refuses_in_ns = to.refuses_in_ns[0]
+            to.refuses_in_ns.rotate(-1)
+            if refuses_in_ns:
+                self._refuse(to, refuses_in_ns)
+                return
         old = self._current
         begin_ns = self.now_ns
         self._current = None  # nobody runs meanwhile, but everybody may wake
@@ -217,6 +280,7 @@ class DecisionLoop:
             left,
             bool(task.left_ns),
             self.now_ns,
+            self._stopped_ns,
         )
         task.run_ns = task.refused_ns = task.switch_ns = 0
         self.policy.charge(usage)
@@ -232,7 +296,7 @@ class DecisionLoop:
             current.run_ns += ran_ns
             current.ran_ns += ran_ns
             current.left_ns -= ran_ns
-            self.now_ns = to_ns
+            self.now_ns = self._stopped_ns = to_ns
             if not current.left_ns:
                 self._complete(current)
         self.now_ns = to_ns

@@ -5,8 +5,9 @@ one that has not begun; at the end of the slice, or when the current one idles o
 switches to the next one if that can run, else says GrantDropped; without a next one the current
 runs on, or stays while idle; it reports afterwards. A grant that may not begin yet is as if it were
 not there; a turn with a bound ends at that time though nobody comes; an order to vacate takes the
-place of the next grant. It keeps its own books, from its own events,
-with which the scheduler's accounting must agree.
+place of the next grant. Hardware that refuses the next one is reported empty, and asked again until
+the bound. It keeps its own books, from its own events, with which the scheduler's accounting must
+agree.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
 
-from vcoproc.limits import SWITCH_DEADLINE_NS, US
+from vcoproc.limits import SWITCH_DEADLINE_NS, SWITCH_IN_NS_MIN, US
 from vcoproc.testing.clock import Timer, VirtualClock
 from vcoproc.wire.messages import (
     EndReason,
@@ -46,6 +47,9 @@ class Guest:
     told: bool = False
     run_ns: int = 0
     refused_ns: int = 0
+    entries_ns: list[int] = field(default_factory=list)
+    """How long it was refused each time when it was to be taken in; part of refused_ns."""
+    given_up: int = 0
     turns: int = 0
     waits: int = 0
 
@@ -56,12 +60,13 @@ class Guest:
 
 @dataclass(slots=True)
 class Costs:
-    """Times of a switch, and how long a leaving one refuses, as ranges."""
+    """Times of a switch, and how long one refuses to leave and to be taken in, as ranges."""
 
     save_ns: tuple[int, int] = (5 * US, 20 * US)
     mmu_ns: tuple[int, int] = (1 * US, 2 * US)
     restore_ns: tuple[int, int] = (5 * US, 20 * US)
     refuse_ns: tuple[int, int] = (0, 0)
+    refuse_in_ns: tuple[int, int] = (0, 0)
 
 
 FREE = Costs((0, 0), (0, 0), (0, 0), (0, 0))
@@ -69,7 +74,10 @@ FREE = Costs((0, 0), (0, 0), (0, 0), (0, 0))
 
 @dataclass(slots=True)
 class Switch:
-    """A switch under way. vacated: number of the order that is carried out by it, or 0."""
+    """A switch under way. vacated: number of the order that is carried out by it, or 0.
+
+    refused_in_since_ns: since when the next one was refused, if it was.
+    """
 
     end: EndReason
     leaver: Guest | None
@@ -81,6 +89,17 @@ class Switch:
     mmu_ns: int
     restore_ns: int
     runnable: bool
+    refused_in_since_ns: int | None = None
+
+
+@dataclass(slots=True)
+class Entering:
+    """The hardware refuses the next one. until_ns: of the refusal; deadline_ns: of the patience."""
+
+    vcoproc: int
+    since_ns: int
+    until_ns: int
+    deadline_ns: int
 
 
 @dataclass(slots=True)
@@ -103,6 +122,7 @@ class ExecutorModel:
     current: Guest | None = None
     next: Grant | Vacate | None = None
     switch: Switch | None = None
+    entering: Entering | None = None
     grant_number: int = 0
     slice_ns: int = 0
     until_ns: int = 0
@@ -135,7 +155,9 @@ class ExecutorModel:
         if granted is not None and granted.vcoproc == vcoproc:
             assert self.switch is not None
             self.switch.grant = None
-            self.send(GrantDropped(granted.grant, vcoproc, "REMOVED", self.now()))
+            self._send_dropped(granted, "REMOVED", self.switch.refused_in_since_ns)
+        if self.entering is not None and self.entering.vcoproc == vcoproc:
+            self._drop("REMOVED")
         if self.current is guest and self.switch is None:
             self._stop_clock()
             self._begin_switch(EndReason.REMOVED)
@@ -192,24 +214,31 @@ class ExecutorModel:
     # --- what the scheduler says ------------------------------------------------------------------
 
     def receive(self, message: Message) -> None:
+        entering = self.entering
         if isinstance(message, Revoke):
             if self.next is not None and self.next.grant == message.grant:
+                self._stop_entering()
                 self.next = None
         elif isinstance(message, Vacate):
+            self._stop_entering()
             self.next = message
             if self.current is None and self.switch is None:
                 self._drop("EMPTY")
         else:
             assert isinstance(message, Grant)
-            self.next = message
             guest = self.guests.get(message.vcoproc)
+            if entering is not None and entering.vcoproc != message.vcoproc:
+                self._stop_entering()
+            self.next = message
             if guest is None or not self._can_run(guest):
                 self._drop("NOT_RUNNABLE" if guest else "NOT_FOUND")
+            elif not self._may_begin(message):
+                self._stop_entering()
         self._consider()
 
     def register(self) -> None:
         """After each welcome."""
-        self.next = None
+        self.next = self.entering = None
         if self.switch is not None:
             self.switch.grant = None
             # What is listed here counts from now on, also in the report that follows.
@@ -266,17 +295,53 @@ class ExecutorModel:
 
     def _drop(self, why: str) -> None:
         assert self.next is not None
+        order, self.next = self.next, None
         self.dropped.append(why)
-        vcoproc = self.next.vcoproc if isinstance(self.next, Grant) else 0
-        self.send(GrantDropped(self.next.grant, vcoproc, why, self.now()))
-        guest = self.guests.get(vcoproc)
-        if guest is not None and guest is not self.current and why != "LATE":
-            guest.told = False
-        self.next = None
+        if not isinstance(order, Grant):
+            self.send(GrantDropped(order.grant, 0, why, self.now()))
+            return
+        entering, self.entering = self.entering, None
+        self._send_dropped(order, why, entering.since_ns if entering is not None else None)
+        guest = self.guests.get(order.vcoproc)
+        if guest is None or guest is self.current or why == "LATE":
+            return
+        guest.told = False
+        if guest.runnable:
+            guest.told = True
+            guest.waits = 0
+            self.send(Wake(guest.id, self.now(), False))
+
+    def _send_dropped(self, grant: Grant, why: str, refused_since_ns: int | None) -> None:
+        """refused_since_ns: since when the hardware refused to take its vcoproc in, if it did."""
+        refused_ns = 0
+        guest = self.guests.get(grant.vcoproc)
+        if refused_since_ns is not None:
+            refused_ns = self.now() - refused_since_ns
+            self._book_entry(guest, refused_ns)
+            if guest is not None:
+                guest.given_up += why == "SWITCH_TIMEOUT"
+        refusals = int(refused_since_ns is not None)
+        self.send(GrantDropped(grant.grant, grant.vcoproc, why, self.now(), refused_ns, refusals))
+
+    def _book_entry(self, guest: Guest | None, refused_ns: int) -> None:
+        if guest is not None:
+            guest.refused_ns += refused_ns
+            guest.entries_ns.append(refused_ns)
+
+    def _stop_entering(self) -> None:
+        """The one that the hardware refuses is not wanted any more."""
+        entering, self.entering = self.entering, None
+        if entering is not None:
+            assert isinstance(self.next, Grant)
+            self._send_dropped(self.next, "REPLACED", entering.since_ns)
+            self.next = None
 
     def _consider(self) -> None:
         """Does what is due, and sets the timer for what will be."""
         if self.switch is not None:
+            return
+        if self.entering is not None:
+            self._set_entering_timer(self.entering)
             return
         self._account()
         current = self.current
@@ -382,7 +447,61 @@ class ExecutorModel:
             self.turn_refused_ns = refused_ns
             leaver.told = leaver.runnable and leaver.id in self.guests
             leaver.waits = 0
-        self.clock.call_after(refused_ns + save_ns + mmu_ns + restore_ns, self._end_switch)
+        refuse_in_ns = between(*costs.refuse_in_ns) if grant is not None else 0
+        if refuse_in_ns:
+            self.clock.call_after(refused_ns + save_ns, lambda: self._refuse_in(refuse_in_ns))
+        else:
+            self.clock.call_after(refused_ns + save_ns + mmu_ns + restore_ns, self._end_switch)
+
+    def _refuse_in(self, refuse_ns: int) -> None:
+        """The hardware is free, but does not take the next one in."""
+        switch = self.switch
+        assert switch is not None
+        grant = switch.grant
+        guest = self.guests.get(grant.vcoproc) if grant is not None else None
+        gone = grant is None or guest is None or not guest.runnable or self._late(grant)
+        if gone or self.next is not None:  # then it is as if it did
+            self.clock.call_after(switch.mmu_ns + switch.restore_ns, self._end_switch)
+            return
+        assert grant is not None
+        self.switch = self.current = None
+        self.until_ns = 0
+        if switch.leaver is not None:
+            self.send(self._report(switch, None, self.now()))
+        self.next = grant
+        bound_ns = min(max(grant.refusal_ns, SWITCH_IN_NS_MIN), SWITCH_DEADLINE_NS)
+        now_ns = self.now()
+        self.entering = Entering(grant.vcoproc, now_ns, now_ns + refuse_ns, now_ns + bound_ns)
+        self._consider()
+
+    def _set_entering_timer(self, entering: Entering) -> None:
+        self.clock.cancel(self.timer)
+        assert isinstance(self.next, Grant)
+        due = [entering.until_ns, entering.deadline_ns]
+        if self.next.until_ns:
+            due.append(self.next.until_ns)
+        at_ns = max(min(due) - self.clock_offset_ns, self.clock.now_ns)
+        self.timer = self.clock.call_at(at_ns, self._ask_again)
+
+    def _ask_again(self) -> None:
+        entering, grant = self.entering, self.next
+        assert entering is not None and isinstance(grant, Grant)
+        if self._late(grant):
+            self._drop("LATE")
+        elif not self._next_can_run():
+            self._drop("NOT_RUNNABLE")
+        elif self.now() < entering.until_ns:
+            self._drop("SWITCH_TIMEOUT")
+        else:
+            self.next = self.entering = None
+            mmu_ns = self.random.randint(*self.costs.mmu_ns)
+            restore_ns = self.random.randint(*self.costs.restore_ns)
+            self.switch = Switch(
+                EndReason.IDLE, None, grant, 0, self.now(), 0, 0, mmu_ns, restore_ns, False,
+                entering.since_ns,
+            )  # fmt: skip
+            self.clock.call_after(mmu_ns + restore_ns, self._end_switch)
+        self._consider()
 
     def _end_switch(self) -> None:
         switch = self.switch
@@ -394,10 +513,10 @@ class ExecutorModel:
             enters = self.guests.get(grant.vcoproc)
             if self._late(grant):
                 self.dropped.append("LATE")
-                self.send(GrantDropped(grant.grant, grant.vcoproc, "LATE", self.now()))
+                self._send_dropped(grant, "LATE", switch.refused_in_since_ns)
                 enters = None
             elif enters is None or not enters.runnable:
-                self.send(GrantDropped(grant.grant, grant.vcoproc, "NOT_RUNNABLE", self.now()))
+                self._send_dropped(grant, "NOT_RUNNABLE", switch.refused_in_since_ns)
                 if enters is not None:
                     enters.told = False
                 enters = None
@@ -423,6 +542,10 @@ class ExecutorModel:
             runnable = switch.runnable
             if not self.early_reports:
                 runnable = leaver.told = leaver.runnable
+        refused_in_ns = 0
+        if enters is not None and switch.refused_in_since_ns is not None:
+            refused_in_ns = switch.ended_ns - switch.refused_in_since_ns
+            self._book_entry(enters, refused_in_ns)
         return Report(
             grant=self.grant_number if leaver else 0,
             vcoproc=leaver.id if leaver else 0,
@@ -441,4 +564,6 @@ class ExecutorModel:
             restore_ns=switch.restore_ns if enters else 0,
             ended_ns=switch.ended_ns,
             next_began_ns=now_ns if enters else 0,
+            switch_in_refused_ns=refused_in_ns,
+            switch_in_refusals=1 if refused_in_ns else 0,
         )

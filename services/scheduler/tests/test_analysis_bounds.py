@@ -50,6 +50,11 @@ def test_rr() -> None:
     assert ask("rr", {})[0] == Bounds(PPM, 0, MS)
 
 
+def test_null_waits_until_it_is_taken_in() -> None:
+    question = Question("null", SLICE_NS, {}, {1: Member({})}, 100 * US, 700 * US, 400 * US)
+    assert [each.bounds for each in analyse(question)] == [Bounds(PPM, 500 * US, 1500 * US)]
+
+
 def test_edf() -> None:
     # 4 ms in 10 ms, at worst at 0 to 4 and 16 to 20 ms: 12 ms of nothing between.
     bounds = ask("edf", {"extratime": 0}, {"extratime": 0}, work_ns=5 * MS)
@@ -82,13 +87,27 @@ def test_arinc653() -> None:
     assert ask("arinc653", one, {}, coproc=coproc)[1].share_ppm == 0
 
 
-def test_fixed_and_credit_and_null() -> None:
+def test_fixed_and_null() -> None:
     fixed = ask("fixed", {"share_permille": 500}, {"share_permille": 300}, refusal_ns=300 * MS)
     assert fixed[0].wait_ns is None and "long run" in fixed[0].note
-    credit = ask("credit", {"weight": 512}, {}, {"cap": 10})
-    assert [each.share_ppm for each in credit] == [500_000, 250_000, 100_000]
-    assert {each.wait_ns for each in credit} == {None}
     assert ask("null", {}, switch_ns=50) == [Bounds(PPM, 50, MS + 50)]
+
+
+def test_credit() -> None:
+    """More of it in ``test_credit_bounds.py``."""
+    bounds = ask("credit", {"weight": 512}, {}, {"cap": 10})
+    assert [each.share_ppm for each in bounds] == [500_000, 250_000, 100_000]
+    # Its debt of a slice and half a turn, of which the others make half each, and their turns.
+    assert bounds[0] == Bounds(500_000, 25 * MS, 26 * MS)
+    # And 27 ms until its cap of 3 ms allows it again, and no grant for less than 100 us.
+    assert bounds[2].wait_ns == ask("credit", {"weight": 512}, {}, {})[2].wait_ns + 27_100 * US
+    # A turn of 5 ms takes 6 with its switch and its refusal.
+    lossy = ask("credit", {}, {}, switch_ns=400 * US, refusal_ns=600 * US)[0]
+    assert lossy == Bounds(PPM * 5 // 12, 23 * MS, 24 * MS)
+    # A cap that is shorter than a refusal has many periods to pay for it, but still a bound.
+    refusing = ask("credit", {"cap": 1}, {}, refusal_ns=30 * MS)[0]
+    assert refusing.wait_ns is not None and refusing.response_ns is not None
+    assert 101 * 29_700 * US < refusing.wait_ns < refusing.response_ns
 
 
 def test_an_algorithm_of_others_has_no_bounds() -> None:
@@ -115,6 +134,8 @@ def vcoproc_parameters(algorithm: str, random: Random, number: int) -> dict[str,
         return {"priority": random.randint(0, 3)}
     if algorithm == "fixed":
         return {"share_permille": random.randint(100, 400)}
+    if algorithm == "credit":
+        return {"weight": random.choice((64, 256, 1024)), "cap": random.choice((0, 0, 0, 30))}
     if algorithm == "edf":
         period_us = random.choice((2000, 5000, 8000, 10_000, 20_000))
         budget_us = random.randint(200, period_us // 2)
@@ -132,9 +153,10 @@ def random_scene(algorithm: str, seed: int) -> tuple[Policy, Question, list[Task
     random = Random(seed)
     switch_us = random.choice((0, 20, 100))
     refusal_us = random.choice((0, 0, 150)) if switch_us else 0
+    refusal_in_us = random.choice((0, 0, 250)) if switch_us else 0
     coproc: dict[str, int] = {}
     if algorithm == "edf":
-        coproc = {"switch_cost_us": switch_us, "refusal_us": refusal_us}
+        coproc = {"switch_cost_us": switch_us, "refusal_us": refusal_us + refusal_in_us}
     elif algorithm == "arinc653":
         coproc = {"major_frame_us": 20_000}
     elif algorithm == "priority":
@@ -159,8 +181,10 @@ def random_scene(algorithm: str, seed: int) -> tuple[Policy, Question, list[Task
         # As the bound of edf presumes: one wake in a period.
         gap_ns = values.get("period_us", random.randint(100, 40_000)) * US
         work_ns = random.randint(1, 3000) * US
+        refuses_in_ns = (random.randint(0, refusal_in_us) * US, 0, refusal_in_us * US)
         if random.random() < 0.4:
-            tasks.append(Task(vcoproc, first_ns=random.randrange(20 * MS)))
+            first_ns = random.randrange(20 * MS)
+            tasks.append(Task(vcoproc, first_ns=first_ns, refuses_in_ns=refuses_in_ns))
         else:
             gaps_ns = tuple(random.randrange(20 * MS) for _ in range(5))
             # Not before the one before is done: then it would not be a wake.
@@ -174,15 +198,17 @@ def random_scene(algorithm: str, seed: int) -> tuple[Policy, Question, list[Task
                     first_ns=random.randrange(20 * MS),
                     gaps_ns=gaps_ns,
                     refuses_ns=refuses_ns,
+                    refuses_in_ns=refuses_in_ns,
                 )
             )
         members[vcoproc] = Member(values, work_ns)
-    question = Question(algorithm, SLICE_NS, parameters, members, switch_us * US, refusal_us * US)
+    refusal_ns = (refusal_us + refusal_in_us) * US
+    question = Question(algorithm, SLICE_NS, parameters, members, switch_us * US, refusal_ns)
     return policy, question, tasks, switch_us * US
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algorithm", ["rr", "priority", "edf", "arinc653", "fixed"])
+@pytest.mark.parametrize("algorithm", ["rr", "priority", "edf", "arinc653", "fixed", "credit"])
 def test_what_is_observed_is_never_beyond_the_bound(algorithm: str) -> None:
     bounded = closest = 0
     for seed in range(60):

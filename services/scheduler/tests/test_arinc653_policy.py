@@ -46,7 +46,7 @@ def add(policy: Arinc653, vcoproc: int, *windows: tuple[int, int]) -> None:
 
 
 def left(vcoproc: int, now_ns: int, *, runnable: bool = True) -> Usage:
-    return Usage(vcoproc, 0, 0, 0, 0, 0, True, True, runnable, now_ns)
+    return Usage(vcoproc, 0, 0, 0, 0, 0, True, True, runnable, now_ns, now_ns)
 
 
 def merged(log: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:

@@ -49,6 +49,18 @@ def test_priorities_do_not_wrap_around() -> None:
     assert min(ran) > 0
 
 
+def test_an_important_one_that_is_never_taken_in_lets_the_aged_run() -> None:
+    """Its turns come to nothing, but they are turns: after an aged one, it had its own."""
+    machine = machine_of(1, 2, 9, max_wait_us=30_000)
+    machine.bound_ns = 1 * MS
+    machine.refuse_in_ns = lambda guest: 1 * S if guest.id == 3 else 0
+    machine.run(1 * S)
+    for vcoproc_id in (1, 2):
+        guest = machine.guests[vcoproc_id]
+        assert guest.wait_ns_max <= 30 * MS + 2 * 3 * (SLICE_NS + machine.bound_ns)
+        assert guest.run_ns >= 100 * MS
+
+
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 255), (127, 128), (254, 255)])
 def test_a_wake_of_a_higher_priority_preempts(low: int, high: int) -> None:
     machine = machine_of(low, high, awake=False)

@@ -1,6 +1,8 @@
-"""Turns at given times, an empty coprocessor on purpose, and the least time of a turn."""
+"""How long turns are: slices, given times, an empty coprocessor on purpose, the least time."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 from scheduler_executor_model import FREE, Costs
 from scheduler_hostile import Cap, Table
@@ -32,7 +34,7 @@ from vcoproc_scheduler.events import (
     SetVcoprocParameters,
     Tick,
 )
-from vcoproc_scheduler.policies.api import NOBODY, Decision
+from vcoproc_scheduler.policies.api import NOBODY, Decision, Usage
 from vcoproc_scheduler.policies.loader import Catalogue
 from vcoproc_scheduler.policies.rr import RoundRobin
 
@@ -41,12 +43,24 @@ CLOCK_NS = 1000 * MS
 
 
 class Scripted(RoundRobin):
-    """Answers what it is told to."""
+    """Answers what it is told to. plans, usages: what it was told."""
 
     answer: Decision = NOBODY
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.plans: list[tuple[int, int | None]] = []
+        self.usages: list[Usage] = []
+
     def pick(self, now_ns: int, current: int | None) -> Decision:
         return self.answer
+
+    def planned(self, vcoproc_id: int, slice_ns: int | None) -> None:
+        self.plans.append((vcoproc_id, slice_ns))
+
+    def charge(self, usage: Usage) -> None:
+        super().charge(usage)
+        self.usages.append(usage)
 
 
 class Bench:
@@ -75,13 +89,20 @@ class Bench:
         return self.step(Tick())
 
     def report(
-        self, old: int, new: int, grant: int, end: EndReason = EndReason.SLICE
+        self, old: int, new: int, grant: int, end: EndReason = EndReason.SLICE, **others: int
     ) -> list[Effect]:
         at_ns = CLOCK_NS + self.ms * MS
-        return self.step(
-            Report(0, old, grant, new, end, old != 0, SLICE_NS if old else 0, 0, 0, 0, False, 0, 0,
-                   0, 0, at_ns, at_ns if new else 0)
+        report = Report(
+            0, old, grant, new, end, old != 0, SLICE_NS if old else 0, 0, 0, 0, False, 0, 0,
+            0, 0, at_ns, at_ns if new else 0,
         )  # fmt: skip
+        return self.step(replace(report, **others))
+
+    @property
+    def policy(self) -> Scripted:
+        policy = self.core._policy.policy
+        assert isinstance(policy, Scripted)
+        return policy
 
     def states(self) -> list[RunState | None]:
         return [self.core.run_state(1), self.core.run_state(2)]
@@ -91,6 +112,84 @@ class Bench:
 
 
 RUNNING, WAITING = RunState.RUNNING, RunState.WAITING
+
+
+# --- slices ---------------------------------------------------------------------------------------
+
+
+def test_another_slice_replaces_a_grant() -> None:
+    bench = Bench()
+    bench.say(Decision(2, SLICE_NS))
+    assert bench.say(Decision(2, 1 * MS)) == [Grant(3, 2, 1 * MS, False, SWITCH_DEADLINE_NS)]
+    assert bench.say(Decision(2, 1 * MS)) == [], "told once"
+
+
+def test_what_is_left_of_a_window_replaces_nothing() -> None:
+    bench = Bench()
+    until_ns = CLOCK_NS + 9 * MS
+    bench.say(Decision(2, 9 * MS, until_ns=until_ns))
+    assert bench.say(Decision(2, 8 * MS, until_ns=until_ns)) == []
+
+
+def test_a_policy_is_told_of_a_turn_that_began_on_an_earlier_answer() -> None:
+    bench = Bench()
+    bench.say(Decision(2, SLICE_NS))
+    bench.say(Decision(2, 1 * MS))  # order 3; but grant 2 has begun
+    Scripted.answer = NOBODY
+    bench.report(1, 2, 2)
+    assert bench.policy.plans == [(2, SLICE_NS)]
+    assert bench.states() == [WAITING, RUNNING]
+
+
+def test_a_policy_is_told_that_a_slice_is_not_known() -> None:
+    bench = Bench()
+    bench.say(Decision(2, SLICE_NS))
+    bench.step(CoprocOnline())
+    bench.step(Register("dsp0", CLOCK_NS, 2, ((1, True, False), (2, True, False))))
+    assert bench.policy.plans == [(2, None)]
+    # Of so many orders the oldest is forgotten.
+    orders = [bench.say(Decision(1, SLICE_NS + number))[0] for number in range(66)]
+    assert isinstance(orders[0], Grant) and isinstance(orders[1], Grant)
+    bench.report(2, 1, orders[0].grant)
+    assert bench.policy.plans[1:] == [(1, None)]
+    bench.report(1, 1, orders[1].grant)
+    assert bench.policy.plans[2:] == [(1, SLICE_NS + 1)]
+
+
+def test_a_usage_says_when_its_vcoproc_ran_last() -> None:
+    bench = Bench()
+    bench.say(Decision(2, SLICE_NS))
+    Scripted.answer = NOBODY
+    bench.ms = 8
+    refused = {"refused_ns": 2 * MS, "refusals": 1, "save_ns": 1 * MS}
+    bench.report(1, 2, 2, ended_ns=CLOCK_NS + 5 * MS, **refused)
+    bench.ms = 9
+    bench.step(Sleep(2, CLOCK_NS + 9 * MS))
+    assert [(each.run_ns, each.now_ns, each.stopped_ns) for each in bench.policy.usages] == [
+        (5 * MS, CLOCK_NS + 8 * MS, CLOCK_NS + 5 * MS),
+        (1 * MS, CLOCK_NS + 9 * MS, CLOCK_NS + 9 * MS),
+    ]
+    # The clock of a new process begins anew, and the policy's goes on.
+    bench.step(CoprocOnline())
+    bench.step(Register("dsp0", 0, 1, ((1, True, False), (2, False, False))))
+    bench.ms = 12
+    bench.step(Sleep(1, 2 * MS))
+    last = bench.policy.usages[-1]
+    assert (last.now_ns, last.stopped_ns) == (CLOCK_NS + 11 * MS, CLOCK_NS + 11 * MS)
+
+
+def test_one_that_may_stay_after_all_is_granted_one_slice_and_after_the_present_one() -> None:
+    """It refused to leave until nobody else was nearer to his deadline. When that slice was granted
+    for now, the next one was too, and so on for ever, as fast as messages could go."""
+    bench = Bench()
+    bench.say(Decision(2, SLICE_NS, preempt=True))
+    assert bench.states() == [RunState.SWITCHING_OUT, RunState.SWITCHING_IN]
+    assert bench.say(Decision(1, 1 * MS)) == [Grant(3, 1, 1 * MS, False, SWITCH_DEADLINE_NS)]
+    assert bench.states() == [RUNNING, WAITING]
+    bench.ms = 5
+    Scripted.answer = Decision(1, 2 * MS)
+    assert bench.report(1, 1, 3) == [Grant(4, 1, 2 * MS, False, SWITCH_DEADLINE_NS)]
+    assert bench.states() == [RUNNING, WAITING]
 
 
 # --- vacate ---------------------------------------------------------------------------------------

@@ -75,8 +75,11 @@ class Bench:
     def fault(self, vcoproc: int) -> list[Effect]:
         return self(Faulted(vcoproc, 1, 0, "why", self.ms * MS))
 
-    def drop(self, grant: int, vcoproc: int, why: str = "NOT_RUNNABLE") -> list[Effect]:
-        return self(GrantDropped(grant, vcoproc, why, self.ms * MS))
+    def drop(
+        self, grant: int, vcoproc: int, why: str = "NOT_RUNNABLE", *, refused_ms: int = 0
+    ) -> list[Effect]:
+        refusals = 3 if refused_ms else 0
+        return self(GrantDropped(grant, vcoproc, why, self.ms * MS, refused_ms * MS, refusals))
 
     def report(self, vcoproc: int, to: int, next_grant: int = 0, **fields: Any) -> list[Effect]:
         """A switch in no time from one to another now; next_grant: that of the one that began."""
@@ -452,13 +455,9 @@ def test_other_parameters_of_a_vcoproc_that_waits() -> None:
     bench(AddVcoproc(2, {"slice_us": 700}))
     (effect,) = bench.wake(2)
     assert isinstance(effect, Grant) and effect.slice_ns == 700_000
-    assert bench(AddVcoproc(2, {"slice_us": 900})) == [], "the grant stands until it is used"
-    assert bench.states(2) == [S.WAITING]
-    bench.ms = 5
-    bench.report(1, 2, next_grant=2)
-    bench.ms = 10
-    (effect,) = bench.report(2, 1, next_grant=3)
+    (effect,) = bench(AddVcoproc(2, {"slice_us": 900}))
     assert isinstance(effect, Grant) and effect.slice_ns == 900_000
+    assert bench.states(2) == [S.WAITING]
 
 
 def test_another_slice_while_vcoprocs_run_loses_none_of_them() -> None:
@@ -606,6 +605,118 @@ def test_where_the_time_went() -> None:
     assert (second.sleep_ns, second.wait_ns) == (12 * MS, 13 * MS)
     assert (second.switch_ns, second.run_ns) == (3 * MS, 10 * MS)
     assert first.elapsed_ns == second.elapsed_ns == 38 * MS
+
+
+def test_a_refusal_at_switch_in_is_paid_by_who_is_not_taken_in() -> None:
+    bench = Bench(1, 2)
+    bench.running(1, 2)
+    bench.ms = 6  # 1 was told to leave at 5 and was saved at 6; 2 is refused until 9
+    bench.report(1, 0, save_ns=MS, ended_ns=5 * MS)
+    bench.ms = 11
+    refused = {"switch_in_refused_ns": 3 * MS, "switch_in_refusals": 4}
+    phases = {"mmu_ns": MS // 2, "restore_ns": MS // 2, "ended_ns": 9 * MS}
+    bench.report(0, 2, next_grant=2, next_began_ns=10 * MS, **phases, **refused)
+    bench.ms = 12
+    first, second = bench.account(1), bench.account(2)
+    assert (first.run_ns, first.switch_ns, first.refused_ns) == (5 * MS, 1 * MS, 0)
+    assert first.wait_ns == 5 * MS, "told at 11 that the coproc's clock was 10: so it is 11 now"
+    assert (second.wait_ns, second.refused_ns, second.switch_ns) == (6 * MS, 3 * MS, 1 * MS)
+    assert second.run_ns == 1 * MS
+    assert second.wait_max_ns == 10 * MS, "it has waited until its turn began"
+    assert first.elapsed_ns == second.elapsed_ns == 11 * MS
+    assert (first.switch_in_refusals.count, second.refusals.count) == (0, 0)
+    figures = second.switch_in_refusals
+    assert (figures.count, figures.busy_count, figures.given_up_count) == (1, 4, 0)
+    assert (figures.total_ns, figures.max_ns) == (3 * MS, 3 * MS)
+    assert bench.core.schedule(bench.ms * MS).switch_max_ns == 1 * MS, "refusals not counted"
+
+
+def test_a_turn_that_is_given_up_is_charged_and_goes_to_the_tail() -> None:
+    bench = Bench(1, 2, 3)
+    bench.running(1, 2, 3)
+    bench.ms = 5
+    bench.report(1, 0, end=EndReason.IDLE, runnable=False)
+    bench.ms = 9
+    assert bench.drop(2, 2, "SWITCH_TIMEOUT", refused_ms=4) == [grant(3, 3, now=True)]
+    assert bench.wake(2) == []
+    assert bench.states(2, 3) == [S.WAITING, S.SWITCHING_IN]
+    bench.report(0, 3, next_grant=3)
+    account = bench.account(2)
+    assert (account.wait_ns, account.refused_ns, account.sleep_ns) == (5 * MS, 4 * MS, 0)
+    figures = account.switch_in_refusals
+    assert (figures.count, figures.busy_count, figures.given_up_count) == (1, 3, 1)
+    assert (account.switches, bench.core.switch_count) == (0, 2)
+    assert account.wait_max_ns == 9 * MS, "it waits still, and has all the time"
+    bench.ms = 20
+    bench.report(3, 2, next_grant=4)
+    assert bench.account(2).wait_max_ns == 20 * MS
+    assert bench.account(2).wakes == 2
+
+
+def test_a_turn_that_an_older_coproc_gives_up_goes_to_the_tail_too() -> None:
+    """It does not say for how long it was refused."""
+    bench = Bench(1, 2)
+    bench.wake(1)
+    bench.wake(2)
+    bench.ms = 4
+    assert bench.drop(1, 1, "SWITCH_TIMEOUT") == [grant(2, 2, now=True)]
+    assert bench.wake(1) == []
+    account = bench.account(1)
+    assert (account.wait_ns, account.refused_ns, account.switch_in_refusals.count) == (4 * MS, 0, 0)
+
+
+def test_a_refused_one_that_is_not_wanted_any_more_waits_on() -> None:
+    bench = Bench(1, 2)
+    bench.running(1, 2)
+    bench.ms = 5
+    bench.report(1, 0, end=EndReason.FAULT, runnable=False)
+    assert bench.states(2) == [S.SWITCHING_IN]
+    bench.ms = 7
+    assert bench.drop(1, 2, "REPLACED", refused_ms=2) == [], "the grant for it still stands"
+    assert bench.states(2) == [S.SWITCHING_IN]
+    bench.ms = 8
+    bench.report(0, 2, next_grant=2)
+    account = bench.account(2)
+    assert (account.wait_ns, account.refused_ns, account.wait_max_ns) == (6 * MS, 2 * MS, 8 * MS)
+    assert (account.switch_in_refusals.count, account.switch_in_refusals.given_up_count) == (1, 0)
+
+
+def test_a_refused_one_that_fell_asleep_sleeps() -> None:
+    bench = Bench(1)
+    bench.wake(1)
+    bench.ms = 4
+    assert bench.drop(1, 1, refused_ms=4) == []
+    bench.ms = 6
+    account = bench.account(1)
+    assert bench.states(1) == [S.SLEEPING]
+    assert (account.refused_ns, account.sleep_ns, account.wait_ns) == (4 * MS, 2 * MS, 0)
+    bench.wake(1)
+    bench.ms = 7
+    assert bench.account(1).wait_max_ns == 1 * MS, "another wait: it did sleep"
+
+
+def test_refusals_of_one_that_control_has_removed_are_no_matter() -> None:
+    bench = Bench(1, 2)
+    bench.running(1, 2)
+    bench.ms = 5
+    bench.report(1, 0)
+    bench(RemoveVcoproc(2))
+    bench.ms = 6
+    assert bench.drop(2, 2, "REPLACED", refused_ms=1) == []
+    assert bench.drop(2, 77, "REMOVED", refused_ms=1) == []
+    assert [each.vcoproc for each in bench.core.view(bench.ms * MS).vcoprocs] == [1]
+    bench(AddVcoproc(2, {}))
+    assert bench.states(2) == [S.WAITING]
+
+
+@pytest.mark.parametrize("why", ["SWITCH_TIMEOUT", "REPLACED"])
+def test_nobody_is_refused_by_hardware_that_another_one_has(why: str) -> None:
+    bench = Bench(1, 2)
+    bench.running(1, 2)
+    before = bench.core.view(0)
+    with pytest.raises(RemoteProtocolError, match="vcoproc 2 is refused, but 1 has the coproc"):
+        bench.drop(2, 2, why, refused_ms=1)
+    assert bench.core.view(0) == before
 
 
 def test_a_resident_that_sleeps_and_resumes_has_a_slice_each_time() -> None:

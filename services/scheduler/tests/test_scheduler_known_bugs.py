@@ -77,6 +77,37 @@ def test_the_switch_time_is_not_taken_from_the_next_ones_slice() -> None:
         assert account.overtime_ns == 0
 
 
+def test_a_refusal_to_take_one_in_is_paid_by_that_one_and_all_slices_are_whole() -> None:
+    costs = Costs((1, 1), (1, 1), (1, 1), refuse_in_ns=(400 * US, 400 * US))
+    made, policy = charged_rig(costs, 500 * US)
+    hogs(made, 2)
+    made.clock.advance(40 * SLICE_NS)
+    assert {turn.ended_ns - turn.began_ns for turn in made.turns} == {SLICE_NS}
+    ended = [usage for usage in policy.usages if usage.ended]
+    assert ended == policy.usages, "it is charged with the turn"
+    assert {(usage.run_ns, usage.refused_ns) for usage in ended} == {(SLICE_NS, 400 * US)}
+    assert {usage.overtime_ns for usage in ended} == {0}
+
+
+def test_what_is_never_taken_in_pays_too_and_makes_way_at_the_bound() -> None:
+    bound_ns = 2 * MS
+    made, policy = charged_rig(Costs((1, 1), (1, 1), (1, 1)), bound_ns)
+    hogs(made, 3)
+    made.clock.advance(20 * SLICE_NS)
+    made.executor.costs.refuse_in_ns = (1_000 * MS, 1_000 * MS)
+    made.clock.advance(40 * SLICE_NS)
+    assert made.executor.current is None, "nobody is taken in any more"
+    given_up = [usage for usage in policy.usages if usage.refused_ns]
+    assert {(usage.run_ns, usage.refused_ns) for usage in given_up} == {(0, bound_ns)}
+    # A turn that has ended; that it wants another one is said by the wake that follows.
+    ends = {(usage.ended, usage.left, usage.runnable) for usage in given_up}
+    assert ends == {(True, True, False)}
+    # Each in turn, though all of them are refused.
+    order = [usage.vcoproc_id for usage in given_up]
+    assert len(order) > 50
+    assert all(len(set(order[place : place + 3])) == 3 for place in range(len(order) - 2))
+
+
 def test_a_refusal_is_paid_by_the_refuser_and_the_next_ones_slice_is_whole() -> None:
     made, policy = charged_rig(Costs((1, 1), (1, 1), (1, 1), (400 * US, 400 * US)), 500 * US)
     hogs(made, 2)
@@ -116,6 +147,30 @@ def test_the_distribution_of_refusals_is_kept() -> None:
         assert sum(refusals.counts) == len(lengths_ns) > 50
         below = sum(length_ns < 256 * US for length_ns in lengths_ns)
         assert sum(refusals.counts[: REFUSAL_BOUNDS_US.index(256) + 1]) == below
+
+
+def test_the_distribution_of_refusals_at_switch_in_is_kept() -> None:
+    bound_ns = 1 * MS
+    costs = Costs((1, 1), (1, 1), (1, 1), (0, 300 * US), (0, 1500 * US))
+    made, policy = charged_rig(costs, bound_ns)
+    hogs(made, 3)
+    made.clock.advance(400 * SLICE_NS)
+    made.executor.costs.refuse_in_ns = (0, 0)  # and so that none is under way
+    made.clock.advance(4 * SLICE_NS)
+    found = accounts(made)
+    for vcoproc, guest in made.executor.guests.items():
+        out, entries = found[vcoproc].refusals, found[vcoproc].switch_in_refusals
+        assert out.total_ns + entries.total_ns == found[vcoproc].refused_ns == guest.refused_ns
+        assert (entries.count, entries.busy_count) == (len(guest.entries_ns),) * 2
+        assert entries.max_ns == max(guest.entries_ns) == bound_ns, "some were given up"
+        assert entries.given_up_count == guest.given_up > 10
+        assert entries.count - guest.given_up > 50
+        assert sum(entries.counts) == entries.count
+        below = sum(length_ns < 256 * US for length_ns in guest.entries_ns)
+        assert sum(entries.counts[: REFUSAL_BOUNDS_US.index(256) + 1]) == below
+        # What was not charged yet is of a turn that has not ended.
+        charged = [usage.refused_ns for usage in policy.usages if usage.vcoproc_id == vcoproc]
+        assert 0 <= guest.refused_ns - sum(charged) <= guest.entries_ns[-1]
 
 
 @pytest.mark.parametrize(

@@ -166,7 +166,7 @@ def test_a_default_out_of_range_is_a_bug_of_the_plugin() -> None:
 
 
 def usage(vcoproc_id: int, *, ended: bool = True) -> Usage:
-    return Usage(vcoproc_id, SLICE_NS, 0, 0, 0, 0, ended, True, True, 0)
+    return Usage(vcoproc_id, SLICE_NS, 0, 0, 0, 0, ended, True, True, 0, 0)
 
 
 def round_robin(*awake: int) -> RoundRobin:

@@ -11,10 +11,17 @@ from vcoproc.errors import (
     NotFound,
     RemoteProtocolError,
 )
-from vcoproc.limits import COPROCS_MAX, MS, SLICE_NS_DEFAULT, SWITCH_DEADLINE_NS
+from vcoproc.limits import (
+    COPROCS_MAX,
+    MS,
+    SLICE_NS_DEFAULT,
+    SWITCH_DEADLINE_NS,
+    SWITCH_IN_NS_MIN,
+    US,
+)
 from vcoproc.wire.messages import EndReason, Eoi, Grant, Message, Register, Report, Wake
 from vcoproc_scheduler.decisions import Why
-from vcoproc_scheduler.events import FellBack, LostParameter, SetAlgorithm
+from vcoproc_scheduler.events import CoprocView, FellBack, LostParameter, SetAlgorithm
 from vcoproc_scheduler.policies.api import Decision, Parameter, Policy, Scope
 from vcoproc_scheduler.policies.loader import Catalogue
 from vcoproc_scheduler.policies.rr import RoundRobin
@@ -42,6 +49,9 @@ class Bench:
     ) -> None:
         self.service.set_coproc(coproc, SetAlgorithm(algorithm, slice_ns, refusal_ns, {}), 0)
 
+    def views(self) -> list[CoprocView]:
+        return [self.service.view(coproc, 0) for coproc in self.service.coprocs()]
+
     def online(self, coproc: str, *runnable: int) -> None:
         self.service.opened(coproc, 0)
         listed = tuple((vcoproc, True, False) for vcoproc in runnable)
@@ -57,7 +67,7 @@ def test_each_coproc_is_scheduled_by_itself() -> None:
     bench.service.add_vcoproc("dsp1", 2, {}, 0)
     bench.service.received("dsp1", Wake(2, 0, False), 0)
     assert bench.sent == [("dsp1", Grant(1, 2, SLICE_NS, True, SWITCH_DEADLINE_NS))]
-    views = {view.coproc: view for view in bench.service.views(0)}
+    views = {view.coproc: view for view in bench.views()}
     assert [each.vcoproc for each in views["dsp0"].vcoprocs] == [1]
     assert bench.service.next_deadline_ns() is None, "round robin needs no timer"
 
@@ -65,7 +75,7 @@ def test_each_coproc_is_scheduled_by_itself() -> None:
 def test_a_register_is_kept_until_control_sets_the_coproc() -> None:
     bench = Bench()
     bench.online("dsp0", 7)
-    assert bench.service.views(0) == []
+    assert bench.views() == []
     with pytest.raises(NotFound):
         bench.service.add_vcoproc("dsp0", 7, {}, 0)
     bench.set("dsp0")
@@ -106,7 +116,7 @@ def test_defaults_and_bounds_of_a_coproc() -> None:
             bench.set(name)
     with pytest.raises(NotFound):
         bench.set("dsp1", "edf2")
-    assert [view.coproc for view in bench.service.views(0)] == ["dsp0"], "refusals left nothing"
+    assert [view.coproc for view in bench.views()] == ["dsp0"], "refusals left nothing"
 
 
 class Other(RoundRobin):
@@ -171,7 +181,7 @@ def test_a_failing_algorithm_of_one_coproc_leaves_the_others_alone() -> None:
     bench.online("dsp1", 1)
     assert [notice.coproc for notice in bench.fallbacks] == ["dsp1"]
     assert bench.changes > 0
-    algorithms = [view.algorithm for view in bench.service.views(0)]
+    algorithms = [view.algorithm for view in bench.views()]
     assert algorithms == ["other", "rr", "broken"]
     ((notice, count),) = bench.service.fallbacks()
     assert (notice.why, count) == ("pick raised RuntimeError: out of ideas", 1)
@@ -264,6 +274,25 @@ def test_turns_are_listed_from_a_time_on() -> None:
     ]
     with pytest.raises(NotFound):
         bench.service.turns("dsp9", 0)
+
+
+@pytest.mark.parametrize(
+    ("bound_ns", "in_ns"), [(100 * US, SWITCH_IN_NS_MIN), (20 * MS, 20 * MS), (0, 500 * MS)]
+)
+def test_an_analysis_reckons_with_both_refusals_of_a_turn(bound_ns: int, in_ns: int) -> None:
+    """The others are taken in late, and leave late."""
+    bench = Bench()
+    bench.set("dsp0", refusal_ns=bound_ns)
+    for vcoproc in (1, 2, 3):
+        bench.service.add_vcoproc("dsp0", vcoproc, {}, 0)
+    out_ns = bound_ns or SWITCH_DEADLINE_NS
+    question, found = bench.service.analyse("dsp0", 0)
+    assert (question.refusal_ns, question.switch_in_refusal_ns) == (out_ns + in_ns, in_ns)
+    want_ns = 2 * SLICE_NS_DEFAULT + 3 * (out_ns + in_ns)
+    assert {each.bounds.wait_ns for each in found} == {want_ns}
+    question, found = bench.service.analyse("dsp0", 0, refusal_ns=7 * US, switch_ns=5 * US)
+    assert (question.refusal_ns, question.switch_in_refusal_ns) == (14 * US, 7 * US)
+    assert found[0].bounds.wait_ns == 2 * SLICE_NS_DEFAULT + 3 * 19 * US
 
 
 def test_a_message_of_another_link_is_a_protocol_error() -> None:

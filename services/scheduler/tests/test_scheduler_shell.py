@@ -17,13 +17,24 @@ import grpc
 import pytest
 import zmq
 
+from vcoproc.api.v1 import toolstack_pb2
 from vcoproc.internal.v1 import control_pb2, control_pb2_grpc
-from vcoproc.limits import CONTROL_CREDIT, DECISION_WATCHERS_MAX, MS
+from vcoproc.limits import CONTROL_CREDIT, DECISION_WATCHERS_MAX, MS, SWITCH_DEADLINE_NS
 from vcoproc.runtime.grpc_kit import channel, to_error
 from vcoproc.runtime.link import LinkClient, LinkDown, LinkUp, Received
 from vcoproc.runtime.process import new_epoch
 from vcoproc.runtime.rundir import RunDir
-from vcoproc.wire.messages import EndReason, Eoi, Grant, Message, Register, Report, Role, Wake
+from vcoproc.wire.messages import (
+    EndReason,
+    Eoi,
+    Grant,
+    GrantDropped,
+    Message,
+    Register,
+    Report,
+    Role,
+    Wake,
+)
 
 LIMIT_S = 20
 pytestmark = pytest.mark.slow
@@ -177,6 +188,64 @@ def test_a_coproc_is_scheduled(
     assert code == 0, log
 
 
+def test_refusals_are_shown_out_and_in(
+    scheduler: Process, control: control_pb2_grpc.SchedulerControlServiceStub, coproc: Coproc
+) -> None:
+    coproc.listed = ((1, True, False), (2, True, False))
+    coproc.until(lambda: coproc.ups == 1)
+    set_up(control, 1, 2)
+    coproc.until(lambda: len(coproc.grants) >= 1)
+    first = coproc.grants[0]
+    # Not taken in before it has been given up once; then it refuses to leave.
+    coproc.link.send(GrantDropped(first.grant, 1, "SWITCH_TIMEOUT", 5 * MS, 4 * MS, 9))
+    coproc.until(lambda: coproc.grants[-1].vcoproc == 2)
+    coproc.link.send(GrantDropped(coproc.grants[-1].grant, 2, "NOT_RUNNABLE", 5 * MS))
+    coproc.link.send(Wake(1, 5 * MS, False))
+    coproc.until(lambda: coproc.grants[-1].vcoproc == 1)
+    number = coproc.grants[-1].grant
+    coproc.link.send(
+        Report(0, 0, number, 1, 2, False, 0, 0, 0, 0, False, 0, 0, 0, 0, 6 * MS, 6 * MS, MS, 2)
+    )
+    coproc.link.send(
+        Report(number, 1, 0, 0, 3, False, MS, MS, 3 * MS, 5, True, 0, 0, 0, 0, 7 * MS, 0)
+    )
+
+    def seen() -> control_pb2.VcoprocSchedule:
+        request = control_pb2.GetScheduleRequest(coproc="dsp0")
+        return control.GetSchedule(request, timeout=LIMIT_S).vcoprocs[0]
+
+    coproc.until(lambda: seen().refusals.count == 1)
+    found = seen()
+    out, entries = found.refusals, found.switch_in_refusals
+    assert (out.busy_count, out.forced_count, out.given_up_count) == (5, 1, 0)
+    assert (out.total_ns, out.max_ns) == (3 * MS, 3 * MS)
+    assert (entries.count, entries.busy_count) == (2, 11)
+    assert (entries.forced_count, entries.given_up_count) == (0, 1)
+    assert (entries.total_ns, entries.max_ns) == (5 * MS, 4 * MS)
+    assert {place: count for place, count in enumerate(entries.counts) if count} == {10: 1, 12: 1}
+    assert found.accounting.refused_ns == 8 * MS
+
+
+def test_accounts_can_begin_with_what_was_used_elsewhere(
+    scheduler: Process, control: control_pb2_grpc.SchedulerControlServiceStub
+) -> None:
+    set_up(control)
+    used = toolstack_pb2.Accounting(
+        run_ns=1, wait_ns=2, refused_ns=3, overtime_ns=4, switch_ns=5, switch_count=6,
+        wake_count=7, instruction_count=8,
+    )  # fmt: skip
+    add = control_pb2.AddVcoprocRequest(coproc="dsp0", vcoproc_id=1, accounting=used)
+    control.AddVcoproc(add, timeout=5)
+    control.AddVcoproc(add, timeout=5)
+    (account,) = control.ListAccounts(control_pb2.ListAccountsRequest(), timeout=5).coprocs
+    assert account.vcoprocs[0].accounting == used
+    used.run_ns = 1 << 63
+    add = control_pb2.AddVcoprocRequest(coproc="dsp0", vcoproc_id=2, accounting=used)
+    with pytest.raises(grpc.RpcError) as caught:
+        control.AddVcoproc(add, timeout=5)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+
+
 def test_idle_costs_no_processor_time(
     scheduler: Process, control: control_pb2_grpc.SchedulerControlServiceStub, coproc: Coproc
 ) -> None:
@@ -277,8 +346,10 @@ def test_everything_about_scheduling_can_be_read_and_set(
     )
     assert (analysis.algorithm, analysis.switch_ns) == ("rr", 100_000)
     first, second = analysis.vcoprocs
-    # The other's slice, and two switches with two refusals.
-    worst_ns = 700_000 + 2 * (100_000 + analysis.refusal_ns)
+    # The other's slice, and two switches with two refusals each.
+    refusals_ns = analysis.refusal_ns + analysis.switch_in_refusal_ns
+    assert analysis.refusal_ns == analysis.switch_in_refusal_ns == SWITCH_DEADLINE_NS
+    worst_ns = 700_000 + 2 * (100_000 + refusals_ns)
     assert (first.vcoproc_id, first.worst_wait_ns) == (1, worst_ns)
     assert second.worst_wait_ns == worst_ns + 2 * MS - 700_000
     with pytest.raises(grpc.RpcError) as caught:

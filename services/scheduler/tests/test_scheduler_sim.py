@@ -11,8 +11,13 @@ from scheduler_rig import SLICE_NS, Rig, rr
 from vcoproc.limits import MS, US
 from vcoproc.model.run_state import RunState
 from vcoproc.testing.network import Faults
+from vcoproc_scheduler.events import SetAlgorithm
 
 REFUSING = Costs(refuse_ns=(0, 300 * US))
+REFUSING_BOTH = Costs(refuse_ns=(0, 300 * US), refuse_in_ns=(0, 1500 * US))
+BOUND_NS = 1 * MS
+"""So some are given up before they are taken in."""
+BOUNDED = SetAlgorithm("rr", SLICE_NS, BOUND_NS, {})
 
 
 def jain(values: list[int]) -> float:
@@ -88,8 +93,9 @@ def test_who_wakes_often_does_not_starve_the_others() -> None:
     assert toggler.turns > 4000 * 300 * US // (2 * SLICE_NS + 1 * MS), "and it runs each round"
 
 
-def test_the_books_agree_with_those_of_the_executor() -> None:
-    rig = Rig(seed=7, costs=REFUSING)
+@pytest.mark.parametrize("costs", [REFUSING, REFUSING_BOTH])
+def test_the_books_agree_with_those_of_the_executor(costs: Costs) -> None:
+    rig = Rig(seed=7, costs=costs, algorithm=BOUNDED)
     rig.add(1, 2, 3)
     for round_ in range(300):
         rig.executor.work(1 + round_ % 3, (1 + round_ % 7) * MS)
@@ -102,6 +108,11 @@ def test_the_books_agree_with_those_of_the_executor() -> None:
         assert view[vcoproc].run_ns == guest.run_ns
         assert view[vcoproc].refused_ns == guest.refused_ns
         assert view[vcoproc].switches == guest.turns
+        refusals = view[vcoproc].refusals, view[vcoproc].switch_in_refusals
+        assert sum(each.total_ns for each in refusals) == guest.refused_ns
+        assert refusals[1].count == len(guest.entries_ns)
+        assert refusals[1].given_up_count == guest.given_up
+        assert (guest.given_up > 0) == (costs is REFUSING_BOTH)
         assert guest.run_ns > 0
     assert any(guest.refused_ns for guest in rig.executor.guests.values())
     elapsed = {account.elapsed_ns for account in view.values()}
@@ -132,11 +143,12 @@ def test_a_restarted_scheduler_finds_its_place() -> None:
     assert rig.executor.guests[3].turns == 1
 
 
-def test_cuts_and_stalls_lose_no_wake() -> None:
+@pytest.mark.parametrize("costs", [REFUSING, REFUSING_BOTH])
+def test_cuts_and_stalls_lose_no_wake(costs: Costs) -> None:
     faults = Faults(
         stall_chance=50_000, cut_chance=30_000, reconnect_ns=(1 * MS, 10 * MS), through_codec=True
     )
-    rig = Rig(seed=11, faults=faults, costs=REFUSING)
+    rig = Rig(seed=11, faults=faults, costs=costs, algorithm=BOUNDED)
     rig.add(*range(1, 6))
     for round_ in range(400):
         rig.executor.work(1 + round_ % 5, 500 * US)

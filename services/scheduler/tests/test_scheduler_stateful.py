@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from scheduler_executor_model import Costs
 from scheduler_hostile import Cap, Hostile, Table
-from scheduler_rig import SLICE_NS, Rig, rr
+from scheduler_rig import SLICE_NS, Rig
 
 from vcoproc.errors import RequestError
 from vcoproc.limits import MS, SWITCH_DEADLINE_NS, US
@@ -46,15 +46,29 @@ class SchedulerLife(RuleBasedStateMachine):
         seed=st.integers(0, 2**32),
         delay_us=st.sampled_from([1, 50, 2000, 20_000]),
         refuse_us=st.sampled_from([0, 200]),
+        refuse_in_us=st.sampled_from([0, 300, 3000]),
+        bound_ns=st.sampled_from([MS, SWITCH_DEADLINE_NS]),
         early_reports=st.booleans(),
     )
-    def start(self, seed: int, delay_us: int, refuse_us: int, early_reports: bool) -> None:
+    def start(
+        self,
+        seed: int,
+        delay_us: int,
+        refuse_us: int,
+        refuse_in_us: int,
+        bound_ns: int,
+        early_reports: bool,
+    ) -> None:
+        self.bound_ns = bound_ns
         faults = Faults(delay_ns=(delay_us * US // 2, delay_us * US), reconnect_ns=(MS, 5 * MS))
-        costs = Costs(refuse_ns=(0, refuse_us * US))
-        self.rig = Rig(seed, faults=faults, costs=costs, catalogue=CATALOGUE)
+        costs = Costs(refuse_ns=(0, refuse_us * US), refuse_in_ns=(0, refuse_in_us * US))
+        self.rig = Rig(seed, faults=faults, costs=costs, catalogue=CATALOGUE, algorithm=self._rr())
         self.times = False
         self.rig.executor.early_reports = early_reports
         self.rig.add(1, 2)
+
+    def _rr(self, slice_ns: int = SLICE_NS) -> SetAlgorithm:
+        return SetAlgorithm("rr", slice_ns, self.bound_ns, {})
 
     @rule(vcoproc=IDS)
     def add(self, vcoproc: int) -> None:
@@ -102,7 +116,7 @@ class SchedulerLife(RuleBasedStateMachine):
         self.rig.restart_scheduler()
         self.rig.link.connect()
         self.rig.clock.advance(200 * US)
-        self.rig.step(rr())
+        self.rig.step(self._rr())
         for vcoproc in wanted:
             self.rig.step(AddVcoproc(vcoproc, {}))
 
@@ -119,7 +133,7 @@ class SchedulerLife(RuleBasedStateMachine):
         parameters = {"min_run_us": min_run_us}
         if algorithm == "hostile":
             parameters |= {"seed": seed, "chance_ppm": chance_ppm}
-        event = SetAlgorithm(algorithm, SLICE_NS, SWITCH_DEADLINE_NS, parameters, restart=restart)
+        event = SetAlgorithm(algorithm, SLICE_NS, self.bound_ns, parameters, restart=restart)
         before = self._totals()
         try:
             self.rig.step(event)
@@ -143,7 +157,7 @@ class SchedulerLife(RuleBasedStateMachine):
 
     @rule(slice_ms=st.sampled_from([1, 5]))
     def change_slice(self, slice_ms: int) -> None:
-        self.rig.step(rr(slice_ms * MS))
+        self.rig.step(self._rr(slice_ms * MS))
 
     @invariant()
     def at_most_one_runs(self) -> None:
@@ -167,7 +181,8 @@ class SchedulerLife(RuleBasedStateMachine):
             return
         rig = self.rig
         rig.link.connect()
-        rig.step(rr())
+        rig.executor.costs.refuse_in_ns = (0, 0)  # else one may never be taken in
+        rig.step(self._rr())
         for vcoproc in range(1, IDS_MAX + 1):
             rig.step(AddVcoproc(vcoproc, {}))
         rig.settle()

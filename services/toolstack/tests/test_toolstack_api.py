@@ -35,6 +35,7 @@ def test_a_created_domain_is_described_completely(server: Server) -> None:
     assert domain.unknown_keys == ["kernel"]
     audio, video = domain.vcoprocs
     assert (audio.name, audio.coproc) == ("domains/fir/vcoprocs/audio", "coprocs/dsp0")
+    assert audio.compatible == "vcoproc,cortex-m4"
     assert audio.state == api.Vcoproc.STATE_SLEEPING
     assert dict(audio.parameters) == {"weight": 512}
     assert [(r.name, r.size_bytes, r.mapped) for r in audio.ranges] == [
@@ -118,10 +119,14 @@ def test_a_coproc_is_shown_as_it_is(full: Server) -> None:
         scheduler="rr",
         slice_us=2000,
         vcoproc_count=1,
-        vcoproc_count_max=64,
+        vcoproc_count_max=limits.VCOPROCS_PER_COPROC_MAX,
         private_memory_bytes=65536,
         clock_hz=100_000_000,
         switch_count=5,
+        memory_bytes=limits.MIB,
+        refusal_us=500_000,
+        refusal_drain_us=10_000,
+        aliases=["codec", "video"],
     )
     full.rig.leases.fail("dsp1", "broken")
     coproc = full.call("GetCoproc", api.GetCoprocRequest(name="coprocs/dsp1"))
@@ -226,9 +231,12 @@ def token(*parts: object) -> str:
         {"page_token": token()},
         {"page_token": token("domains")},
         {"page_token": token("something else", "a")},
-        {"page_token": token("coprocs", "gone")},
         {"page_token": token("domains", 5)},
         {"page_token": base64.urlsafe_b64encode(b"[" * 700).decode()},
+        {"filter": "name"},
+        {"filter": "nonsense=1"},
+        {"filter": "state=SOMEWHERE"},
+        {"filter": "name=" + "x" * 1020},
     ],
 )
 def test_a_wrong_page_is_refused(
@@ -443,19 +451,19 @@ def test_watchers_are_bounded_and_give_their_places_back(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for _ in range(limits.WATCHERS_MAX - 1):
-        server.gateway._watchers.acquire()
+        server.streams._places.acquire()
     first = server.api.WatchEvents(api.WatchEventsRequest(), timeout=TIMEOUT_S)
     first.initial_metadata()
     with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_EXCEEDED", "open streams"):
         next(iter(server.api.WatchEvents(api.WatchEventsRequest(), timeout=TIMEOUT_S)))
     first.cancel()
-    assert server.gateway._watchers.acquire(timeout=TIMEOUT_S)
+    assert server.streams._places.acquire(timeout=TIMEOUT_S)
 
 
 def test_a_stop_ends_the_watches(server: Server) -> None:
     stream = server.api.WatchEvents(api.WatchEventsRequest(), timeout=TIMEOUT_S)
     stream.initial_metadata()
-    server.gateway.stop()
+    server.streams.stop()
     assert list(stream) == []
 
 

@@ -183,7 +183,7 @@ def test_every_kind_of_field_as_json() -> None:
 
 
 def test_lists_longer_than_a_page_are_whole(full: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vcoproc_toolstack.cli.client._PAGE_SIZE", 2)
+    monkeypatch.setattr("vcoproc.client.calls._PAGE_SIZE", 2)
     for name in "abcde":
         full.create(f'name = "{name}"')
     got = read_json(vcoproc(full, "domain", "list", "-o", "json"))
@@ -213,25 +213,21 @@ def test_no_events_yet(server: Server) -> None:
     assert (result.exit_code, result.stdout) == (0, "")
 
 
-def test_following_events_until_the_cluster_ends_it(full: Server) -> None:
+def test_following_events_until_the_cluster_ends_it(
+    full: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vcoproc_toolstack.cli.watching.PATIENCE_NS", 1)
     results: list[Result] = []
     thread = threading.Thread(target=lambda: results.append(vcoproc(full, "events", "--follow")))
-    watchers = full.gateway._watchers
     thread.start()
-    # The stream is open once it holds a place.
-    while True:
-        places = 0
-        while watchers.acquire(blocking=False):
-            places += 1
-        watchers.release(places)
-        if places < 64:
-            break
+    while not full.streams._streams:
+        assert thread.is_alive()
     full.create('name = "late"')
-    full.gateway.stop()
+    full.streams.stop()
     thread.join(20)
     [result] = results
-    assert result.exit_code == 0
-    assert [line[3] for line in words(result)][:1] == ["domains/fir"]
+    assert (result.exit_code, "it has ended the watch" in result.stderr) == (3, True)
+    assert [line[3] for line in words(result)] == ["domains/fir", "domains/late"]
 
 
 # --- mistakes -------------------------------------------------------------------------------------
@@ -244,8 +240,8 @@ def test_following_events_until_the_cluster_ends_it(full: Server) -> None:
         (["domain", "destroy", "nope"], 1, "[NOT_FOUND]"),
         (["coproc", "show", "nope"], 1, "coproc 'nope' does not exist"),
         (["vcoproc", "list", "--domain", "nope"], 1, "[NOT_FOUND]"),
-        (["domain", "show", "a/b"], 2, "name: must have the form domains/{domain}"),
-        (["domain", "show", ""], 2, "name: the name is empty"),
+        (["domain", "show", "a/b"], 2, "'a/b' is no name of a domain"),
+        (["domain", "show", ""], 2, "'' is no name of a domain"),
         (["domain", "create", "/no/such.cfg"], 2, "/no/such.cfg: there is no such file"),
         (["domain", "destroy", "fir", "--request-id", "x" * 64], 2, "request_id: is longer"),
         (["events", "--revision", "99"], 1, "[REVISION_GONE]"),

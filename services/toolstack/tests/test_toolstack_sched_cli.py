@@ -14,6 +14,7 @@ from toolstack_server import TIMEOUT_S, Server
 from typer.testing import CliRunner
 
 from vcoproc.api.v1 import toolstack_pb2 as api
+from vcoproc_toolstack.cli import sched_tables
 from vcoproc_toolstack.cli.app import app
 from vcoproc_toolstack.schedules import Setting
 
@@ -83,10 +84,40 @@ def test_show(full: Server) -> None:
     )
     slices = next(line for line in lines if line[:2] == ["fir/audio", "3"])
     assert slices[2:] == ["0.030", "ms", "0.031", "ms", "2", "0.4", "us", "0.8", "us"]
-    refusals = next(line for line in lines if line[:2] == ["fir/audio", "2"])
-    assert " ".join(refusals[2:]) == "5 1 0.009 ms 8 us 1 below 4 us 1 longer"
+    refusals = [" ".join(line) for line in lines if line[1:2] in (["out"], ["in"])]
+    assert refusals == [
+        "fir/audio out 2 5 1 - 0.009 ms 8 us 1 below 4 us 1 longer",
+        "fir/audio in 3 7 - 2 3.100 ms 1500 us 1 below 2 us 2 below 8 us",
+        "other/v out 2 5 1 - 0.009 ms 8 us 1 below 4 us 1 longer",
+        "other/v in 3 7 - 2 3.100 ms 1500 us 1 below 2 us 2 below 8 us",
+    ]
     got = read_json(sched(full, "show", "dsp0", "-o", "json"))
     assert got["vcoprocs"][0]["refusals"]["bucket_counts"] == [0, 0, 1, 0, 1]
+    assert got["vcoprocs"][0]["switch_in_refusals"] == {
+        "refusal_count": 3,
+        "busy_count": 7,
+        "forced_count": 0,
+        "given_up_count": 2,
+        "total_ns": 3_100_000,
+        "longest_us": 1_500,
+        "bucket_counts": [0, 1, 0, 2, 0],
+    }
+
+
+@pytest.mark.parametrize("out", [True, False])
+@pytest.mark.parametrize("entry", [True, False])
+def test_refusals_are_shown_where_there_were_any(
+    out: bool, entry: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    refused = {True: api.Refusals(refusal_count=1, bucket_counts=[1, 0]), False: api.Refusals()}
+    vcoproc = api.VcoprocSchedule(
+        vcoproc=AUDIO, refusals=refused[out], switch_in_refusals=refused[entry]
+    )
+    sched_tables.schedule(api.Schedule(coproc="coprocs/dsp0", vcoprocs=[vcoproc]))
+    text = capsys.readouterr().out
+    assert ("HOW LONG" in text) == (out or entry)
+    rows = [line.split()[1] for line in text.splitlines() if line.endswith("1 below 1 us")]
+    assert rows == ["out"] * out + ["in"] * entry
 
 
 def test_a_fallback_is_said(full: Server) -> None:
@@ -125,7 +156,8 @@ def test_algorithms(full: Server) -> None:
 
 def test_analyse(full: Server) -> None:
     result = sched(full, "analyse", "dsp0")
-    assert "switches of 1.5 us, refusals of 2.0 us" in result.stdout
+    said = " ".join(result.stdout.split())
+    assert "switches of 1.5 us, refusals of 2.0 us to leave and 4.0 us to be taken in" in said
     assert words(result)[-2:] == [
         ["fir/audio", "nothing", "no", "bound", "no", "bound", "7.0", "us", "-", "turns"],
         ["other/v", "25.0", "%", "9.0", "us", "7.0", "us", "7.0", "us", "EXCEEDED", "turns"],
@@ -133,6 +165,7 @@ def test_analyse(full: Server) -> None:
     options = ("--switch-us", "7", "--refusal-us", "8", "--work-us", "9", "-o", "json")
     got = read_json(sched(full, "analyse", "dsp0", *options))
     assert (got["switch_ns"], got["refusal_ns"], got["work_ns"]) == (7_000, 8_000, 9_000)
+    assert got["switch_in_refusal_ns"] == 8_000
 
 
 def test_log(full: Server) -> None:
@@ -273,7 +306,7 @@ def test_parameters_of_a_whole_domain_are_checked_as_single_ones(full: Server) -
     ("arguments", "code", "said"),
     [
         (["show", "nope"], 1, "coproc 'nope' does not exist [NOT_FOUND]"),
-        (["show", "a/b"], 2, "coproc: must have the form coprocs/{coproc}"),
+        (["show", "a/b"], 2, "'coprocs/a/b' is no name of a coproc"),
         (["set", "nope", "rr"], 1, "[NOT_FOUND]"),
         (["set", "dsp0", "rt"], 2, "'rt' is not installed; there are: credit, edf, rr"),
         (["set", "dsp0", "credit", "-p", "wait=1"], 2, "credit has no such parameter for a coproc"),

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from vcoproc.api.v1 import toolstack_pb2 as api
-from vcoproc_toolstack.cli.client import Client
+from vcoproc.client import Cluster as Client
+from vcoproc.client import calls
 from vcoproc_toolstack.cli.up import Cluster
 
 EXAMPLES = Path(__file__).parents[3] / "examples"
@@ -78,7 +79,7 @@ def cluster(
 
 def wait_for(cluster: Cluster, revision: int, name: str, kind: int) -> api.Event:
     with Client(cluster.run_dir) as client:
-        for event in client.watch(api.WatchEventsRequest(revision=revision)):
+        for event in client.watch(revision=revision):
             if event.name == name and event.kind == kind:
                 return event
     raise AssertionError("the toolstack has ended")
@@ -95,7 +96,7 @@ def kill(cluster: Cluster, reports: queue.SimpleQueue[str], name: str) -> None:
 
 def revision(cluster: Cluster) -> int:
     with Client(cluster.run_dir) as client:
-        number: int = client.read("ListDomains", api.ListDomainsRequest()).revision
+        number: int = client.whole(calls.domains("")).revision
         return number
 
 
@@ -183,23 +184,23 @@ def test_an_algorithm_that_fails_is_an_event_and_is_tried_again_when_named(
 ) -> None:
     before = revision(cluster)
     got = ask(cluster, "set", "dsp0", "broken")["schedule"]
-    event = wait_for(cluster, before, "coprocs/dsp0", api.Event.KIND_FELL_BACK)
+    event = wait_for(cluster, before, "coprocs/dsp0/schedule", api.Event.KIND_FELL_BACK)
     assert "broken failed, rr has taken over" in event.description
     assert "no idea" in event.description
     got = ask(cluster, "show", "dsp0")
     assert (got["algorithm"], got["wanted_algorithm"]) == ("rr", "broken")
     assert "no idea" in got["fallback"]
     ask(cluster, "set", "dsp0", "broken")
-    wait_for(cluster, event.revision, "coprocs/dsp0", api.Event.KIND_FELL_BACK)
+    wait_for(cluster, event.revision, "coprocs/dsp0/schedule", api.Event.KIND_FELL_BACK)
     assert ask(cluster, "show", "dsp0")["fallback_count"] == 2
     # A toolstack that begins anew is told of the last one again, and has told of it.
     last = revision(cluster)
     kill(cluster, reports, "toolstack")
     ask(cluster, "set", "dsp0", "credit")
     with Client(cluster.run_dir) as client:
-        for each in client.watch(api.WatchEventsRequest(revision=last)):
+        for each in client.watch(revision=last):
             assert each.kind != api.Event.KIND_FELL_BACK
-            if each.name == "coprocs/dsp0" and each.kind == api.Event.KIND_CHANGED:
+            if each.name == "coprocs/dsp0/schedule" and each.kind == api.Event.KIND_CHANGED:
                 break
 
 

@@ -70,6 +70,14 @@ def test_a_schedule_has_names_and_every_figure(full: Server) -> None:
     assert (audio.slices.turn_count, audio.slices.error_max_ns) == (3, 800)
     assert list(audio.refusals.bucket_counts) == [0, 0, 1, 0, 1]
     assert (audio.refusals.busy_count, audio.refusals.longest_us) == (5, 8)
+    assert audio.switch_in_refusals == api.Refusals(
+        refusal_count=3,
+        busy_count=7,
+        given_up_count=2,
+        total_ns=3_100_000,
+        longest_us=1_500,
+        bucket_counts=[0, 1, 0, 2, 0],
+    )
     assert audio.longest_wait_ns == 1_000_000
 
 
@@ -85,6 +93,7 @@ def test_an_analysis(full: Server) -> None:
     found = full.call("AnalyseSchedule", api.AnalyseScheduleRequest(coproc="coprocs/dsp0"))
     assert (found.coproc, found.algorithm) == ("coprocs/dsp0", "rr")
     assert (found.switch_ns, found.refusal_ns, found.work_ns) == (1_500, 2_000, 3_000)
+    assert found.switch_in_refusal_ns == 4_000
     audio, other = found.vcoprocs
     assert (other.vcoproc, other.guaranteed_ppm, other.worst_wait_ns) == (OTHER, 250_000, 7_000)
     assert (other.observed_wait_ns, other.explanation) == (7_001, "turns")
@@ -223,15 +232,15 @@ def test_what_is_not_admitted_has_a_reason_of_its_own(full: Server) -> None:
 
 
 def test_changes_are_events_with_words(full: Server) -> None:
-    revision = full.rig.queries.revision()
+    revision = full.hub.revision()
     put(full, algorithm="credit", request_id="once")
     put(full, algorithm="credit", request_id="once")
     stream = full.api.WatchEvents(api.WatchEventsRequest(revision=revision), timeout=TIMEOUT_S)
     event = next(stream)
-    assert (event.name, event.kind) == ("coprocs/dsp0", api.Event.KIND_CHANGED)
+    assert (event.name, event.kind) == ("coprocs/dsp0/schedule", api.Event.KIND_CHANGED)
     assert event.description == "algorithm credit, slice 5000 us, lost: weight=7 of coprocs/dsp0"
     stream.cancel()
-    assert full.rig.queries.revision() == revision + 1
+    assert full.hub.revision() == revision + 1
 
 
 def test_a_fallback_is_shown(full: Server) -> None:
@@ -289,7 +298,7 @@ def test_following_ends_when_the_toolstack_or_the_scheduler_ends(full: Server) -
     thread = threading.Thread(target=lambda: found.put(list(stream)))
     thread.start()
     scheduling.followed.get(timeout=TIMEOUT_S)
-    full.gateway.stop()
+    full.streams.stop()
     assert found.get(timeout=TIMEOUT_S) == []
     thread.join()
     assert list(decisions(full, follow=True)) == []
@@ -298,7 +307,7 @@ def test_following_ends_when_the_toolstack_or_the_scheduler_ends(full: Server) -
 def test_followers_are_bounded_with_the_other_watchers(
     full: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(full.gateway, "_watchers", threading.BoundedSemaphore(1))
+    monkeypatch.setattr(full.streams, "_places", threading.BoundedSemaphore(1))
     stream = decisions(full, follow=True)
     full.rig.services.scheduling.followed.get(timeout=TIMEOUT_S)
     with refused(grpc.StatusCode.RESOURCE_EXHAUSTED, "LIMIT_EXCEEDED", "open streams"):

@@ -97,7 +97,7 @@ def test_another_algorithm_keeps_what_both_know_and_tells_what_is_lost(full: Rig
     wanted = Setting("credit", 2 * MS, (("min_run_us", 50),))
     assert full.services.scheduling.settings["dsp0"] == wanted
     assert params(full)[FIR] == (("weight", 512),)
-    assert texts(full, "coprocs/dsp0") == [
+    assert texts(full, "coprocs/dsp0/schedule") == [
         "algorithm credit, slice 2000 us, min_run_us=50, lost: weight=7 of coprocs/dsp0"
     ]
     lost = put(full, Wish("edf", vcoprocs={FIR: {"budget_us": 1000}, OTHER: {"budget_us": 9000}}))
@@ -155,7 +155,7 @@ def test_a_new_vcoproc_comes_under_what_was_set(full: Rig) -> None:
     assert full.services.scheduling.settings["dsp0"] == Setting("credit", 2 * MS, ())
     assert full.services.scheduled["dsp0"][4] == (("cap", 50),)
     assert full.queries.coproc("dsp0").config.scheduler == "credit"
-    assert [each.config.slice_ns for each in full.queries.coprocs("", 1)[0]] == [2 * MS]
+    assert [each.config.slice_ns for each in full.queries.coprocs("")[0][:1]] == [2 * MS]
 
 
 # --- refusals -------------------------------------------------------------------------------------
@@ -318,8 +318,9 @@ def test_an_algorithm_that_is_no_longer_there_does_not_stop_its_vcoprocs(full: R
     assert full.services.scheduled["dsp0"] == {1: (), 3: ()}
     found = full.schedules.schedule("dsp0")
     assert (found.view.algorithm, found.wanted.scheduler) == ("rr", "credit")
-    assert full.events()[-1] == ("coprocs/dsp0", "FELL_BACK")
-    assert "algorithm credit is refused, rr has taken over" in texts(full, "coprocs/dsp0")[-1]
+    assert full.events()[-1] == ("coprocs/dsp0/schedule", "FELL_BACK")
+    told = texts(full, "coprocs/dsp0/schedule")[-1]
+    assert "algorithm credit is refused, rr has taken over" in told
     # It comes back, with all that was set.
     full.services.scheduling.installed = ALGORITHMS
     assert full.repairer.repair(SCHEDULER)
@@ -383,8 +384,8 @@ def test_each_fallback_is_one_event_however_often_it_is_told(full: Rig) -> None:
     assert note_fallback(full.store, Fallback("dsp1", "credit", "x", 5_000))
     assert note_fallback(full.store, Fallback("dsp0", "credit", "y", 6_000))
     kinds = [event for event in full.events() if event[1] == "FELL_BACK"]
-    assert kinds == [(f"coprocs/{name}", "FELL_BACK") for name in ("dsp0", "dsp1", "dsp0")]
-    assert texts(full, "coprocs/dsp0")[0] == (
+    assert kinds == [(f"coprocs/{name}/schedule", "FELL_BACK") for name in ("dsp0", "dsp1", "dsp0")]
+    assert texts(full, "coprocs/dsp0/schedule")[0] == (
         "algorithm credit failed, rr has taken over: pick raised ValueError"
     )
 

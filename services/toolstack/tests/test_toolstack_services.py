@@ -23,7 +23,7 @@ from vcoproc.runtime.rundir import RunDir
 from vcoproc_toolstack.leases import Leases, Offer
 from vcoproc_toolstack.memory import MemoryDir
 from vcoproc_toolstack.placing import place_domain
-from vcoproc_toolstack.records import Accounting, DomainRecord, Life, LineNow, VcoprocState
+from vcoproc_toolstack.records import DomainRecord, Life, LineNow, VcoprocState
 from vcoproc_toolstack.services import GrpcServices
 from vcoproc_toolstack.steps import (
     AddVcoproc,
@@ -130,6 +130,15 @@ class Router(Noting, rpc.IrqControlServiceServicer):
 
 
 class Scheduler(Noting, rpc.SchedulerControlServiceServicer):
+    """accounts: what is answered, one after the other; the last is the one from then on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.accounts: list[Any] = [pb.ListAccountsResponse()]
+
+    def ListAccounts(self, _request: Any, _context: Any) -> Any:
+        return self.accounts.pop(0) if len(self.accounts) > 1 else self.accounts[0]
+
     def AddVcoproc(self, request: Any, _context: Any) -> Any:
         return self._note(request, pb.AddVcoprocResponse())
 
@@ -262,20 +271,34 @@ def test_a_coproc_that_dies_while_it_writes_a_context_leaves_no_file(wire: Wire)
     assert list(wire.memory.path_of("").iterdir()) == []
 
 
-def test_what_a_vcoproc_has_used_goes_to_the_scheduler(wire: Wire) -> None:
-    wire.services.perform(AddVcoproc(AUDIO, Accounting(1, 2, 3, 4, 5, 6, 7, 8)))
+def test_what_a_vcoproc_has_used_goes_to_the_scheduler_once_it_is_off_its_coproc(
+    wire: Wire,
+) -> None:
+    """Its last turn is part of the account only then."""
+    numbers = {
+        "run_ns": 1,
+        "wait_ns": 2,
+        "refused_ns": 3,
+        "overtime_ns": 4,
+        "switch_ns": 5,
+        "switch_count": 6,
+        "wake_count": 7,
+        "instruction_count": 8,
+    }
+    used = api.Accounting(**numbers)
+
+    def accounts(current: int, accounting: api.Accounting) -> Any:
+        own = pb.VcoprocAccount(vcoproc_id=7, run_state="SLEEPING", accounting=accounting)
+        coproc = pb.CoprocAccount(coproc="dsp1", current_vcoproc_id=current, vcoprocs=[own])
+        return pb.ListAccountsResponse(coprocs=[coproc])
+
+    wire.scheduler.accounts = [accounts(7, api.Accounting()), accounts(0, used)]
+    wire.services.perform(AddVcoproc(AUDIO, used_on="dsp1"))
+    wire.services.perform(AddVcoproc(AUDIO, used_on="dsp2"))
     wire.services.perform(AddVcoproc(AUDIO))
-    carried, fresh = wire.scheduler.asked
-    assert carried.accounting == api.Accounting(
-        run_ns=1,
-        wait_ns=2,
-        refused_ns=3,
-        overtime_ns=4,
-        switch_ns=5,
-        switch_count=6,
-        wake_count=7,
-        instruction_count=8,
-    )
+    carried, unknown, fresh = wire.scheduler.asked
+    assert carried.accounting == used
+    assert not unknown.HasField("accounting")
     assert not fresh.HasField("accounting")
 
 

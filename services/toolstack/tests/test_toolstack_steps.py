@@ -99,7 +99,7 @@ def make_move(state: DomainState = DomainState.RUNNING) -> Move:
     domain = DOMAIN.become(state)
     [audio, _] = domain.vcoprocs
     moved = replace(audio, coproc="dsp1")
-    return Move(domain, audio, moved, COPROCS["dsp1"], None)
+    return Move(domain, audio, moved, COPROCS["dsp1"])
 
 
 def test_a_move_leaves_the_old_coproc_only_after_its_commit() -> None:

@@ -140,6 +140,14 @@ def test_a_child_that_never_serves_ends_the_start(
     assert caught.value.exit_code is None
 
 
+def test_many_children_have_more_time(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "START_TIMEOUT_NS", 400 * limits.MS)
+    monkeypatch.setattr(limits, "START_TOGETHER", 1)
+    supervisor = rig.make(a=SERVE, b=SILENT, c=SERVE)
+    with pytest.raises(StartFailed, match="b did not serve within 1 s"):
+        supervisor.start()
+
+
 def test_only_the_child_itself_can_say_that_it_serves(
     rig: Rig, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from vcoproc.api.v1 import toolstack_pb2 as api
+from vcoproc.client import Cluster as Client
+from vcoproc.client import calls
 from vcoproc.errors import InvalidArgument, InvalidConfig
-from vcoproc_toolstack.cli.client import Client
 from vcoproc_toolstack.cli.supervisor import StartFailed
 from vcoproc_toolstack.cli.up import Cluster, RunDirBusy
 
@@ -235,19 +237,17 @@ def fragile(short_path: Path) -> Iterator[tuple[Cluster, queue.SimpleQueue[str]]
 def test_a_process_that_dies_finds_its_place_again(
     fragile: tuple[Cluster, queue.SimpleQueue[str]], name: str
 ) -> None:
-    from vcoproc.api.v1 import toolstack_pb2 as api
-
     cluster, reports = fragile
     before = cluster.pids()
     with Client(cluster.run_dir) as client:
-        revision = client.read("ListDomains", api.ListDomainsRequest()).revision
+        revision = client.whole(calls.domains("")).revision
     os.kill(before[name], signal.SIGKILL)
     assert f"{name} was ended by SIGKILL" in reports.get(timeout=WAIT_S)
     assert f"{name} serves again" in reports.get(timeout=WAIT_S)
     # The toolstack tells when the one that died, or the coproc that it lost, is there again.
     wanted = {"dsp0": "coprocs/dsp0", "toolstack": "coprocs/dsp0"}.get(name, f"services/{name}")
     with Client(cluster.run_dir) as client:
-        for event in client.watch(api.WatchEventsRequest(revision=revision)):
+        for event in client.watch(revision=revision):
             if event.name == wanted and event.kind == api.Event.KIND_ONLINE:
                 break
     after = cluster.pids()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
+from toolstack_looking import FakeLooking
 from toolstack_scheduling import FakeScheduling
 
 from vcoproc.errors import NotFound, PeerLost, WrongState
@@ -37,12 +38,14 @@ from vcoproc_toolstack.steps import (
     MoveLines,
     PauseDomain,
     PauseVcoproc,
+    RemoveCoproc,
     RemoveDomain,
     RemoveMemory,
     RemoveVcoproc,
     ResumeDomain,
     ResumeVcoproc,
     SaveContext,
+    SchedulerStep,
     SetCoproc,
     Step,
     TakeMemory,
@@ -168,6 +171,7 @@ class FakeServices:
 
     def __post_init__(self) -> None:
         self.scheduling = FakeScheduling(self.scheduled, self._answers)
+        self.looking = FakeLooking(self)
 
     def belong_to(self, memory: MemoryDir, leases: Leases, grave: Grave) -> None:
         """Another toolstack steers them from now on."""
@@ -208,7 +212,7 @@ class FakeServices:
         match step:
             case MakeMemory() | TakeMemory() | RemoveMemory() | ForgetContext():
                 self._do_memory(step)
-            case SetCoproc() | AddVcoproc() | RemoveVcoproc():
+            case SetCoproc() | RemoveCoproc() | AddVcoproc() | RemoveVcoproc():
                 self._do_scheduler(step)
             case AttachVcoproc():
                 self._attach(step)
@@ -234,14 +238,18 @@ class FakeServices:
             case ForgetContext(vcoproc_id=vcoproc_id):
                 self.memory.remove(context_file(vcoproc_id))
 
-    def _do_scheduler(self, step: SetCoproc | AddVcoproc | RemoveVcoproc) -> None:
+    def _do_scheduler(self, step: SchedulerStep) -> None:
         match step:
             case SetCoproc():
                 self.scheduling.set_coproc(step)
+            case RemoveCoproc(coproc=coproc):
+                self.scheduled.pop(coproc, None)
+                self.scheduling.settings.pop(coproc, None)
             case AddVcoproc(vcoproc=vcoproc):
                 if vcoproc.vcoproc_id not in self.scheduled.get(vcoproc.coproc, {}):
                     place = vcoproc.coproc, vcoproc.vcoproc_id
-                    self.used[place] = step.accounting or Accounting(0, 0, 0, 0, 0, 0, 0, 0)
+                    before = self.used.get((step.used_on, vcoproc.vcoproc_id))
+                    self.used[place] = before or Accounting(0, 0, 0, 0, 0, 0, 0, 0)
                 self.scheduling.add(vcoproc.coproc, vcoproc.vcoproc_id, vcoproc.params)
             case RemoveVcoproc(coproc=coproc, vcoproc_id=vcoproc_id):
                 self.scheduled.get(coproc, {}).pop(vcoproc_id, None)

@@ -12,6 +12,8 @@ from vcoproc.config import SystemConfig, parse_system
 from vcoproc.errors import InvalidArgument, VcoprocError
 from vcoproc.runtime.logs import Log
 from vcoproc_toolstack.changes import Changes
+from vcoproc_toolstack.coproc_changes import CoprocChanges
+from vcoproc_toolstack.coproc_removal import Removals
 from vcoproc_toolstack.endings import Endings
 from vcoproc_toolstack.gateway_domains import Verbs
 from vcoproc_toolstack.leases import Leases, Offer
@@ -31,7 +33,7 @@ from vcoproc_toolstack.restoring import Restoring
 from vcoproc_toolstack.saving import Saving
 from vcoproc_toolstack.schedule_changes import ScheduleChanges
 from vcoproc_toolstack.schedule_queries import ScheduleQueries
-from vcoproc_toolstack.steps import IRQ_ROUTER, SCHEDULER, Step, coproc_service
+from vcoproc_toolstack.steps import IRQ_ROUTER, SCHEDULER, STORE, Step, coproc_service
 from vcoproc_toolstack.turns import Request
 
 CORTEX_M4 = "vcoproc,cortex-m4"
@@ -45,6 +47,7 @@ PLATFORM = PlatformRecord(
 TREE = """/dts-v1/;
 / {
     #address-cells = <1>; #size-cells = <1>;
+    aliases { codec = &dsp1; video = &dsp1; };
     chosen { shared { compatible = "vcoproc,shared-coprocs";
         dsp0 { coproc = <&dsp0>; max-vcoprocs = <3>; scheduler-params { weight = <7>; }; };
         dsp1 { coproc = <&dsp1>; slice-us = <2000>; };
@@ -84,8 +87,10 @@ NOTHING: Mapping[str, object] = {
 class Rig:
     """All parts of a toolstack but servers and threads."""
 
-    def __init__(self, path: Path, *, lease: bool = True) -> None:
+    def __init__(self, path: Path, target: Path | str = "", *, lease: bool = True) -> None:
+        """target: of the store; a file in `path` by default."""
         self.path = path
+        self.target = target or path / "store.db"
         self.log = Log("toolstack")
         self.system: SystemConfig = parse_system(TREE, "tree.dts")
         self.memory_dir = path / "memory"
@@ -105,9 +110,11 @@ class Rig:
         self.grave = Grave()
         self.memory = MortalMemory(self.memory_dir, self.grave)
         self.services.belong_to(self.memory, self.leases, self.grave)
-        self.store = MortalStore(self.path / "store.db", lambda: next(self.clock))
-        self.store.grave = self.grave
         self.marks = Marks()
+        self.store = MortalStore(
+            self.target, lambda: next(self.clock), failed=lambda: self.marks.mark(STORE)
+        )
+        self.store.grave = self.grave
         self.changes = Changes(
             self.store,
             self.leases,
@@ -134,8 +141,20 @@ class Rig:
         self.moves = Moves(self.changes)
         self.saving = Saving(self.changes, self.endings)
         self.restoring = Restoring(self.changes)
-        self.verbs = Verbs(self.changes, self.lifecycle, self.moves, self.saving, self.restoring)
-        self.repairer = Repairer(self.changes, self.endings)
+        self.removals = Removals(self.changes, patience_ns=0)
+        self.coproc_changes = CoprocChanges(
+            self.changes, self.moves, self.removals, self.services.scheduling
+        )
+        self.verbs = Verbs(
+            self.changes,
+            self.lifecycle,
+            self.moves,
+            self.saving,
+            self.restoring,
+            self.coproc_changes,
+            self.removals,
+        )
+        self.repairer = Repairer(self.changes, self.endings, self.removals)
         self.queries = Queries(
             self.store,
             self.leases,

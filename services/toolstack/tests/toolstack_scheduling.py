@@ -150,8 +150,9 @@ class FakeScheduling:
                     resolved(algorithm, params, per_coproc=False),
                     Accounting(3_000_000 * number, 2_000_000, 9, 8, 7, 6, 5, 4),
                     Slices(3, 30_000, 31_000, 2, 900, 800),
-                    Refusals(2, 5, 1, 9_000, 8, (0, 0, 1, 0, 1)),
+                    Refusals(2, 5, 1, 0, 9_000, 8, (0, 0, 1, 0, 1)),
                     1_000_000 * number,
+                    Refusals(3, 7, 0, 2, 3_100_000, 1_500, (0, 1, 0, 2, 0)),
                 )
                 for number, params in self.scheduled[coproc].items()
             ),
@@ -231,6 +232,7 @@ class FakeScheduling:
                 )
                 for place, number in enumerate(numbers)
             ),
+            assumed.refusal_ns or 4_000,
         )
 
 

@@ -191,8 +191,10 @@ class WatcherTooSlow(RequestError):
 
     reason = "WATCHER_TOO_SLOW"
 
-    def __init__(self, revision: int) -> None:
-        super().__init__(f"events were not read in time; resume the watch from {revision}")
+    def __init__(self, revision: int = 0) -> None:
+        """revision: of the last event that was sent; 0 for answers that are no events."""
+        resume = f"resume the watch from {revision}" if revision else "ask again"
+        super().__init__(f"answers were not read in time; {resume}")
         self.revision = revision
 
 
@@ -357,6 +359,48 @@ class PeerLost(PeerError):
     def __init__(self, peer: str) -> None:
         super().__init__(f"{peer} has gone away")
         self.peer = peer
+
+
+class VcoprocMoved(PeerError):
+    """A driver speaks to a coproc that its vcoproc has left for another one."""
+
+    reason = "VCOPROC_MOVED"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"vcoproc {name!r} lives on elsewhere")
+        self.name = name
+
+
+class VcoprocGone(PeerError):
+    """A vcoproc has no context any more; its driver has to begin anew, if it can."""
+
+    reason = "VCOPROC_GONE"
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"vcoproc {name!r} is gone: {why}")
+        self.name = name
+        self.why = why
+
+
+class DomainGone(PeerError):
+    """A domain does not exist any more, or has no memory: it was destroyed or shut down."""
+
+    reason = "DOMAIN_GONE"
+
+    def __init__(self, name: str, why: str) -> None:
+        super().__init__(f"domain {name!r} is gone: {why}")
+        self.name = name
+        self.why = why
+
+
+class Removed(PeerError):
+    """What this process is for is no longer part of the system: it has nothing left to do."""
+
+    reason = "REMOVED"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"{what} is not part of the system, or no longer")
+        self.what = what
 
 
 # --- a coprocessor's fault ------------------------------------------------------------------------

@@ -7,8 +7,11 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 
+from vcoproc.errors import Removed
 from vcoproc.internal.v1 import control_pb2, control_pb2_grpc
 from vcoproc.runtime.grpc_kit import serve
 from vcoproc.runtime.logs import Log
@@ -21,36 +24,79 @@ from vcoproc_sim.registry import create_platform, describe, platform_factories
 from vcoproc_sim.shell import CoprocShell
 
 _CONTROL_SERVICE = "vcoproc.internal.v1.CoprocSimService"
+_ENDING = (signal.SIGTERM, signal.SIGINT)
+
+
+class _Signals:
+    """Whether somebody wants the end of this process, and what that does just now."""
+
+    def __init__(self) -> None:
+        self.came = False
+
+    def do(self, act: Callable[[], None]) -> None:
+        """From now on a signal does this. One that came while they were held back does it too."""
+
+        def handle(_number: int, _frame: FrameType | None) -> None:
+            self.came = True
+            act()
+
+        for number in _ENDING:
+            signal.signal(number, handle)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+
+    def hold_back(self) -> None:
+        """None is heard until somebody says what one does."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
 
 
 def _run(options: argparse.Namespace) -> None:
+    """Is one coproc after the other, each until it is removed; ends when stopped.
+
+    Raises:
+        Removed: it was to be one certain coproc, which is not there.
+    """
     log = Log("coproc-sim")
     run_dir = RunDir(options.run_dir)
     run_dir.create()
+    signals = _Signals()
+    while _be_one(run_dir, options.coproc, signals, log):
+        if options.coproc:
+            raise Removed(f"coproc {options.coproc!r}")
+
+
+def _be_one(run_dir: RunDir, wanted: str, signals: _Signals, log: Log) -> bool:
+    """Leases a coproc and is it to its end. False: it was stopped. True: the coproc is removed."""
     request = control_pb2.LeaseCoprocRequest(
-        coproc=options.coproc,
+        coproc=wanted,
         control_target=run_dir.grpc("coproc-{coproc}"),
         trap_endpoint=run_dir.ipc("trap-{coproc}"),
         holder=f"{socket.gethostname()}:{os.getpid()}",
         platforms=[describe(name, factory) for name, factory in platform_factories().items()],
     )
     keeper = LeaseKeeper(run_dir.grpc("lease"), request, log)
-    # Until there is a loop, a signal only has to end the wait for a lease.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: keeper.close())
-    keeper.start()
-    lease = keeper.wait_for_lease()
-    if lease is None:
-        return
-    platform = create_platform(
-        lease.compatible,
-        PlatformConfig(
-            lease.coproc,
-            lease.private_memory_bytes,
-            lease.clock_hz,
-            dict(lease.platform_parameters),
-        ),
-    )
+    try:
+        # Until there is a loop, a signal only has to end the wait for a lease.
+        signals.do(keeper.close)
+        keeper.start()
+        lease = keeper.wait_for_lease()
+        if lease is not None:
+            _be(lease, run_dir, keeper, signals, log)
+        return keeper.removed.is_set() and not signals.came
+    finally:
+        keeper.close()
+
+
+def _be(
+    lease: control_pb2.CoprocLease,
+    run_dir: RunDir,
+    keeper: LeaseKeeper,
+    signals: _Signals,
+    log: Log,
+) -> None:
+    """Is a coproc until it is removed, or this process is stopped. Signals are held back then."""
+    parameters = dict(lease.platform_parameters)
+    config = PlatformConfig(lease.coproc, lease.private_memory_bytes, lease.clock_hz, parameters)
+    platform = create_platform(lease.compatible, config)
     shell = CoprocShell(
         lease,
         run_dir,
@@ -59,20 +105,24 @@ def _run(options: argparse.Namespace) -> None:
         log=log,
         on_fault=lambda fault: keeper.report(lease.coproc, fault),
     )
+    signals.do(shell.loop.stop)
     server = serve(
         run_dir.grpc(f"coproc-{lease.coproc}"),
         lambda server: control_pb2_grpc.add_CoprocSimServiceServicer_to_server(
-            CoprocSimService(shell), server
+            CoprocSimService(shell, platform), server
         ),
         service_names=(_CONTROL_SERVICE,),
         log=log,
     )
     log.info("serving", coproc=lease.coproc, compatible=lease.compatible)
     notify_ready()
+    keeper.when_removed(shell.loop.stop)
     try:
         shell.run()
     finally:
-        notify_stopping()
+        signals.hold_back()
+        if not keeper.removed.is_set():
+            notify_stopping()
         keeper.close()
         server.stop(0.2).wait()
         shell.close()

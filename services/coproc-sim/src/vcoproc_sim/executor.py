@@ -7,9 +7,11 @@ Theory of operation:
     current vcoproc runs on (overtime), and an idle one stays on the hardware until another is
     granted, so that waking it costs nothing.
     A coprocessor that refuses to be left (Busy) goes on running and is asked again, until the
-    grant's bound is reached; then it is forced off by reset. One that refuses to be entered stays
-    empty and is asked again, until the grant is dropped. One that fails is quarantined: all its
-    vcoprocs have faulted, and it takes no more grants. The switcher does all of that.
+    grant's bound is reached; then it is forced off by reset. One that refuses to take the next one
+    in stays empty and is asked again, until the same bound; then the grant is dropped. One that
+    fails is quarantined: all its vcoprocs have faulted, and it takes no more grants. The switcher
+    does all of that.
+    Who must leave, for good or until he is resumed, does so by `vcoproc_sim.departures`.
 Invariants (`check_invariants`):
     At most one context is on the hardware, and stage 2 is that context's. Queued writes are done
     before the first instruction. Of every vcoproc that wants to run and is not on the hardware the
@@ -20,14 +22,17 @@ Not handled:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from vcoproc.errors import AlreadyExists, LimitExceeded, NotFound, PlatformFailure
 from vcoproc.wire.messages import EndReason, Grant, LineSync, Message, Register, Vacate
+from vcoproc_sim import saving
+from vcoproc_sim.departures import Departures, Paused
 from vcoproc_sim.frontend import FrontEnd
 from vcoproc_sim.invariants import check_switcher
 from vcoproc_sim.platforms.api import ContextSpec, Fault, Platform, StopReason
+from vcoproc_sim.saving import VcoprocImage
 from vcoproc_sim.switcher import Switcher
 from vcoproc_sim.switching import Phase, Turn
 from vcoproc_sim.vcoprocs import FaultSeen, Outbox, Vcoproc
@@ -67,9 +72,17 @@ class Executor:
         self._frontend = frontend
         self._outbox = outbox
         self._clock = clock
-        self._switcher = Switcher(coproc, platform, frontend, outbox, clock, self._forget)
+        self._switcher = Switcher(coproc, platform, frontend, outbox, clock, self._has_left)
         self._switcher.drain_after_ns = drain_after_ns
-        self._done: dict[int, list[Callable[[bool], None]]] = {}
+        self._departures = Departures(self._switcher, platform, frontend, outbox, clock)
+
+    @property
+    def platform(self) -> Platform:
+        return self._platform
+
+    @property
+    def outbox(self) -> Outbox:
+        return self._outbox
 
     @property
     def vcoprocs(self) -> dict[int, Vcoproc]:
@@ -97,8 +110,13 @@ class Executor:
 
     # --- life of vcoprocs -------------------------------------------------------------------------
 
-    def attach(self, vcoproc_id: int, name: str, spec: ContextSpec) -> None:
+    def attach(
+        self, vcoproc_id: int, name: str, spec: ContextSpec, *, paused: bool = False
+    ) -> None:
         """Creates the context of a vcoproc; it sleeps.
+
+        Args:
+            paused: it stands still until it is resumed.
 
         Raises:
             AlreadyExists: that number is taken.
@@ -115,9 +133,30 @@ class Executor:
         self._platform.create_context(spec)
         levels = [False] * len(self._platform.info.lines)
         vcoproc = self.vcoprocs[vcoproc_id] = Vcoproc(vcoproc_id, name, spec, levels)
+        if paused:
+            vcoproc.paused = True
+            vcoproc.stand_still(self._clock())
         self._switcher.poke(vcoproc)
 
-    def detach(self, vcoproc_id: int, deadline_ns: int, done: Callable[[bool], None]) -> None:
+    def find(self, vcoproc_id: int) -> Vcoproc:
+        """The vcoproc of that number.
+
+        Raises:
+            NotFound: there is none.
+        """
+        vcoproc = self.vcoprocs.get(vcoproc_id)
+        if vcoproc is None:
+            raise NotFound("vcoproc", str(vcoproc_id))
+        return vcoproc
+
+    def detach(
+        self,
+        vcoproc_id: int,
+        deadline_ns: int,
+        done: Callable[[bool], None],
+        *,
+        moved: bool = False,
+    ) -> None:
         """Takes a vcoproc off the hardware, at the deadline by force, and forgets it.
 
         Asked again while it refuses to leave: the tighter deadline counts, and both are told.
@@ -126,36 +165,62 @@ class Executor:
             deadline_ns: duration, 0 or more.
             done: called when it is gone, with whether force was needed; possibly before this
                 returns.
+            moved: it lives on elsewhere: what is held is not refused, but left undone.
 
         Raises:
             NotFound: there is no such vcoproc.
         """
-        vcoproc = self.vcoprocs.get(vcoproc_id)
-        if vcoproc is None:
-            raise NotFound("vcoproc", str(vcoproc_id))
-        switcher = self._switcher
-        self._done.setdefault(vcoproc_id, []).append(done)
-        vcoproc.removing = True
-        leaving = switcher.leaving
-        refuses = leaving is not None and leaving.turn.vcoproc is vcoproc
-        if leaving is not None and refuses:
-            leaving.end = EndReason.REMOVED
-            leaving.deadline_ns = min(leaving.deadline_ns, self._clock() + deadline_ns)
-        if isinstance(switcher.next, Grant) and switcher.next.vcoproc == vcoproc_id:
-            switcher.drop_next("REMOVED")
-        if refuses:
-            return
-        if switcher.on_hardware(vcoproc):
-            switcher.leave(EndReason.REMOVED, deadline_ns)
-        else:
-            self._forget(vcoproc, False)
+        self._departures.detach(self.find(vcoproc_id), deadline_ns, done, moved=moved)
 
-    def _forget(self, vcoproc: Vcoproc, forced: bool) -> None:
-        self._frontend.abandon(vcoproc, NotFound("vcoproc", vcoproc.name))
-        del self.vcoprocs[vcoproc.id]
-        self._platform.destroy_context(vcoproc.id)
-        for done in self._done.pop(vcoproc.id):
-            done(forced)
+    def pause(self, vcoproc_id: int, deadline_ns: int, done: Paused) -> None:
+        """Takes a vcoproc off the hardware, at the deadline by force, and keeps it off.
+
+        Asked again: the tighter deadline counts, and all are told. Accesses to one that has been
+        written down to go on elsewhere are done again.
+
+        Args:
+            deadline_ns: duration, 0 or more.
+            done: called when it is off, or was resumed first; possibly before this returns.
+
+        Raises:
+            NotFound: there is no such vcoproc.
+        """
+        self._departures.pause(self.find(vcoproc_id), deadline_ns, done)
+
+    def resume(self, vcoproc_id: int) -> None:
+        """Lets a paused vcoproc run again, with its timers where they stood. Idempotent.
+
+        Raises:
+            NotFound: there is no such vcoproc.
+        """
+        self._departures.resume(self.find(vcoproc_id))
+
+    def save(self, vcoproc_id: int, edges: Sequence[int], *, moving: bool) -> VcoprocImage:
+        """Writes a paused vcoproc down. See `saving.take`.
+
+        Raises:
+            NotFound: there is no such vcoproc.
+            WrongState: it is not paused, or has not left the hardware yet.
+        """
+        return saving.take(self.find(vcoproc_id), self._platform, edges, moving=moving)
+
+    def restore(self, vcoproc_id: int, image: VcoprocImage) -> None:
+        """Makes a paused vcoproc what the image says, which is of this platform.
+
+        Raises:
+            NotFound, WrongState: as for `save`; nothing has changed.
+        """
+        switcher, now_ns = self._switcher, self._clock()
+        vcoproc = self.find(vcoproc_id)
+        saving.put(vcoproc, self._platform, switcher.lines, image)
+        if self._platform.is_faulted(vcoproc_id):
+            seen = FaultSeen(vcoproc_id, 0, 0, "it had faulted when it was written down")
+            switcher.notices.faulted(vcoproc, seen, now_ns)
+        self._frontend.thaw(vcoproc, now_ns)
+        switcher.poke(vcoproc)
+
+    def _has_left(self, vcoproc: Vcoproc, forced: bool) -> None:
+        self._departures.has_left(vcoproc, forced)
 
     # --- what comes in ----------------------------------------------------------------------------
 
@@ -207,6 +272,8 @@ class Executor:
         else:
             if not due:
                 switcher.nobody_next()
+            elif switcher.entering is not None:
+                switcher.enter_instead(grant)
             elif switcher.leaving is not None and switcher.leaving.turn.vcoproc is vcoproc:
                 switcher.stay()
             switcher.consider()
@@ -215,7 +282,7 @@ class Executor:
         """Takes the order that the current one shall leave for nobody; it replaces a grant."""
         switcher = self._switcher
         switcher.next = order
-        switcher.entering = None
+        switcher.stop_entering()
         switcher.consider()
 
     def revoke(self, number: int) -> None:
@@ -229,6 +296,7 @@ class Executor:
         """What the scheduler must know after a welcome. What it granted before counts no more."""
         switcher = self._switcher
         switcher.next = None
+        switcher.entering = None  # untold: it was refused in the session before
         switcher.nobody_next()
         states = []
         for vcoproc in self.vcoprocs.values():
@@ -292,7 +360,7 @@ class Executor:
         vcoproc = turn.vcoproc
         vcoproc.wake_at_ns = None
         vcoproc.timer_due = False
-        result = self._platform.run(BURST_INSTRUCTIONS, self._clock())
+        result = self._platform.run(BURST_INSTRUCTIONS, self._clock() - vcoproc.behind_ns)
         now_ns = self._clock()
         turn.instructions += result.instructions
         vcoproc.instruction_count += result.instructions

@@ -5,6 +5,7 @@ Theory of operation:
     switched out is answered from the register's declared policy alone: from the saved copy
     (shadow), queued for the next switch-in (replay), kept waiting (hold), answered with a constant,
     or refused (deny). So a driver never sees another domain's values, and never a made-up zero.
+    Every access to one that has been written down to go on elsewhere waits: it would be lost there.
 Invariants:
     Every request gets exactly one answer: a reply, or an error; a posted write only an error. The
     accesses to one vcoproc are done in the order in which they came, held ones included. An answer
@@ -29,8 +30,15 @@ from vcoproc.errors import (
     VcoprocError,
     VcoprocFaulted,
 )
-from vcoproc.limits import HOLD_LIMIT_NS, HOLD_QUEUE_MAX, REPLAY_QUEUE_MAX
-from vcoproc.wire.messages import Batch, Message, Post, Read, Reply, TrapError, Write
+from vcoproc.limits import (
+    HOLD_LIMIT_NS,
+    HOLD_QUEUE_MAX,
+    REPLAY_QUEUE_MAX,
+    SAVED_HOLD_LIMIT_NS,
+    SAVED_HOLD_QUEUE_MAX,
+)
+from vcoproc.wire.messages import Batch, Message, Moved, Post, Read, Reply, TrapError, Write
+from vcoproc.wire.session import SEQ_MASK
 from vcoproc_sim.platforms.api import Access, Platform, RangeKind, Register, WhenOut
 from vcoproc_sim.vcoprocs import Outbox, TrapRequest, Vcoproc, detail
 
@@ -95,10 +103,10 @@ class FrontEnd:
             RemoteProtocolError: the message is no access; nothing has changed.
         """
         vcoproc.trap_count += 1
-        held = vcoproc.held
+        held, saved = vcoproc.held, vcoproc.saved
         # What matters for latency, without the bookkeeping of the general case. What has to wait in
         # front of others is tried a second time below; trying has no effect.
-        if not held:
+        if not held and not saved:
             try:
                 if type(message) is Read:
                     value = self._access(
@@ -120,11 +128,13 @@ class FrontEnd:
             except (GuestError, DeviceFault) as error:
                 self._refuse(origin, seq, 0, error)
                 return
-        request = _as_request(origin, seq, message, now_ns + HOLD_LIMIT_NS)
-        if not held and self._advance(vcoproc, request, on_hardware):
+        limit_ns = SAVED_HOLD_LIMIT_NS if saved else HOLD_LIMIT_NS
+        request = _as_request(origin, seq, message, now_ns, limit_ns)
+        if not held and not saved and self._advance(vcoproc, request, on_hardware):
             return
-        if len(held) >= HOLD_QUEUE_MAX:
-            self._refuse(origin, seq, 0, QueueFull("held accesses", HOLD_QUEUE_MAX))
+        count_max = SAVED_HOLD_QUEUE_MAX if saved else HOLD_QUEUE_MAX
+        if len(held) >= count_max:
+            self._refuse(origin, seq, 0, QueueFull("held accesses", count_max))
             return
         held.append(request)
 
@@ -133,13 +143,24 @@ class FrontEnd:
         held = vcoproc.held
         while held:
             request = held[0]
-            if not self._advance(vcoproc, request, on_hardware):
+            if vcoproc.saved or not self._advance(vcoproc, request, on_hardware):
                 if now_ns < request.deadline_ns:
                     return
-                offset = request.accesses[request.position][2]
-                error = HoldTimeout(offset, HOLD_LIMIT_NS)
+                # A fence has no access; it has waited only because it may not pass others.
+                offset = request.accesses[request.position][2] if request.accesses else 0
+                error = HoldTimeout(offset, request.limit_ns)
                 self._refuse(request.origin, request.request, request.position, error)
             held.popleft()
+
+    def thaw(self, vcoproc: Vcoproc, now_ns: int) -> None:
+        """Accesses to a switched-out one are done here after all, if it had been written down."""
+        if not vcoproc.saved:
+            return
+        vcoproc.saved = False
+        for request in vcoproc.held:
+            request.deadline_ns = min(request.deadline_ns, now_ns + HOLD_LIMIT_NS)
+            request.limit_ns = HOLD_LIMIT_NS
+        self.release(vcoproc, on_hardware=False, now_ns=now_ns)
 
     def abandon(self, vcoproc: Vcoproc, error: VcoprocError) -> None:
         """Answers everything that is held with an error: it will not come to run."""
@@ -283,7 +304,21 @@ class FrontEnd:
         return WRITTEN
 
 
-def _as_request(origin: Any, seq: int, message: Message, deadline_ns: int) -> TrapRequest:
+def farewell(vcoproc: Vcoproc, origin: Any, newest: int) -> Moved:
+    """What the driver of one that lives on elsewhere must know: what is done, and what is not.
+
+    Args:
+        origin: the driver's session.
+        newest: number of the newest message that was taken from it.
+    """
+    for request in vcoproc.held:
+        if request.origin is origin:
+            done = request.request - 1 & SEQ_MASK
+            return Moved(done, request.position, tuple(request.values))
+    return Moved(newest, 0, ())
+
+
+def _as_request(origin: Any, seq: int, message: Message, now_ns: int, limit_ns: int) -> TrapRequest:
     accesses: tuple[tuple[bool, int, int, int, int], ...]
     match message:
         case Read(place, offset, width_bytes):
@@ -295,4 +330,11 @@ def _as_request(origin: Any, seq: int, message: Message, deadline_ns: int) -> Tr
         case _:
             raise RemoteProtocolError(f"{type(message).__name__} is no access")
     answered = type(message) is not Post
-    return TrapRequest(origin, seq, accesses, answered=answered, deadline_ns=deadline_ns)
+    return TrapRequest(
+        origin,
+        seq,
+        accesses,
+        answered=answered,
+        deadline_ns=now_ns + limit_ns,
+        limit_ns=limit_ns,
+    )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from vcoproc.errors import InvariantViolation
-from vcoproc.limits import HOLD_QUEUE_MAX, REPLAY_QUEUE_MAX
-from vcoproc.wire.messages import Grant
+from vcoproc.limits import REPLAY_QUEUE_MAX, SAVED_HOLD_QUEUE_MAX
+from vcoproc.wire.messages import EndReason, Grant
 from vcoproc_sim.switcher import Switcher
 from vcoproc_sim.vcoprocs import Vcoproc
 
@@ -28,9 +28,12 @@ def check_switcher(switcher: Switcher) -> None:
         "a grant whose time has come does not wait in front of empty hardware",
     )
     _must(
-        switcher.entering is None or isinstance(granted, Grant),
-        "somebody is entered for whom it is tried",
+        switcher.entering is None or switcher.entering.grant is granted,
+        "the hardware is asked for who is granted",
     )
+    if switcher.entering is not None and isinstance(granted, Grant):
+        wants = switcher.runnable(switcher.vcoprocs[granted.vcoproc])
+        _must(wants, "the hardware is empty for somebody who wants it")
     if isinstance(granted, Grant):
         _must(granted.vcoproc in switcher.vcoprocs, "the granted one exists")
         _must(not switcher.vcoprocs[granted.vcoproc].removing, "the granted one is not destroyed")
@@ -41,17 +44,24 @@ def check_switcher(switcher: Switcher) -> None:
 
 
 def _check_vcoproc(switcher: Switcher, vcoproc: Vcoproc) -> None:
-    _must(len(vcoproc.held) <= HOLD_QUEUE_MAX, "the held accesses are bounded")
+    _must(len(vcoproc.held) <= SAVED_HOLD_QUEUE_MAX, "the held accesses are bounded")
     _must(len(vcoproc.replay) <= REPLAY_QUEUE_MAX, "the queued writes are bounded")
-    turn = switcher.turn
+    turn, leaving = switcher.turn, switcher.leaving
     if turn is None or turn.vcoproc is not vcoproc:
         _must(not vcoproc.removing, "who is destroyed is on the hardware, or gone")
+        _must(vcoproc.paused is vcoproc.stands_still, "time stands still for who is paused")
+        _must(vcoproc.paused or not vcoproc.saved, "who is written down is paused")
+        _must(not (vcoproc.paused and vcoproc.told_runnable), "who is paused is taken for asleep")
         if switcher.runnable(vcoproc):
             _must(vcoproc.told_runnable, f"the scheduler knows that vcoproc {vcoproc.id} woke")
         return
     _must(not vcoproc.held and not vcoproc.replay, "nothing waits for who is on the hardware")
+    must_go = leaving is not None and leaving.end is EndReason.REMOVED
+    _must(must_go or not vcoproc.paused, "who is paused is told to leave")
+    _must(not vcoproc.stands_still, "time goes on for who is on the hardware")
     if not turn.idle:
-        known = vcoproc.told_runnable or vcoproc.removing  # a Register no longer counts that one
+        # A Register no longer counts one that must go.
+        known = vcoproc.told_runnable or vcoproc.removing or vcoproc.paused
         _must(known, "the scheduler knows of who runs")
         _must(not switcher.failure, "a coproc that has failed runs nothing")
     elif switcher.leaving is None:

@@ -1,7 +1,8 @@
 """Which coproc this process is: a lease from the toolstack, held open by a stream.
 
 A thread of its own keeps the lease. When the toolstack goes away the coproc runs on; the lease of
-the same coproc is asked for again until the toolstack is back.
+the same coproc is asked for again until the toolstack is back. When the toolstack says that there
+is no such coproc, or no longer, that is the end of the lease.
 """
 
 from __future__ import annotations
@@ -9,10 +10,12 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+from collections.abc import Callable
 from typing import Final
 
 import grpc
 
+from vcoproc.errors import NotFound
 from vcoproc.internal.v1 import control_pb2, control_pb2_grpc
 from vcoproc.runtime.grpc_kit import channel, to_error
 from vcoproc.runtime.logs import Log
@@ -29,11 +32,16 @@ class LeaseKeeper:
     Args:
         target: gRPC target of the toolstack's LeaseService.
         request: what is asked for; once leased, always the same coproc again.
+
+    Attributes:
+        removed: set once there is no such coproc, or no longer.
     """
 
     def __init__(self, target: str, request: control_pb2.LeaseCoprocRequest, log: Log) -> None:
         self._request = request
         self._log = log
+        self.removed = threading.Event()
+        self._on_removed: Callable[[], None] = lambda: None
         self._stopping = threading.Event()
         self._channel = channel(target)
         self._stub = control_pb2_grpc.LeaseServiceStub(self._channel)
@@ -52,8 +60,14 @@ class LeaseKeeper:
             thread.start()
 
     def wait_for_lease(self) -> control_pb2.CoprocLease | None:
-        """The lease, as soon as there is one; None when `close` came first."""
+        """The lease, as soon as there is one; None when `close` came first, or it is `removed`."""
         return self._leased.get()
+
+    def when_removed(self, call: Callable[[], None]) -> None:
+        """Has `call` called, from any thread, once the coproc is `removed`."""
+        self._on_removed = call
+        if self.removed.is_set():
+            call()
 
     def report(self, coproc: str, fault: FaultSeen) -> None:
         """Tells the toolstack of a fault, without waiting."""
@@ -78,16 +92,27 @@ class LeaseKeeper:
                 self._stream = stream
                 for lease in stream:
                     self._request.coproc = lease.coproc
+                    self._request.incarnation = lease.incarnation
                     refused = ""
                     if not told:
                         told = True
                         self._leased.put(lease)
             except grpc.RpcError as error:
-                words = str(to_error(error))
+                refusal = to_error(error)
+                if refusal.reason == NotFound.reason:
+                    self._end()
+                    return
+                words = str(refusal)
                 if not self._stopping.is_set() and words != refused:
                     refused = words
                     self._log.warning("no lease", error=words)
             self._stopping.wait(RETRY_S)
+
+    def _end(self) -> None:
+        self._log.warning("there is no such coproc, or no longer", coproc=self._request.coproc)
+        self.removed.set()
+        self._leased.put(None)
+        self._on_removed()
 
     def _report(self) -> None:
         while (request := self._faults.get()) is not None and not self._stopping.is_set():

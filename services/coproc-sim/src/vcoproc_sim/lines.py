@@ -42,6 +42,13 @@ class LineWatch:
                     LineLevel(vcoproc.id, number, high, self.epoch, now_ns)
                 )
 
+    def settle(self, vcoproc: Vcoproc) -> None:
+        """Takes the levels of a switched-out one as known; `sync` says them."""
+        shadow = vcoproc.shadow
+        for number, status, enable in self._level_lines:
+            high = shadow[status] & (shadow[enable] if enable is not None else -1) != 0
+            vcoproc.levels[number] = high
+
     def edges(self, vcoproc: Vcoproc, now_ns: int) -> None:
         """Pulses since the last look are those of the one on the hardware, or that just left it."""
         for number in self._platform.take_edges():

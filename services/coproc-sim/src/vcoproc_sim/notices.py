@@ -16,7 +16,7 @@ from vcoproc.wire.messages import (
     Vacate,
     Wake,
 )
-from vcoproc_sim.switching import Entered, Left
+from vcoproc_sim.switching import Entered, Entering, Left
 from vcoproc_sim.vcoprocs import FaultSeen, Outbox, Vcoproc, detail
 
 
@@ -42,6 +42,11 @@ class Notices:
             vcoproc.told_runnable = False
             self._outbox.to_scheduler.append(Sleep(vcoproc.id, now_ns))
 
+    def held_back(self, vcoproc: Vcoproc, now_ns: int) -> None:
+        """It waited, and is kept from running."""
+        vcoproc.told_runnable = False
+        self._outbox.to_scheduler.append(GrantDropped(0, vcoproc.id, "PAUSED", now_ns))
+
     def faulted(self, vcoproc: Vcoproc, fault: FaultSeen, now_ns: int) -> None:
         """It does not run again before a reset."""
         vcoproc.told_runnable = False
@@ -52,9 +57,31 @@ class Notices:
         """An order to vacate came to nothing: nobody is on the hardware."""
         self._outbox.to_scheduler.append(GrantDropped(order.grant, 0, "EMPTY", now_ns))
 
-    def dropped(self, grant: Grant, vcoproc: Vcoproc | None, why: str, now_ns: int) -> None:
-        """A grant came to nothing. vcoproc: whose, if the scheduler takes it for asleep now."""
-        self._outbox.to_scheduler.append(GrantDropped(grant.grant, grant.vcoproc, why, now_ns))
+    def dropped(
+        self,
+        grant: Grant,
+        why: str,
+        now_ns: int,
+        *,
+        vcoproc: Vcoproc | None = None,
+        entering: Entering | None = None,
+    ) -> None:
+        """A grant came to nothing.
+
+        Args:
+            vcoproc: whose, if the scheduler takes it for asleep now.
+            entering: for how long the hardware refused it, if it did.
+        """
+        self._outbox.to_scheduler.append(
+            GrantDropped(
+                grant.grant,
+                grant.vcoproc,
+                why,
+                now_ns,
+                refused_ns=now_ns - entering.since_ns if entering is not None else 0,
+                refusals=entering.refusals if entering is not None else 0,
+            )
+        )
         if vcoproc is not None:
             vcoproc.told_runnable = False
 
@@ -100,5 +127,7 @@ class Notices:
                 restore_ns=entered.restore_ns if entered is not None else 0,
                 ended_ns=left.ended_ns if left is not None else at_ns,
                 next_began_ns=new.slice_began_ns if new is not None else 0,
+                switch_in_refused_ns=entered.refused_ns if entered is not None else 0,
+                switch_in_refusals=entered.refusals if entered is not None else 0,
             )
         )

@@ -6,25 +6,33 @@ Everything with a socket or a clock is here; what to do is decided by front end 
 from __future__ import annotations
 
 import contextlib
-import hmac
 import time
 from collections.abc import Callable
 from typing import Any
 
 import zmq
 
-from vcoproc.errors import AlreadyExists, PeerRejected, RemoteProtocolError
+from vcoproc.errors import RemoteProtocolError
 from vcoproc.internal.v1 import control_pb2
-from vcoproc.limits import CONTROL_CREDIT, TRAP_CREDIT
-from vcoproc.runtime.link import LinkClient, LinkDown, LinkServer, LinkUp, Peer, Received
+from vcoproc.limits import CONTROL_CREDIT
+from vcoproc.runtime.link import LinkClient, LinkDown, LinkEvent, LinkUp
 from vcoproc.runtime.logs import Log
 from vcoproc.runtime.loop import Loop
 from vcoproc.runtime.rundir import RunDir
-from vcoproc.wire.messages import Grant, Hello, LineEdge, Message, Resample, Revoke, Role, Vacate
+from vcoproc.wire.messages import (
+    Fence,
+    Grant,
+    LineEdge,
+    Message,
+    Resample,
+    Revoke,
+    Role,
+    Vacate,
+)
+from vcoproc_sim.control import VcoprocControl
 from vcoproc_sim.executor import Executor
 from vcoproc_sim.frontend import FrontEnd
-from vcoproc_sim.memory import Mapping, map_file
-from vcoproc_sim.platforms.api import ContextSpec, MemoryRegion, Platform
+from vcoproc_sim.platforms.api import Platform
 from vcoproc_sim.vcoprocs import FaultSeen, Outbox
 
 _EVENTS_A_ROUND = 64
@@ -65,20 +73,7 @@ class CoprocShell:
             time.monotonic_ns,
             lease.refusal_drain_ns,
         )
-        self._credentials: dict[int, bytes] = {}
-        self._mappings: dict[int, list[Mapping]] = {}
-        self._requests: dict[int, control_pb2.AttachVcoprocRequest] = {}
         context: zmq.Context[Any] = zmq.Context.instance()
-        self._traps = LinkServer(
-            context,
-            run_dir.ipc(f"trap-{lease.coproc}"),
-            name=lease.coproc,
-            epoch=epoch,
-            window=TRAP_CREDIT,
-            authorize=self._authorize,
-            on_open=self._driver_came,
-            on_close=self._driver_went,
-        )
         self._scheduler = LinkClient(
             context,
             lease.schedule_endpoint,
@@ -98,8 +93,16 @@ class CoprocShell:
             window=CONTROL_CREDIT,
             keep_unacked=True,
         )
+        self.control = VcoprocControl(
+            self._executor,
+            self._router,
+            run_dir=run_dir,
+            log=log,
+            epoch=epoch,
+            send=self._send_effects,
+        )
+        self._traps = self.control.traps
         self._trap_count = 0
-        self._edges_unsaid: dict[tuple[int, int], LineEdge] = {}
         for source in (self._traps.socket, *self._scheduler.sockets, *self._router.sockets):
             self.loop.watch(source)
 
@@ -161,12 +164,15 @@ class CoprocShell:
             due = deadline_ns is not None and now_ns >= deadline_ns
             if due or client.sockets[0] in ready or client.sockets[1] in ready:
                 for event in client.receive(_EVENTS_A_ROUND):
-                    if isinstance(event, LinkDown):
-                        self._log.warning("link lost", error=str(event.error))
-                    else:
-                        act(event)
+                    act(event)
 
-    def _scheduler_said(self, event: LinkUp | Received) -> None:
+    def _lost(self, event: LinkDown) -> None:
+        self._log.warning("link lost", error=str(event.error))
+
+    def _scheduler_said(self, event: LinkEvent) -> None:
+        if isinstance(event, LinkDown):
+            self._lost(event)
+            return
         if isinstance(event, LinkUp):
             # What was to be said before is part of it.
             self._outbox.to_scheduler[:] = [self._executor.register_message()]
@@ -181,16 +187,20 @@ class CoprocShell:
             case other:
                 self._log.warning("unexpected message", link="schedule", message=repr(other))
 
-    def _router_said(self, event: LinkUp | Received) -> None:
-        if isinstance(event, LinkUp):
+    def _router_said(self, event: LinkEvent) -> None:
+        router_side = self.control.router_side
+        if isinstance(event, LinkDown):
+            self._lost(event)
+            router_side.unlinked()
+        elif isinstance(event, LinkUp):
             # Levels as they are now; and the edges that did not arrive, or may not have. An older
             # level message must not be said again: it would contradict the synchronisation.
-            unsaid = [message for message in event.unacked if isinstance(message, LineEdge)]
-            unsaid += self._edges_unsaid.values()
-            self._edges_unsaid.clear()
-            self._outbox.to_router[:0] = [*self._executor.line_syncs(), *unsaid]
+            edges = router_side.linked(event.unacked)
+            self._outbox.to_router[:0] = [*self._executor.line_syncs(), *edges]
         elif isinstance(event.message, Resample):
             self._executor.resample(event.message.vcoproc, event.message.line)
+        elif isinstance(event.message, Fence):
+            router_side.fenced(event.message.number)
 
     def _send_effects(self) -> None:
         outbox = self._outbox
@@ -226,81 +236,10 @@ class CoprocShell:
         # pending merges with it in any case.
         for message in messages:
             if not self._router.send(message) and isinstance(message, LineEdge):
-                self._edges_unsaid.setdefault((message.vcoproc, message.line), message)
+                self.control.router_side.keep(message)
         messages.clear()
 
-    # --- drivers ----------------------------------------------------------------------------------
-
-    def _authorize(self, hello: Hello) -> int:
-        for vcoproc_id, credential in self._credentials.items():
-            if hmac.compare_digest(credential, hello.credential):
-                return vcoproc_id
-        raise PeerRejected("UNAUTHENTICATED", "no vcoproc has this credential")
-
-    def _driver_came(self, peer: Peer) -> None:
-        self._log.info("driver connected", vcoproc=peer.key, name=peer.name)
-
-    def _driver_went(self, peer: Peer, why: str) -> None:
-        self._log.info("driver disconnected", vcoproc=peer.key, why=why)
-
     # --- control, on the loop's thread ------------------------------------------------------------
-
-    def attach(self, request: control_pb2.AttachVcoprocRequest) -> None:
-        """Creates a vcoproc. The same request again does nothing.
-
-        Raises:
-            AlreadyExists: that number is taken by another one.
-            InvalidArgument: a memory file that cannot be mapped.
-            LimitExceeded: the platform takes no more.
-        """
-        vcoproc_id = request.vcoproc_id
-        if vcoproc_id in self._requests:
-            if self._requests[vcoproc_id] == request:
-                return
-            raise AlreadyExists("vcoproc", str(vcoproc_id))
-        mappings: list[Mapping] = []
-        try:
-            regions = []
-            for region in request.memory:
-                mappings.append(self._map(region))
-                regions.append(MemoryRegion(region.base_ipa, mappings[-1].view))
-            mapped = []
-            for region in request.mapped:
-                mappings.append(self._map(region))
-                mapped.append(mappings[-1].view)
-            shadow = self._platform.info.reset_values()
-            spec = ContextSpec(vcoproc_id, tuple(regions), tuple(mapped), shadow)
-            self._executor.attach(vcoproc_id, request.name, spec)
-        except BaseException:
-            for mapping in mappings:
-                mapping.close()
-            raise
-        self._mappings[vcoproc_id] = mappings
-        self._credentials[vcoproc_id] = request.trap_credential
-        self._requests[vcoproc_id] = request
-
-    def _map(self, region: Any) -> Mapping:
-        return map_file(
-            self._run_dir.memory_dir, region.path, region.offset_bytes, region.size_bytes
-        )
-
-    def detach(self, vcoproc_id: int, deadline_ns: int, done: Callable[[bool], None]) -> None:
-        """Begins to remove a vcoproc; see `Executor.detach`."""
-
-        def gone(forced: bool) -> None:
-            self._send_effects()  # the driver learns what became of its last accesses
-            for line in range(len(self._platform.info.lines)):
-                self._edges_unsaid.pop((vcoproc_id, line), None)
-            peer = self._traps.peer(vcoproc_id)
-            if peer is not None:
-                self._traps.drop(peer, PeerRejected("VCOPROC_DESTROYED", "it is gone"))
-            for mapping in self._mappings.pop(vcoproc_id, ()):
-                mapping.close()
-            del self._credentials[vcoproc_id]
-            del self._requests[vcoproc_id]
-            done(forced)
-
-        self._executor.detach(vcoproc_id, deadline_ns, gone)
 
     def status(self) -> control_pb2.CoprocStatus:
         """Counters and states, for control."""
@@ -313,24 +252,14 @@ class CoprocShell:
             garbage_count=self._traps.garbage_count,
             dropped_peer_count=self._traps.dropped_count,
         )
-        for vcoproc in executor.vcoprocs.values():
-            status.vcoprocs.add(
-                vcoproc_id=vcoproc.id,
-                runnable=vcoproc.told_runnable,
-                faulted=self._platform.is_faulted(vcoproc.id),
-                connected=self._traps.peer(vcoproc.id) is not None,
-                trap_count=vcoproc.trap_count,
-                instruction_count=vcoproc.instruction_count,
-            )
+        status.vcoprocs.extend(self.control.list_vcoprocs())
         return status
 
     def close(self) -> None:
         for link in (self._traps, self._scheduler, self._router):
             link.close()
         self._platform.close()
-        for mappings in self._mappings.values():
-            for mapping in mappings:
-                mapping.close()
+        self.control.close()
         self.loop.close()
         with contextlib.suppress(FileNotFoundError):
             self._run_dir.socket_path(f"trap-{self.coproc}").unlink()

@@ -8,10 +8,14 @@ Theory of operation:
     `drain_after_ns` it drains: the platform is told that it shall begin nothing new, and it is
     asked at the end of its job (it idles or yields). At the bound of the refusal its context is
     saved by force, if the platform can do that, or else it is reset.
+    Hardware that refuses to take one in stays empty, and is asked again for that one until the
+    bound; then its grant is dropped. It is that one's refusal: it pays, and if another one is
+    granted meanwhile, that one is tried at once and with a bound of its own.
 Invariants:
-    A switch that is under way has somebody to come, or somebody who must go: he is destroyed, his
-    turn is over, or the hardware is to be vacated. The bound of a refusal is counted from its
-    beginning, whoever is granted meanwhile.
+    A switch that is under way has somebody to come, or somebody who must go: he is destroyed or
+    paused, his turn is over, or the hardware is to be vacated. The bound of a refusal to leave is
+    counted from its beginning, whoever is granted meanwhile. Every refusal to take one in is told,
+    whatever comes of it: with its turn, or with the grant that comes to nothing.
 Not handled:
     Running instructions, and who is granted what: the executor and the scheduler.
 """
@@ -21,7 +25,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from vcoproc.errors import PlatformFailure
+from vcoproc.errors import PlatformFailure, SwitchTimeout
 from vcoproc.limits import (
     REFUSALS_MAX,
     SWITCH_DEADLINE_NS,
@@ -44,7 +48,8 @@ class Switcher:
 
     Args:
         vcoprocs: the executor's, by id.
-        gone: called when a vcoproc with `removing` has left, with whether force was needed.
+        gone: called when a vcoproc with `removing` or `paused` has left, with whether force was
+            needed.
     """
 
     def __init__(
@@ -128,16 +133,19 @@ class Switcher:
             self.lines.levels(vcoproc, now_ns, on_hardware=False)
             if self.runnable(vcoproc):
                 self.notices.wake(vcoproc, now_ns, resumed=False)
+            elif self.entering is not None and self.entering.grant.vcoproc == vcoproc.id:
+                self.drop_next("NOT_RUNNABLE")  # the hardware is empty for nobody
             return
         self.lines.edges(vcoproc, now_ns)
         self.lines.levels(vcoproc, now_ns, on_hardware=True)
         if turn.idle and (vcoproc.timer_due or self._platform.wants_to_run()):
             turn.resume(now_ns)
-            self.notices.wake(vcoproc, now_ns, resumed=True)
+            if not vcoproc.paused:  # else it is only that it refuses to leave
+                self.notices.wake(vcoproc, now_ns, resumed=True)
 
     def runnable(self, vcoproc: Vcoproc) -> bool:
         """Whether it would execute something, if it were on the hardware."""
-        if self.failure or vcoproc.removing:
+        if self.failure or vcoproc.removing or vcoproc.paused:
             return False
         if self.turn is not None and self.turn.vcoproc is vcoproc:
             return not self.turn.idle
@@ -290,7 +298,7 @@ class Switcher:
     def _saved_by_force(self, leaving: Leaving) -> bool:
         """Whether the context of one that refuses could be saved nevertheless."""
         force_save: Any = getattr(self._platform, "force_save", None)
-        if force_save is None or leaving.end is EndReason.REMOVED:  # what for?
+        if force_save is None or leaving.turn.vcoproc.removing:  # what for?
             return False
         return isinstance(force_save(leaving.turn.vcoproc.id), Done)
 
@@ -338,39 +346,66 @@ class Switcher:
             self._fail(result.why)
         elif isinstance(result, Busy):
             self._stay_empty(left)
-            self._wait_to_enter(grant, result)
+            self._wait_to_enter(grant, began_ns, result)
         else:
-            self.next = None
-            self.entering = None
-            self.lines.epoch = self.lines.epoch + 1 & 0xFFFF_FFFF
-            touched = bool(vcoproc.replay or vcoproc.held)
-            self._frontend.replay(vcoproc)
-            self._frontend.release(vcoproc, on_hardware=True, now_ns=mapped_ns)
-            self._frontend.yielded = False  # said long ago, by an access that was held
-            now_ns = self._clock()
-            turn = self.turn = Turn.begin(grant, vcoproc, now_ns)
-            self.lines.edges(vcoproc, now_ns)  # a platform may say so that it is back
-            if touched:
-                self.lines.levels(vcoproc, now_ns, on_hardware=True)
-            entered = Entered(turn, mapped_ns - began_ns, now_ns - mapped_ns)
-            self._end_switch(left, entered, began_ns)
-            if turn.is_over(now_ns):  # restoring it took until then: it runs nothing
-                self.consider()
+            self._on(left, grant, began_ns, mapped_ns)
+
+    def _on(self, left: Left | None, grant: Grant, began_ns: int, mapped_ns: int) -> None:
+        """The hardware has taken the next one in: its turn begins."""
+        vcoproc = self.vcoprocs[grant.vcoproc]
+        entering, self.entering = self.entering, None
+        self.next = None
+        self.lines.epoch = self.lines.epoch + 1 & 0xFFFF_FFFF
+        touched = bool(vcoproc.replay or vcoproc.held)
+        self._frontend.replay(vcoproc)
+        self._frontend.release(vcoproc, on_hardware=True, now_ns=mapped_ns)
+        self._frontend.yielded = False  # said long ago, by an access that was held
+        now_ns = self._clock()
+        turn = self.turn = Turn.begin(grant, vcoproc, now_ns)
+        self.lines.edges(vcoproc, now_ns)  # a platform may say so that it is back
+        if touched:
+            self.lines.levels(vcoproc, now_ns, on_hardware=True)
+        entered = Entered(
+            turn,
+            mmu_ns=mapped_ns - began_ns,
+            restore_ns=now_ns - mapped_ns,
+            refused_ns=began_ns - entering.since_ns if entering is not None else 0,
+            refusals=entering.refusals if entering is not None else 0,
+        )
+        self._end_switch(left, entered, began_ns)
+        if turn.is_over(now_ns):  # restoring it took until then: it runs nothing
+            self.consider()
 
     def _stay_empty(self, left: Left | None) -> None:
         self._platform.set_stage2(None)
         if left is not None:
             self._end_switch(left, None, 0)
 
-    def _wait_to_enter(self, grant: Grant, busy: Busy) -> None:
-        now_ns = self._clock()
-        if self.entering is None:
+    def _wait_to_enter(self, grant: Grant, began_ns: int, busy: Busy) -> None:
+        entering = self.entering
+        if entering is None:
             bound_ns = min(max(grant.refusal_ns, SWITCH_IN_NS_MIN), SWITCH_DEADLINE_NS)
-            self.entering = Entering(now_ns + bound_ns)
-        if now_ns < self.entering.deadline_ns:
-            self.entering.retry_at_ns = now_ns + _retry_ns(busy)
+            entering = self.entering = Entering(grant, began_ns, began_ns + bound_ns)
+        entering.refusals += 1
+        now_ns = self._clock()
+        if now_ns < entering.deadline_ns:
+            entering.retry_at_ns = now_ns + _retry_ns(busy)
         else:
-            self.drop_next("SWITCH_TIMEOUT")
+            self.drop_next(SwitchTimeout.reason)
+
+    def enter_instead(self, grant: Grant) -> None:
+        """The next grant is another one than before, while the hardware refuses."""
+        assert self.entering is not None
+        if self.entering.grant.vcoproc == grant.vcoproc:
+            self.entering.grant = grant
+        else:
+            self.stop_entering()
+
+    def stop_entering(self) -> None:
+        """Nobody waits any more for hardware that refuses to take him in, if anybody did."""
+        entering, self.entering = self.entering, None
+        if entering is not None:
+            self.notices.dropped(entering.grant, "REPLACED", self._clock(), entering=entering)
 
     def _end_switch(self, left: Left | None, entered: Entered | None, at_ns: int) -> None:
         runnable = left is not None and self.runnable(left.turn.vcoproc)
@@ -378,7 +413,7 @@ class Switcher:
         if isinstance(self.next, Vacate) and entered is None:  # whyever it has left
             vacate, self.next = self.next.grant, None
         self.notices.report(left, entered, runnable=runnable, at_ns=at_ns, vacate=vacate)
-        if left is not None and left.turn.vcoproc.removing:
+        if left is not None and (left.turn.vcoproc.removing or left.turn.vcoproc.paused):
             self._gone(left.turn.vcoproc, left.forced)
 
     # --- what comes to nothing --------------------------------------------------------------------
@@ -394,7 +429,12 @@ class Switcher:
         vcoproc = self.vcoprocs.get(grant.vcoproc)
         if vcoproc is not None and (why == "LATE" or self.on_hardware(vcoproc)):
             vcoproc = None  # the scheduler knows what that one does
-        self.notices.dropped(grant, vcoproc, why, now_ns)
+        entering = self.entering
+        if entering is not None and entering.grant.vcoproc == grant.vcoproc:
+            self.entering = None
+        else:
+            entering = None
+        self.notices.dropped(grant, why, now_ns, vcoproc=vcoproc, entering=entering)
         # The scheduler takes it for asleep now; if it is not, it must be told again.
         if vcoproc is not None and self.runnable(vcoproc):
             self.notices.wake(vcoproc, now_ns, resumed=False)
@@ -402,7 +442,7 @@ class Switcher:
 
     def nobody_next(self) -> None:
         """A switch that was under way is undone, unless the one that leaves must go."""
-        self.entering = None
+        self.stop_entering()
         if self.leaving is not None and not self.must_go(self.leaving, self._clock()):
             self.stay()
 
@@ -427,7 +467,6 @@ class Switcher:
             self._stay_empty(Left(turn, EndReason.FAULT, now_ns, forced=True))
         if self.next is not None:
             self.drop_next("PLATFORM_FAILURE")
-        self.entering = None
         self._outbox.faults.append(FaultSeen(0, COPROC_FAILED_CODE, 0, why))
         for vcoproc in self.vcoprocs.values():
             vcoproc.wake_at_ns = None

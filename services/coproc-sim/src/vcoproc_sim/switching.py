@@ -101,10 +101,17 @@ class Leaving:
 
 @dataclass(slots=True, eq=False)
 class Entering:
-    """The empty hardware refuses the next one. Times as in `Leaving`; then the grant is dropped."""
+    """The empty hardware refuses to take a vcoproc in, which pays for it: nobody else runs.
 
+    grant: the last one for it. since_ns: when that was tried first. deadline_ns: when the grant is
+    dropped. retry_at_ns: as in `Leaving`. refusals: how often the hardware said busy.
+    """
+
+    grant: Grant
+    since_ns: int
     deadline_ns: int
     retry_at_ns: int = 0
+    refusals: int = 0
 
     @property
     def due_ns(self) -> int:
@@ -131,8 +138,13 @@ class Left:
 
 @dataclass(frozen=True, slots=True)
 class Entered:
-    """A turn that has begun, right after the two phases of the switch."""
+    """A turn that has begun, right after the two phases of the switch.
+
+    refused_ns, refusals: how long and how often the hardware refused it, right before those phases.
+    """
 
     turn: Turn
     mmu_ns: int = 0
     restore_ns: int = 0
+    refused_ns: int = 0
+    refusals: int = 0

@@ -28,7 +28,7 @@ class TrapRequest:
 
     origin, request: who gets the answer, and what it answers. accesses: (is_write, place, offset,
     width_bytes, value). position: the next one to do. deadline_ns: when it is given up, if it has
-    to wait: counted from its arrival, so that one behind others waits no longer than they do.
+    to wait: `limit_ns` after its arrival, so that one behind others waits no longer than they do.
     """
 
     origin: Any
@@ -37,6 +37,7 @@ class TrapRequest:
     answered: bool
     """Whether success is answered; a posted write's is not."""
     deadline_ns: int
+    limit_ns: int
     position: int = 0
     values: list[int] = field(default_factory=list)
 
@@ -63,12 +64,54 @@ class Vcoproc:
     """It has expired and the context has not run since."""
     removing: bool = False
     """It is being destroyed; it leaves the hardware and does not come back."""
+    moved: bool = False
+    """With `removing`: it lives on elsewhere."""
+    paused: bool = False
+    """It leaves the hardware and does not come back before it is resumed."""
+    saved: bool = False
+    """It has been written down to go on elsewhere; no access is done here."""
+    behind_ns: int = 0
+    """How far its own clock, by which its timers go, is behind the coproc's."""
+    timer_left_ns: int | None = None
+    """While it stands still: how long its timer has still to go."""
     trap_count: int = 0
     instruction_count: int = 0
+    _still_since_ns: int | None = None
 
     @property
     def shadow(self) -> list[int]:
         return self.spec.shadow
+
+    # --- its clock --------------------------------------------------------------------------------
+
+    @property
+    def stands_still(self) -> bool:
+        """It is paused and off the hardware: its clock stands."""
+        return self._still_since_ns is not None
+
+    @property
+    def own_ns(self) -> int:
+        """Its clock, while it stands still."""
+        assert self._still_since_ns is not None
+        return self._still_since_ns - self.behind_ns
+
+    def stand_still(self, now_ns: int) -> None:
+        """From now on its clock stands, if it does not already."""
+        if self._still_since_ns is not None:
+            return
+        self._still_since_ns = now_ns
+        if self.wake_at_ns is not None:
+            self.timer_left_ns = max(0, self.wake_at_ns - now_ns)
+            self.wake_at_ns = None
+
+    def go_on(self, now_ns: int) -> None:
+        """Its clock goes on from where it stood."""
+        assert self._still_since_ns is not None
+        self.behind_ns += now_ns - self._still_since_ns
+        self._still_since_ns = None
+        if self.timer_left_ns is not None:
+            self.wake_at_ns = now_ns + self.timer_left_ns
+            self.timer_left_ns = None
 
 
 @dataclass(slots=True)

@@ -24,17 +24,16 @@ from typing import Any, Final
 from vcoproc.errors import (
     AlreadyExists,
     InvalidArgument,
-    InvariantViolation,
     LimitExceeded,
     NotFound,
 )
 from vcoproc.limits import (
     DOMAINS_MAX,
+    DOMID_FIRST,
     DOMID_MAX,
-    DOMID_MIN,
     LINES_PER_VCOPROC_MAX,
 )
-from vcoproc.model.irq_line import IrqLine, LineState
+from vcoproc.model.irq_line import IrqLine
 from vcoproc.wire.messages import Eoi, Inject, LineLevel, LineSync, Resample
 from vcoproc_irq_router.early import EarlyLines, EarlyMessages
 from vcoproc_irq_router.events import (
@@ -50,6 +49,7 @@ from vcoproc_irq_router.events import (
     Event,
     LineView,
     MapLines,
+    MoveLines,
     PauseDomain,
     RemoveDomain,
     ResumeDomain,
@@ -57,13 +57,9 @@ from vcoproc_irq_router.events import (
     SendResample,
     UnmapLines,
 )
-from vcoproc_irq_router.owners import Domain, Vcoproc, check_lines
+from vcoproc_irq_router.invariants import check_router
+from vcoproc_irq_router.owners import Domain, Vcoproc, check_coproc, check_lines
 
-_IMPOSSIBLE: Final = (
-    frozenset((LineState.SAMPLING,)),
-    frozenset((LineState.ORPHANED, LineState.ORPHANED_PENDING)),
-)
-"""States that an edge line, and a level line, never has."""
 CREDENTIAL_BYTES_MIN: Final = 16
 CREDENTIAL_BYTES_MAX: Final = 64
 
@@ -107,6 +103,9 @@ class IrqRouterCore:
     def refused_count(self) -> int:
         """Messages about another coproc's vcoproc, or a line that is not of that kind."""
         return self._refused_count + self.early.refused_count
+
+    def paused_domids(self) -> list[int]:
+        return [domain.domid for domain in self._domains.values() if domain.paused]
 
     def credentials(self) -> Iterator[tuple[int, bytes]]:
         """Each domain's domid and secret."""
@@ -246,9 +245,10 @@ class IrqRouterCore:
         if domain.listening:
             self._lose(domain)
         domain.listening = True
-        if event.epoch != domain.epoch:
-            # A new incarnation knows nothing of what the old one had masked.
-            domain.epoch = event.epoch
+        known, domain.epoch = domain.epoch, event.epoch
+        if known and event.epoch != known:
+            # A new incarnation knows nothing of what the old one had masked. The first one has what
+            # control said.
             for line in domain.lines.values():
                 line.enabled = True
                 if line.deliverable:
@@ -292,8 +292,8 @@ class IrqRouterCore:
     # --- control ----------------------------------------------------------------------------------
 
     def _add_domain(self, event: AddDomain) -> list[Effect]:
-        if not DOMID_MIN <= event.domid <= DOMID_MAX:
-            raise InvalidArgument("domid", f"{event.domid} is not {DOMID_MIN} to {DOMID_MAX}")
+        if not DOMID_FIRST <= event.domid <= DOMID_MAX:
+            raise InvalidArgument("domid", f"{event.domid} is not {DOMID_FIRST} to {DOMID_MAX}")
         if not CREDENTIAL_BYTES_MIN <= len(event.credential) <= CREDENTIAL_BYTES_MAX:
             raise InvalidArgument(
                 "credential", f"not {CREDENTIAL_BYTES_MIN} to {CREDENTIAL_BYTES_MAX} bytes long"
@@ -328,26 +328,49 @@ class IrqRouterCore:
             raise NotFound("domain", str(event.domid))
         known = self._vcoprocs.get(event.vcoproc_id)
         if known is not None:
-            if known.request != event:
+            if not known.is_as(event):
                 raise AlreadyExists("vcoproc", str(event.vcoproc_id))
             return []
         check_lines(event, domain)
         vcoproc = self._vcoprocs[event.vcoproc_id] = Vcoproc(domain, event)
         for mapped in event.lines:
             line = IrqLine(event.vcoproc_id, mapped.line, mapped.irq, level=mapped.level)
+            line.enabled = not mapped.masked
             vcoproc.lines[mapped.line] = line
             domain.lines[mapped.irq] = line
+        effects: list[Effect] = []
+        for mapped in event.lines:
+            if mapped.pending and not mapped.level:
+                line = domain.lines[mapped.irq]
+                line.pulse(0)  # when it rose is not known any more
+                effects += self._offer(domain, line)
         early = self.early.take(event.coproc, event.vcoproc_id)
-        return self._catch_up(vcoproc, early) if early else []
+        return effects + self._catch_up(vcoproc, early) if early else effects
 
     def _unmap_lines(self, event: UnmapLines) -> list[Effect]:
         vcoproc = self._vcoprocs.pop(event.vcoproc_id, None)
         if vcoproc is not None:
-            for mapped in vcoproc.request.lines:
+            for mapped in vcoproc.mapped:
                 del vcoproc.domain.lines[mapped.irq]
                 vcoproc.domain.waiting.pop(mapped.irq, None)
         self.early.forget(event.vcoproc_id)
         return []
+
+    def _move_lines(self, event: MoveLines) -> list[Effect]:
+        check_coproc(event.coproc)
+        vcoproc = self._vcoprocs.get(event.vcoproc_id)
+        if vcoproc is None:
+            raise NotFound("vcoproc", str(event.vcoproc_id))
+        if vcoproc.coproc == event.coproc:
+            return []
+        vcoproc.coproc = event.coproc
+        # The levels are the former one's word. If the new one is not there, it says them when it
+        # comes.
+        return [
+            SendResample(event.coproc, Resample(event.vcoproc_id, mapped.line))
+            for mapped in vcoproc.mapped
+            if mapped.level
+        ]
 
     def _pause_domain(self, event: PauseDomain) -> list[Effect]:
         self._known(event.domid).paused = True
@@ -364,33 +387,9 @@ class IrqRouterCore:
             raise NotFound("domain", str(domid))
         return domain
 
-    # --- checks -----------------------------------------------------------------------------------
-
     def check_invariants(self) -> None:
         """Raises InvariantViolation if one of the module's invariants does not hold."""
-        for domid, domain in self._domains.items():
-            takes = domain.room > 0 and not domain.paused
-            wants = {irq for irq, line in domain.lines.items() if line.deliverable}
-            _must(domain.room >= 0, "room is not negative")
-            _must(domain.listening or not domain.room, "only a listener has room")
-            _must(
-                set(domain.waiting) == (set() if takes else wants), "who waits, waits for a reason"
-            )
-            _must(not takes or not wants, "what can be injected has been")
-            starved = domain.listening and not domain.room
-            _must((domid in self.starved) is starved, "starved: listens, has no room")
-            for irq, line in domain.lines.items():
-                owner = self._vcoprocs[line.vcoproc_id]
-                _must(line.irq == irq and owner.domain is domain, "a line has one owner")
-                _must(owner.lines[line.line] is line, "a line has one place")
-                _must(line.state not in _IMPOSSIBLE[line.level], "an edge or level line's state")
-        _must(self.starved <= self._domains.keys(), "only domains starve")
-        _must(not self.early.vcoproc_ids() & self._vcoprocs.keys(), "early: not mapped")
-
-
-def _must(holds: bool, what: str) -> None:
-    if not holds:
-        raise InvariantViolation(what)
+        check_router(self._domains, self._vcoprocs, self.starved, self.early)
 
 
 _HANDLERS: Final[dict[type[Any], Callable[[IrqRouterCore, Any], list[Effect]]]] = {
@@ -404,6 +403,7 @@ _HANDLERS: Final[dict[type[Any], Callable[[IrqRouterCore, Any], list[Effect]]]] 
     RemoveDomain: IrqRouterCore._remove_domain,
     MapLines: IrqRouterCore._map_lines,
     UnmapLines: IrqRouterCore._unmap_lines,
+    MoveLines: IrqRouterCore._move_lines,
     PauseDomain: IrqRouterCore._pause_domain,
     ResumeDomain: IrqRouterCore._resume_domain,
 }

@@ -27,11 +27,17 @@ class RemoveDomain:
 
 @dataclass(frozen=True, slots=True)
 class MappedLine:
-    """Output `line` of the vcoproc is interrupt `irq` of the domain."""
+    """Output `line` of the vcoproc is interrupt `irq` of the domain.
+
+    pending, masked: how it is at first: an edge waits (of a level line its coproc says all); the
+    domain has masked it.
+    """
 
     line: int
     irq: int
     level: bool
+    pending: bool = False
+    masked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,14 @@ class MapLines:
 @dataclass(frozen=True, slots=True)
 class UnmapLines:
     vcoproc_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class MoveLines:
+    """From now on another coproc speaks for this vcoproc. What its lines are, they stay."""
+
+    vcoproc_id: int
+    coproc: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +120,7 @@ Event: TypeAlias = (
     | RemoveDomain
     | MapLines
     | UnmapLines
+    | MoveLines
     | PauseDomain
     | ResumeDomain
     | CoprocSaid

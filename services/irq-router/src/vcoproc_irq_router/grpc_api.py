@@ -15,6 +15,7 @@ from vcoproc_irq_router.events import (
     LineView,
     MapLines,
     MappedLine,
+    MoveLines,
     PauseDomain,
     RemoveDomain,
     ResumeDomain,
@@ -50,7 +51,10 @@ class IrqControl(pb_grpc.IrqControlServiceServicer):
     def MapLines(
         self, request: pb.MapLinesRequest, context: grpc.ServicerContext
     ) -> pb.MapLinesResponse:
-        lines = tuple(MappedLine(line.line, line.irq, line.level) for line in request.lines)
+        lines = tuple(
+            MappedLine(line.line, line.irq, line.level, line.pending, line.masked)
+            for line in request.lines
+        )
         self._step(MapLines(request.domid, request.vcoproc_id, request.coproc, lines))
         return pb.MapLinesResponse()
 
@@ -59,6 +63,12 @@ class IrqControl(pb_grpc.IrqControlServiceServicer):
     ) -> pb.UnmapLinesResponse:
         self._step(UnmapLines(request.vcoproc_id))
         return pb.UnmapLinesResponse()
+
+    def MoveLines(
+        self, request: pb.MoveLinesRequest, context: grpc.ServicerContext
+    ) -> pb.MoveLinesResponse:
+        self._step(MoveLines(request.vcoproc_id, request.coproc))
+        return pb.MoveLinesResponse()
 
     def PauseDomain(
         self, request: pb.PauseDomainRequest, context: grpc.ServicerContext
@@ -88,6 +98,7 @@ class IrqControl(pb_grpc.IrqControlServiceServicer):
             refused_count=core.refused_count,
             guest_error_count=core.guest_error_count,
             forgotten_count=core.early.forgotten_count,
+            paused_domids=core.paused_domids(),
         )
 
 

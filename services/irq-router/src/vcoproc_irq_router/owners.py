@@ -29,20 +29,35 @@ class Domain:
 
 
 class Vcoproc:
-    __slots__ = ("coproc", "domain", "lines", "request")
+    __slots__ = ("coproc", "domain", "lines", "mapped")
 
     def __init__(self, domain: Domain, request: MapLines) -> None:
         self.domain = domain
         self.coproc = request.coproc
-        self.request = request
+        self.mapped = request.lines
         self.lines: list[IrqLine | None] = [None] * LINES_PER_VCOPROC_MAX
+
+    def is_as(self, request: MapLines) -> bool:
+        """Whether that is how it is mapped already, whatever its lines have done since."""
+        return (
+            (self.domain.domid, self.coproc) == (request.domid, request.coproc)
+            and len(self.mapped) == len(request.lines)
+            and all(
+                (one.line, one.irq, one.level) == (other.line, other.irq, other.level)
+                for one, other in zip(self.mapped, request.lines, strict=True)
+            )
+        )
+
+
+def check_coproc(coproc: str) -> None:
+    if not 1 <= len(coproc.encode()) <= NAME_BYTES_MAX:
+        raise InvalidArgument("coproc", f"not 1 to {NAME_BYTES_MAX} bytes long")
 
 
 def check_lines(event: MapLines, domain: Domain) -> None:
     if not 1 <= event.vcoproc_id < 1 << 32:
         raise InvalidArgument("vcoproc_id", f"{event.vcoproc_id} is not 1 to 2**32-1")
-    if not 1 <= len(event.coproc.encode()) <= NAME_BYTES_MAX:
-        raise InvalidArgument("coproc", f"not 1 to {NAME_BYTES_MAX} bytes long")
+    check_coproc(event.coproc)
     if len({mapped.line for mapped in event.lines}) != len(event.lines):
         raise InvalidArgument("lines", "one line twice")
     if len({mapped.irq for mapped in event.lines}) != len(event.lines):

@@ -11,12 +11,13 @@ import zmq
 
 from vcoproc.errors import BadCredential, InvalidArgument, NotFound, RemoteProtocolError
 from vcoproc.limits import CONTROL_CREDIT, IRQ_CREDIT
-from vcoproc.runtime.link import LinkServer, Peer
+from vcoproc.runtime.link_server import LinkServer, Peer
 from vcoproc.runtime.logs import Log
 from vcoproc.runtime.loop import Loop
 from vcoproc.runtime.rundir import RunDir
 from vcoproc.wire.messages import (
     Eoi,
+    Fence,
     Hello,
     LineEdge,
     LineEnable,
@@ -134,6 +135,8 @@ class IrqRouter:
             for peer, _seq, message in self.coprocs.incoming(BATCH):
                 if isinstance(message, (LineLevel, LineEdge, LineSync)):
                     self.step(CoprocSaid(peer.name, message))
+                elif isinstance(message, Fence):  # what came before it has been taken
+                    self.coprocs.send(peer, message)
                 else:
                     self.coprocs.drop(peer, _unexpected(message))
         if self.domains.socket in ready:

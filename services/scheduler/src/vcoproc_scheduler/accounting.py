@@ -13,10 +13,14 @@ from __future__ import annotations
 import enum
 from collections import deque
 from dataclasses import dataclass
+from typing import Final
 
 from vcoproc.limits import TURNS_KEPT_MAX
 from vcoproc_scheduler.figures import Refusals, RefusalsView, Slices, SlicesView
 from vcoproc_scheduler.policies.api import Usage
+
+USED_MAX: Final = 1 << 62
+"""Of each figure that is carried over: what is added here fits 64 bits all the same."""
 
 
 class Bucket(enum.IntEnum):
@@ -29,7 +33,7 @@ class Bucket(enum.IntEnum):
     """It is saved or restored."""
     RUN = 3
     REFUSED = 4
-    """It held the coprocessor against an order to leave."""
+    """It held the coprocessor against an order to leave, or kept it empty: it was not taken in."""
     FAULT = 5
 
 
@@ -70,6 +74,8 @@ class AccountView:
     """Longest time from wanting the coprocessor until a turn began; the present wait counts."""
     slices: SlicesView
     refusals: RefusalsView
+    """To leave."""
+    switch_in_refusals: RefusalsView
 
     @property
     def elapsed_ns(self) -> int:
@@ -83,6 +89,23 @@ class AccountView:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Used:
+    """What a vcoproc has used on other coprocs; each 0 to USED_MAX."""
+
+    run_ns: int = 0
+    wait_ns: int = 0
+    switch_ns: int = 0
+    refused_ns: int = 0
+    overtime_ns: int = 0
+    instructions: int = 0
+    wakes: int = 0
+    switches: int = 0
+
+
+NOTHING_USED: Final = Used()
+
+
 class Account:
     """Times and counts of one vcoproc. Closed while its coproc does not answer."""
 
@@ -90,6 +113,7 @@ class Account:
         "_charged",
         "_charged_instructions",
         "_times",
+        "_waited",
         "bucket",
         "instructions",
         "opened_sum_ns",
@@ -98,6 +122,7 @@ class Account:
         "since_ns",
         "slice_run_ns",
         "slices",
+        "switch_in_refusals",
         "switches",
         "wait_max_ns",
         "waiting_since_ns",
@@ -123,8 +148,11 @@ class Account:
         self.wait_max_ns = 0
         self.waiting_since_ns: int | None = None
         """None: it does not wait."""
+        self._waited: tuple[int, int] | None = None
+        """When a wait ended without a turn, and since when it had lasted."""
         self.slices = Slices()
         self.refusals = Refusals()
+        self.switch_in_refusals = Refusals()
 
     def open(self, bucket: Bucket, at_ns: int) -> None:
         """Begins to count at a time of the coproc's clock, which may have begun anew."""
@@ -134,12 +162,30 @@ class Account:
         self.since_ns = at_ns
         self.opened_sum_ns = sum(self._times) - at_ns
 
+    def carry(self, used: Used) -> None:
+        """What was used elsewhere is part of it from now on; nobody is charged for that here."""
+        for bucket, time_ns in (
+            (Bucket.RUN, used.run_ns),
+            (Bucket.WAIT, used.wait_ns),
+            (Bucket.SWITCH, used.switch_ns),
+            (Bucket.REFUSED, used.refused_ns),
+        ):
+            self._times[bucket] += time_ns
+            self._charged[bucket] += time_ns
+            self.opened_sum_ns += time_ns
+        self.slice_run_ns += used.run_ns
+        self._charged_instructions += used.instructions
+        self.instructions += used.instructions
+        self.overtime_ns += used.overtime_ns
+        self.wakes += used.wakes
+        self.switches += used.switches
+
     def close(self, at_ns: int) -> None:
         """Ends counting; does nothing to a closed account."""
         if self.bucket is not None:
             self.move(self.bucket, at_ns)
             self.bucket = None
-            self.waiting_since_ns = None
+            self.waiting_since_ns = self._waited = None
 
     def move(self, bucket: Bucket, at_ns: int) -> None:
         """From `at_ns` on, time goes into `bucket`."""
@@ -152,13 +198,22 @@ class Account:
         self.bucket = bucket
 
     def _watch_wait(self, bucket: Bucket) -> None:
-        """A wait begins, or ends when the turn begins, after the switch."""
+        """A wait begins, or ends when the turn begins: after the switch, and after any refusal.
+
+        One that falls asleep and wakes in the same moment has waited all the time: its grant came
+        to nothing.
+        """
         if bucket is Bucket.WAIT:
-            self.waiting_since_ns = self.since_ns
-        elif bucket is not Bucket.SWITCH and self.waiting_since_ns is not None:
+            if self.waiting_since_ns is None:
+                waited, self._waited = self._waited, None
+                goes_on = waited is not None and waited[0] == self.since_ns
+                self.waiting_since_ns = waited[1] if waited and goes_on else self.since_ns
+        elif bucket not in (Bucket.SWITCH, Bucket.REFUSED) and self.waiting_since_ns is not None:
             if bucket is Bucket.RUN:
                 waited_ns = self.since_ns - self.waiting_since_ns
                 self.wait_max_ns = max(self.wait_max_ns, waited_ns)
+            else:
+                self._waited = self.since_ns, self.waiting_since_ns
             self.waiting_since_ns = None
 
     @property
@@ -187,6 +242,7 @@ class Account:
         left: bool,
         runnable: bool,
         now_ns: int,
+        stopped_ns: int,
     ) -> Usage:
         """What was used since the last call."""
         times, charged = self._times, self._charged
@@ -204,6 +260,7 @@ class Account:
             left=left,
             runnable=runnable,
             now_ns=now_ns,
+            stopped_ns=stopped_ns,
         )
 
     def view(self, clock_ns: int | None = None) -> AccountView:
@@ -228,6 +285,7 @@ class Account:
             wait_max_ns=wait_max_ns,
             slices=self.slices.view(),
             refusals=self.refusals.view(),
+            switch_in_refusals=self.switch_in_refusals.view(),
         )
 
     def adds_up(self) -> bool:

@@ -2,14 +2,16 @@
 
 Theory of operation:
     For each algorithm there is a function from parameters to bounds. They hold whatever the others
-    do, as long as no switch takes longer than `switch_ns` and no refusal longer than `refusal_ns`;
-    with figures that were observed instead of promised they are as good as those. The time until an
-    order arrives at the coproc is part of `switch_ns`.
+    do, as long as no switch takes longer than `switch_ns`, and the refusals of no turn, to be taken
+    in and to leave, longer than `refusal_ns` together; with figures that were observed instead of
+    promised they are as good as those. The time until an order arrives at the coproc is part of
+    `switch_ns`. Who was refused at switch-in until the turn was given up costs the others no more
+    than that; its own wait has no bound then.
     rr: the others have a slice each before one's own. priority: the same after the ageing bound.
     edf, fixed: a budget Q in each period P comes at worst right at the beginning of one period and
     right at the end of the next (supply bound of the periodic resource model: Shin, Lee 2003):
     nothing for 2 (P - Q), then Q in each P. arinc653: the table is walked from its worst moment.
-    credit: a share in the long run, but no bound of a wait, since a debt may be old.
+    credit: see `policies.credit_bounds`.
 Not handled:
     Algorithms of others: no bound is known. A vcoproc that wakes more often than once in a period
     pays for the switches from its own budget, and gets less than the bounds of edf say.
@@ -23,7 +25,9 @@ from typing import Final
 
 from vcoproc.limits import MS, SLICE_NS_MIN, US
 from vcoproc_scheduler.policies.arinc653 import table_of
+from vcoproc_scheduler.policies.credit_bounds import Cap, Contest
 from vcoproc_scheduler.policies.edf_admission import Reservation, guaranteed
+from vcoproc_scheduler.policy_guard import MIN_RUN
 
 PPM: Final = 1_000_000
 
@@ -39,7 +43,11 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One coproc. parameters: those of scope COPROC, all. members: in the order of being added."""
+    """One coproc. parameters: those of scope COPROC, all. members: in the order of being added.
+
+    refusal_ns: of one turn, to be taken in and to leave together. switch_in_refusal_ns: how much of
+    that may be to be taken in.
+    """
 
     algorithm: str
     slice_ns: int
@@ -47,6 +55,7 @@ class Question:
     members: Mapping[int, Member]
     switch_ns: int
     refusal_ns: int
+    switch_in_refusal_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +138,8 @@ def _rr(question: Question, vcoproc: int) -> Bounds:
         for each, member in question.members.items()
     }
     own_ns = slices_ns.pop(vcoproc)
-    # Each turn that ends, its own too, may end with a refusal; one switch may be under way.
+    # A turn may begin and end with a refusal: those of the others; and the end of its own last one
+    # and the beginning of its next one. One switch may be under way.
     turns = len(question.members)
     wait_ns = sum(slices_ns.values()) + turns * (question.switch_ns + question.refusal_ns)
     return _turns(own_ns, wait_ns, question.members[vcoproc].work_ns)
@@ -194,12 +204,28 @@ def _fixed(question: Question, vcoproc: int) -> Bounds:
 
 
 def _credit(question: Question, vcoproc: int) -> Bounds:
-    weights = sum(member.parameters["weight"] for member in question.members.values())
-    mine = question.members[vcoproc].parameters
-    share_ppm = PPM * mine["weight"] // weights
-    if mine["cap"]:
-        share_ppm = min(share_ppm, mine["cap"] * PPM // 100)
-    return Bounds(share_ppm=share_ppm, note="in the long run; a debt may make it wait for longer")
+    weights = {each: member.parameters["weight"] for each, member in question.members.items()}
+    mine = weights.pop(vcoproc)
+    lost_ns = question.switch_ns + question.refusal_ns
+    contest = Contest(mine, tuple(weights.values()), question.slice_ns, lost_ns)
+    share_ppm = PPM * mine // contest.total
+    member = question.members[vcoproc]
+    percent = member.parameters["cap"]
+    if not percent:
+        return Bounds(
+            share_ppm=share_ppm * contest.slice_ns // contest.turn_ns,
+            wait_ns=contest.wait_ns(),
+            response_ns=contest.response_ns(member.work_ns),
+        )
+    period_ns = question.parameters["cap_period_us"] * US
+    # It may wake where it was, and is not taken from the coprocessor before that time.
+    late_ns = lost_ns + question.parameters.get(MIN_RUN, 0) * US
+    cap = Cap(period_ns * percent // 100, period_ns, contest.slice_ns, late_ns, lost_ns)
+    return Bounds(
+        share_ppm=min(share_ppm, percent * PPM // 100) * cap.kept_ns // cap.quota_ns,
+        wait_ns=cap.withheld_ns + contest.wait_ns(),
+        response_ns=cap.response_ns(contest, member.work_ns),
+    )
 
 
 def _arinc653(question: Question, vcoproc: int) -> Bounds:
@@ -244,8 +270,8 @@ def _shifted(windows: list[tuple[int, int]], by_ns: int) -> list[tuple[int, int]
 
 
 def _null(question: Question, vcoproc: int) -> Bounds:
-    work_ns = question.members[vcoproc].work_ns
-    return Bounds(PPM, question.switch_ns, question.switch_ns + work_ns)
+    wait_ns = question.switch_ns + question.switch_in_refusal_ns
+    return Bounds(PPM, wait_ns, wait_ns + question.members[vcoproc].work_ns)
 
 
 ANALYSES: Final[Mapping[str, Callable[[Question, int], Bounds]]] = {

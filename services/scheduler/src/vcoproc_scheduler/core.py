@@ -64,13 +64,11 @@ from vcoproc_scheduler.granting import Granting
 from vcoproc_scheduler.policies.loader import Catalogue
 from vcoproc_scheduler.policy_side import PolicySide
 from vcoproc_scheduler.record import BUCKETS, CoprocClock, Record, Turn
-from vcoproc_scheduler.turns import Turns
+from vcoproc_scheduler.turns import Turns, was_refused
 from vcoproc_scheduler.vcoprocs import Vcoprocs
 from vcoproc_scheduler.views import coproc_view, schedule_view
 
 STORY_EVENTS_MAX: Final = 64
-WANTS_AS_BEFORE: Final = frozenset({"REPLACED", "LATE"})
-"""`GrantDropped.why` that says nothing about the vcoproc."""
 END_REASONS: Final = frozenset(int(reason) for reason in EndReason)
 
 
@@ -270,16 +268,18 @@ class CoprocSchedulerCore:
         # When it wakes where it is, it gets a new slice.
         slice_ns = self._turn.slice_ns
         overtime_ns = 0 if slice_ns is None else record.account.end_slice(slice_ns)
-        self._policy.charge(record, overtime_ns=overtime_ns)
+        self._policy.charge(record, stopped_ns=sleep.clock_ns, overtime_ns=overtime_ns)
         self._policy.sync(record)
 
     def _on_dropped(self, dropped: GrantDropped) -> None:
-        self._clock.tell(dropped.clock_ns)
         record = self._vcoprocs.get(dropped.vcoproc)
-        # Also of a grant that was replaced since: that its vcoproc cannot run is true all the same.
-        if record is not None and dropped.why not in WANTS_AS_BEFORE:
-            self._vcoprocs.move(record, RunEvent.DROP, dropped.clock_ns)
-            self._policy.sync(record)
+        if was_refused(dropped) and self._vcoprocs.current:
+            raise RemoteProtocolError(
+                f"vcoproc {dropped.vcoproc} is refused, but {self._vcoprocs.current} has the coproc"
+            )
+        self._clock.tell(dropped.clock_ns)
+        if record is not None:
+            self._turns.dropped(record, dropped)
         pending = self._granting.pending
         if pending is not None and pending.grant == dropped.grant:
             self._granting.forget()
@@ -342,13 +342,15 @@ class CoprocSchedulerCore:
         if record is not None and record.added and record.parameters == parameters:
             return
         if record is not None:
-            machine = record.machine
+            machine, added = record.machine, record.added
             leaving, machine.sleep_requested = machine.sleep_requested, False
             try:
                 self._policy.add(record, parameters)
             except RequestError:
                 machine.sleep_requested = leaving
                 raise
+            if not added:
+                record.account.carry(event.used)
             pending = self._granting.pending
             if leaving and not (pending and pending.now):
                 self._vcoprocs.stay(record)
@@ -356,6 +358,7 @@ class CoprocSchedulerCore:
         self._vcoprocs.check_room()
         record = Record(event.vcoproc)
         self._policy.add(record, parameters)
+        record.account.carry(event.used)
         self._vcoprocs.keep(record)
 
     def _on_remove(self, event: RemoveVcoproc) -> None:

@@ -21,7 +21,7 @@ from vcoproc.wire.messages import (
     Vacate,
     Wake,
 )
-from vcoproc_scheduler.accounting import AccountView, TurnEnded
+from vcoproc_scheduler.accounting import NOTHING_USED, AccountView, TurnEnded, Used
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +45,14 @@ class SetAlgorithm:
 
 @dataclass(frozen=True, slots=True)
 class AddVcoproc:
-    """Control adds a vcoproc, or changes its parameters."""
+    """Control adds a vcoproc, or changes its parameters.
+
+    used: its accounts begin with this; of one that was added before it says nothing.
+    """
 
     vcoproc: int
     parameters: Mapping[str, int]
+    used: Used = NOTHING_USED
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,31 +62,47 @@ class Slices:
 
 @dataclass(frozen=True, slots=True)
 class RefusalsView:
-    """count: switches that were refused. busy_count: how often it said busy. counts: how many
-    refusals of which length, by REFUSAL_BOUNDS_US, and those beyond the last bound."""
+    """count: switches that were refused. busy_count: how often the coprocessor said busy.
+
+    forced_count: refusals to leave that ended by force. given_up_count: refusals to be taken in
+    that lasted until their bound. counts: how many of which length, by REFUSAL_BOUNDS_US, and those
+    beyond the last bound.
+    """
 
     count: int
     busy_count: int
     forced_count: int
+    given_up_count: int
     total_ns: int
     max_ns: int
     counts: tuple[int, ...]
 
 
 class Refusals:
-    """How one vcoproc refused to leave."""
+    """How one vcoproc refused to leave, or was refused when it was to be taken in."""
 
-    __slots__ = ("_busy_count", "_counts", "_forced_count", "_max_ns", "_total_ns")
+    __slots__ = (
+        "_busy_count",
+        "_counts",
+        "_forced_count",
+        "_given_up_count",
+        "_max_ns",
+        "_total_ns",
+    )
 
     def __init__(self) -> None:
         self._counts = [0] * (len(REFUSAL_BOUNDS_US) + 1)
-        self._busy_count = self._forced_count = self._total_ns = self._max_ns = 0
+        self._busy_count = self._forced_count = self._given_up_count = 0
+        self._total_ns = self._max_ns = 0
 
-    def add(self, refused_ns: int, busy_count: int, *, forced: bool) -> None:
+    def add(
+        self, refused_ns: int, busy_count: int, *, forced: bool = False, given_up: bool = False
+    ) -> None:
         # The number of bits of a length in us is the place of the first power of two above it.
         self._counts[min((refused_ns // US).bit_length(), len(REFUSAL_BOUNDS_US))] += 1
         self._busy_count += busy_count
         self._forced_count += forced
+        self._given_up_count += given_up
         self._total_ns += refused_ns
         self._max_ns = max(self._max_ns, refused_ns)
 
@@ -95,6 +111,7 @@ class Refusals:
             sum(self._counts),
             self._busy_count,
             self._forced_count,
+            self._given_up_count,
             self._total_ns,
             self._max_ns,
             tuple(self._counts),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,6 +16,9 @@ from vcoproc_scheduler.record import CoprocClock, Record, Turn
 from vcoproc_scheduler.vcoprocs import Vcoprocs
 
 GRANT_NUMBER_MAX: Final = 0xFFFF_FFFF
+REPLACED_KEPT_MAX: Final = 64
+"""Orders that were replaced since one began. Of an older one that begins all the same it is not
+known how long its turn is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +55,15 @@ class Granting:
         self._clock = clock
         self._turn = turn
         self._withheld = False  # somebody waits, but gets no grant
+        # Told before the pending one; one of them may have begun all the same.
+        self._replaced: deque[Pending] = deque(maxlen=REPLACED_KEPT_MAX)
 
     def reset(self) -> None:
         """The coproc knows of no grant any more."""
         self.pending = None
         self.failed = False
         self._withheld = False
+        self._replaced.clear()
 
     # --- deciding ---------------------------------------------------------------------------------
 
@@ -75,7 +82,8 @@ class Granting:
             return self._nobody(decision, current, waiting=policy.wanting > (staying is not None))
         self._withheld = False
         not_before_ns = self._clock.from_policy_ns(decision.not_before_ns)
-        now = state is not RunState.RUNNING
+        # One more slice follows the present one, also if it was just told to leave: it may stay.
+        now = state is not RunState.RUNNING and decision.vcoproc_id != staying
         preempts = decision.preempt and decision.vcoproc_id != vcoprocs.current
         if preempts and not now:
             now, not_before_ns = self._preempt(not_before_ns)
@@ -113,6 +121,9 @@ class Granting:
         pending = self.pending
         if pending is None or pending.vcoproc != wanted.vcoproc:
             return False
+        # A turn with a bound ends there: what is left of it until now is no other order.
+        if pending.slice_ns != wanted.slice_ns and not wanted.until_ns:
+            return False
         due, vcoprocs = self._due(wanted), self._vcoprocs
         if pending.until_ns != wanted.until_ns or self._due(pending) != due:
             return False
@@ -136,6 +147,7 @@ class Granting:
         vcoprocs = self._vcoprocs
         if self.pending is not None:
             vcoprocs.unplace(vcoprocs.get(self.pending.vcoproc))
+            self._replaced.append(self.pending)
         self.pending = pending
         self.number = pending.grant
         if not pending.now or not self._due(pending):
@@ -201,17 +213,22 @@ class Granting:
         assert self.pending is not None
         vcoprocs = self._vcoprocs
         vcoprocs.unplace(vcoprocs.get(self.pending.vcoproc))
+        self._replaced.append(self.pending)
         self.pending = None
         vcoprocs.stay(vcoprocs.get(vcoprocs.current))
 
     def begun(self, grant: int, vcoproc: int) -> Pending | None:
-        """A turn began, or the coprocessor was vacated; gives what was ordered, or None if the
-        pending order still stands."""
+        """A turn began, or the coprocessor was vacated; gives what was ordered, None if that is not
+        known. If it was replaced meanwhile, the pending order still stands."""
         pending = self.pending
-        if pending is None or (pending.grant, pending.vcoproc) != (grant, vcoproc):
-            return None
-        self.pending = None
-        return pending
+        if pending is not None and (pending.grant, pending.vcoproc) == (grant, vcoproc):
+            self.pending = None
+            self._replaced.clear()
+            return pending
+        for order in self._replaced:
+            if (order.grant, order.vcoproc) == (grant, vcoproc):
+                return order
+        return None
 
     # --- for others to see ------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from typing import Final
 
 import grpc
@@ -14,7 +15,7 @@ import grpc
 from vcoproc.internal.v1 import control_pb2, control_pb2_grpc
 from vcoproc.runtime.loop import Loop
 from vcoproc_scheduler import grpc_translate as to
-from vcoproc_scheduler.events import SetAlgorithm
+from vcoproc_scheduler.events import CoprocView, SetAlgorithm
 from vcoproc_scheduler.service import SchedulerService
 from vcoproc_scheduler.watching import Watchers
 
@@ -54,13 +55,19 @@ class SchedulerControl(control_pb2_grpc.SchedulerControlServiceServicer):
         )
         return control_pb2.SetCoprocResponse(lost=[to.lost(each) for each in lost])
 
+    def RemoveCoproc(
+        self, request: control_pb2.RemoveCoprocRequest, context: grpc.ServicerContext
+    ) -> control_pb2.RemoveCoprocResponse:
+        self._loop.call(lambda: self._service.remove_coproc(request.coproc, time.monotonic_ns()))
+        return control_pb2.RemoveCoprocResponse()
+
     def AddVcoproc(
         self, request: control_pb2.AddVcoprocRequest, context: grpc.ServicerContext
     ) -> control_pb2.AddVcoprocResponse:
-        parameters = dict(request.parameters)
+        parameters, used = dict(request.parameters), to.used(request.accounting)
         self._loop.call(
             lambda: self._service.add_vcoproc(
-                request.coproc, request.vcoproc_id, parameters, time.monotonic_ns()
+                request.coproc, request.vcoproc_id, parameters, time.monotonic_ns(), used=used
             )
         )
         return control_pb2.AddVcoprocResponse()
@@ -78,8 +85,15 @@ class SchedulerControl(control_pb2_grpc.SchedulerControlServiceServicer):
     def ListAccounts(
         self, request: control_pb2.ListAccountsRequest, context: grpc.ServicerContext
     ) -> control_pb2.ListAccountsResponse:
-        views = self._loop.call(lambda: self._service.views(time.monotonic_ns()))
-        return control_pb2.ListAccountsResponse(coprocs=[to.coproc(view) for view in views])
+        answer = control_pb2.ListAccountsResponse()
+        for name in self._loop.call(self._service.coprocs):
+            # One by one: all together, of thousands of vcoprocs, would keep grants waiting.
+            view = self._loop.call(partial(self._view, name))
+            answer.coprocs.append(to.coproc(view))
+        return answer
+
+    def _view(self, name: str) -> CoprocView:
+        return self._service.view(name, time.monotonic_ns())
 
     def ListTurns(
         self, request: control_pb2.ListTurnsRequest, context: grpc.ServicerContext
@@ -119,7 +133,8 @@ class SchedulerControl(control_pb2_grpc.SchedulerControlServiceServicer):
         return control_pb2.AnalyseScheduleResponse(
             algorithm=question.algorithm,
             switch_ns=question.switch_ns,
-            refusal_ns=question.refusal_ns,
+            refusal_ns=question.refusal_ns - question.switch_in_refusal_ns,
+            switch_in_refusal_ns=question.switch_in_refusal_ns,
             work_ns=max((each.work_ns for each in guarantees), default=0),
             vcoprocs=[to.guarantee(each) for each in guarantees],
         )

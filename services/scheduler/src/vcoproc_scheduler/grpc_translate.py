@@ -8,7 +8,7 @@ from typing import Final
 
 from vcoproc.api.v1 import toolstack_pb2
 from vcoproc.internal.v1 import control_pb2
-from vcoproc_scheduler.accounting import AccountView, TurnEnded
+from vcoproc_scheduler.accounting import AccountView, TurnEnded, Used
 from vcoproc_scheduler.analysis import Guarantee
 from vcoproc_scheduler.decisions import DecisionMade
 from vcoproc_scheduler.events import (
@@ -38,6 +38,7 @@ def coproc(view: CoprocView) -> control_pb2.CoprocAccount:
                 vcoproc_id=each.vcoproc,
                 run_state=each.run_state,
                 accounting=accounting(each.account),
+                refusal_count=each.account.refusals.count,
             )
             for each in view.vcoprocs
         ],
@@ -54,6 +55,20 @@ def accounting(account: AccountView) -> toolstack_pb2.Accounting:
         switch_count=account.switches,
         wake_count=account.wakes,
         instruction_count=account.instructions,
+    )
+
+
+def used(accounting: toolstack_pb2.Accounting) -> Used:
+    """What such figures say of other coprocs; all 0 when they are absent."""
+    return Used(
+        run_ns=accounting.run_ns,
+        wait_ns=accounting.wait_ns,
+        switch_ns=accounting.switch_ns,
+        refused_ns=accounting.refused_ns,
+        overtime_ns=accounting.overtime_ns,
+        instructions=accounting.instruction_count,
+        wakes=accounting.wake_count,
+        switches=accounting.switch_count,
     )
 
 
@@ -106,6 +121,7 @@ def _vcoproc(view: ScheduleView, each: VcoprocView) -> control_pb2.VcoprocSchedu
         accounting=accounting(each.account),
         slices=_slices(each.account.slices),
         refusals=_refusals(each.account.refusals),
+        switch_in_refusals=_refusals(each.account.switch_in_refusals),
         sleep_ns=each.account.sleep_ns,
         fault_ns=each.account.fault_ns,
         wait_max_ns=each.account.wait_max_ns,
@@ -131,6 +147,7 @@ def _refusals(view: RefusalsView) -> control_pb2.Refusals:
         total_ns=view.total_ns,
         max_ns=view.max_ns,
         counts=view.counts,
+        given_up_count=view.given_up_count,
     )
 
 

@@ -15,6 +15,7 @@ from vcoproc.limits import TICKS_IN_VAIN_MAX, US
 from vcoproc_scheduler.events import FellBack, LostParameter, SetAlgorithm
 from vcoproc_scheduler.policies.api import (
     ENTRY_POINT_GROUP,
+    NOBODY,
     Decision,
     Policy,
     PolicyConfig,
@@ -63,6 +64,7 @@ class PolicySide:
         """Fallbacks that nobody has been told of yet."""
         self._fallen = False
         self._ticks_in_vain = 0
+        self._answer = NOBODY  # the latest
         self._coproc = coproc
         self._catalogue = catalogue
         self._clock = clock
@@ -307,19 +309,30 @@ class PolicySide:
         self.wanting += int(awake) - int(record.awake)
         record.awake = awake
 
-    def begin(self, record: Record) -> None:
-        """A turn began."""
-        if self.policy is not None and record.added:
-            self._ask("begin", record.id, self._clock.policy_ns())
+    def begin(self, record: Record, slice_ns: int | None = None) -> None:
+        """A turn began. slice_ns: None: it is not known how long it is."""
+        if self.policy is None or not record.added:
+            return
+        self._ask("begin", record.id, self._clock.policy_ns())
+        answer = self._answer
+        if (answer.vcoproc_id, answer.slice_ns) != (record.id, slice_ns):
+            self._ask("planned", record.id, slice_ns)
 
     def yielded(self, record: Record) -> None:
         if self.policy is not None and record.awake:
             self._ask("yield_", record.id, self._clock.policy_ns())
 
     def charge(
-        self, record: Record, *, overtime_ns: int = 0, ended: bool = False, left: bool = False
+        self,
+        record: Record,
+        *,
+        stopped_ns: int,
+        overtime_ns: int = 0,
+        ended: bool = False,
+        left: bool = False,
     ) -> None:
-        """Tells the policy what a vcoproc has used since the last time."""
+        """Tells the policy what a vcoproc has used since the last time. stopped_ns: of the coproc's
+        clock."""
         if self.policy is None or not record.added:
             return
         usage = record.account.usage(
@@ -329,6 +342,7 @@ class PolicySide:
             left=left,
             runnable=record.machine.wants(),
             now_ns=self._clock.policy_ns(),
+            stopped_ns=self._clock.to_policy_ns(stopped_ns),
         )
         self._ask("charge", usage)
 
@@ -340,6 +354,7 @@ class PolicySide:
         decision: Decision = self._ask(
             "pick", now_ns, staying, check=lambda each: check_decision(each, self._is_awake, now_ns)
         )
+        self._answer = decision
         return decision
 
     def _is_awake(self, vcoproc: int) -> bool:

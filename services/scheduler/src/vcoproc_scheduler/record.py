@@ -72,6 +72,10 @@ class CoprocClock:
         self._floor_ns = max(self._floor_ns, self._offset_ns + self.estimate_ns(self.now_ns))
         return self._floor_ns
 
+    def to_policy_ns(self, clock_ns: int) -> int:
+        """A time of the coproc's clock on the policy's."""
+        return clock_ns + self._offset_ns
+
     def from_policy_ns(self, policy_ns: int) -> int:
         """A time of the policy's clock on the coproc's; 0, which is no time, stays 0."""
         return max(0, policy_ns - self._offset_ns) if policy_ns else 0

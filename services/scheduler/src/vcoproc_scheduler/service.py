@@ -8,7 +8,7 @@ one says until the other comes.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from vcoproc.errors import (
     InvalidArgument,
@@ -25,6 +25,7 @@ from vcoproc.limits import (
     SLICE_NS_MAX,
     SLICE_NS_MIN,
     SWITCH_DEADLINE_NS,
+    SWITCH_IN_NS_MIN,
 )
 from vcoproc.wire.messages import (
     Faulted,
@@ -35,7 +36,7 @@ from vcoproc.wire.messages import (
     Sleep,
     Wake,
 )
-from vcoproc_scheduler.accounting import TurnEnded, TurnRing
+from vcoproc_scheduler.accounting import NOTHING_USED, USED_MAX, TurnEnded, TurnRing, Used
 from vcoproc_scheduler.analysis import Guarantee, Member, Question, analyse
 from vcoproc_scheduler.core import CoprocSchedulerCore
 from vcoproc_scheduler.decisions import DecisionMade
@@ -167,10 +168,31 @@ class SchedulerService:
                 del self._cores[coproc], self._turns[coproc]
             raise
 
+    def remove_coproc(self, coproc: str, now_ns: int) -> None:
+        """Forgets a coproc with all its vcoprocs, if it is known. Idempotent."""
+        core = self._cores.pop(coproc, None)
+        if core is None:
+            return
+        del self._turns[coproc]
+        self._deadlines_ns.pop(coproc, None)
+        if core.online:
+            # Its session is still open. Whatever else it says is of something unknown, and when the
+            # session ends nothing is left.
+            self.opened(coproc, now_ns)
+
     def add_vcoproc(
-        self, coproc: str, vcoproc: int, parameters: Mapping[str, int], now_ns: int
+        self,
+        coproc: str,
+        vcoproc: int,
+        parameters: Mapping[str, int],
+        now_ns: int,
+        *,
+        used: Used = NOTHING_USED,
     ) -> None:
         """Adds a vcoproc, or changes its parameters. Idempotent.
+
+        Args:
+            used: its accounts begin with this; of one that was added before it says nothing.
 
         Raises:
             NotFound: control has not set this coproc.
@@ -178,7 +200,11 @@ class SchedulerService:
         """
         if not 1 <= vcoproc <= VCOPROC_ID_MAX:
             raise InvalidArgument("vcoproc_id", f"{vcoproc} is outside of 1 to {VCOPROC_ID_MAX}")
-        self._step(self._set_core(coproc), AddVcoproc(vcoproc, dict(parameters)), now_ns)
+        for name, value in asdict(used).items():
+            if not 0 <= value <= USED_MAX:
+                raise InvalidArgument(f"accounting: {name}", f"{value} is outside of 0 to 2**62")
+        event = AddVcoproc(vcoproc, dict(parameters), used)
+        self._step(self._set_core(coproc), event, now_ns)
 
     def set_vcoproc_parameters(
         self, coproc: str, vcoproc: int, parameters: Mapping[str, int], now_ns: int
@@ -199,13 +225,17 @@ class SchedulerService:
         if core is not None:
             self._step(core, RemoveVcoproc(vcoproc), now_ns)
 
-    def views(self, now_ns: int) -> list[CoprocView]:
-        """All coprocs that control has set, by name."""
-        return [
-            core.view(now_ns)
-            for _name, core in sorted(self._cores.items())
-            if core.algorithm is not None
-        ]
+    def coprocs(self) -> list[str]:
+        """Names of all coprocs that control has set."""
+        return sorted(name for name, core in self._cores.items() if core.algorithm is not None)
+
+    def view(self, coproc: str, now_ns: int) -> CoprocView:
+        """Accounts of one coproc.
+
+        Raises:
+            NotFound: control has not set this coproc.
+        """
+        return self._set_core(coproc).view(now_ns)
 
     def turns(self, coproc: str, after_ns: int) -> list[TurnEnded]:
         """Turns that began later, oldest first.
@@ -254,7 +284,7 @@ class SchedulerService:
 
         Args:
             switch_ns: of each switch; 0: the longest so far.
-            refusal_ns: of each refusal; 0: the coproc's bound.
+            refusal_ns: of each refusal, to leave or to be taken in; 0: the coproc's bounds.
             work_ns: that each one wants to run after a wake; 0: WORK_NS_DEFAULT.
 
         Raises:
@@ -276,13 +306,16 @@ class SchedulerService:
             )
             for vcoproc, values in view.parameters.items()
         }
+        out_ns = refusal_ns or view.wanted.refusal_ns
+        in_ns = refusal_ns or max(view.wanted.refusal_ns, SWITCH_IN_NS_MIN)
         question = Question(
             view.coproc.algorithm,
             view.wanted.slice_ns,
             view.wanted.parameters,
             members,
             switch_ns or view.switch_max_ns,
-            refusal_ns or view.wanted.refusal_ns,
+            out_ns + in_ns,
+            in_ns,
         )
         return question, analyse(question)
 

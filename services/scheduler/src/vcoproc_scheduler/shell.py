@@ -13,7 +13,7 @@ from vcoproc.errors import PeerRejected, RemoteProtocolError
 from vcoproc.internal.v1 import control_pb2_grpc
 from vcoproc.limits import CONTROL_CREDIT, DECISION_WATCHERS_MAX, FALLBACK_WATCHERS_MAX
 from vcoproc.runtime.grpc_kit import serve
-from vcoproc.runtime.link import LinkServer, Peer
+from vcoproc.runtime.link_server import LinkServer, Peer
 from vcoproc.runtime.logs import Log
 from vcoproc.runtime.loop import Loop
 from vcoproc.runtime.process import new_epoch, notify_ready, notify_stopping

@@ -1,19 +1,34 @@
-"""What a report means: one turn ended, another one began, and where the time went."""
+"""What a report means: one turn ended, another one began, and where the time went.
+
+And what it means for the time of a vcoproc that its grant came to nothing.
+"""
 
 from __future__ import annotations
 
+from typing import Final
+
+from vcoproc.errors import SwitchTimeout
 from vcoproc.model.run_state import ON_COPROC, RunEvent, RunState
-from vcoproc.wire.messages import EndReason, Report
-from vcoproc_scheduler.accounting import Bucket, TurnEnded
+from vcoproc.wire.messages import EndReason, GrantDropped, Report
+from vcoproc_scheduler.accounting import Account, Bucket, TurnEnded
 from vcoproc_scheduler.granting import Granting, Pending
 from vcoproc_scheduler.policy_side import PolicySide
 from vcoproc_scheduler.record import BUCKETS, CoprocClock, Record, Turn
 from vcoproc_scheduler.vcoprocs import Vcoprocs
 
+WANTS_AS_BEFORE: Final = frozenset({"REPLACED", "LATE"})
+"""`GrantDropped.why` that says nothing about the vcoproc."""
+
+
+def was_refused(dropped: GrantDropped) -> bool:
+    """Whether the coprocessor refused to take its vcoproc in."""
+    return bool(dropped.refused_ns or dropped.refusals)
+
 
 class Turns:
     """Takes the reports of one coproc. The time of a switch is nobody's slice: the turn of the next
-    one begins when the switch is over, and a refusal before it is charged to who refused."""
+    one begins when the switch is over, and a refusal before it is charged to who refused: the one
+    that did not leave, or the one that was not taken in."""
 
     def __init__(
         self,
@@ -78,7 +93,11 @@ class Turns:
         record = self._vcoprocs.known(report.next_vcoproc)
         account = record.account
         began_ns = report.next_began_ns
-        account.move(Bucket.SWITCH, max(left_ns, began_ns - report.mmu_ns - report.restore_ns))
+        taken_ns = max(left_ns, began_ns - report.mmu_ns - report.restore_ns)
+        if report.switch_in_refused_ns or report.switch_in_refusals:
+            account.move(Bucket.REFUSED, taken_ns - report.switch_in_refused_ns)
+            account.switch_in_refusals.add(report.switch_in_refused_ns, report.switch_in_refusals)
+        account.move(Bucket.SWITCH, taken_ns)
         account.switches += 1
         self.switch_count += 1
         told_ns = report.ended_ns + report.refused_ns if report.vcoproc else began_ns
@@ -86,6 +105,29 @@ class Turns:
         self.switch_max_ns = max(self.switch_max_ns, phases_ns, began_ns - told_ns)
         self._vcoprocs.current = record.id
         self._open_turn(record, report, order)
+
+    def dropped(self, record: Record, dropped: GrantDropped) -> None:
+        """Takes the news that a grant for a vcoproc came to nothing."""
+        refused, given_up = was_refused(dropped), dropped.why == SwitchTimeout.reason
+        if refused:
+            self._not_taken_in(record.account, dropped, given_up=given_up)
+        # Also of a grant that was replaced since: that its vcoproc cannot run is true all the same.
+        if dropped.why not in WANTS_AS_BEFORE:
+            self._vcoprocs.move(record, RunEvent.DROP, dropped.clock_ns)
+        if given_up and record.awake:  # then that was its turn
+            self._policy.begin(record)
+        if refused or given_up:
+            stopped_ns = dropped.clock_ns - dropped.refused_ns
+            self._policy.charge(record, stopped_ns=stopped_ns, ended=given_up, left=given_up)
+        self._policy.sync(record)
+
+    def _not_taken_in(self, account: Account, dropped: GrantDropped, *, given_up: bool) -> None:
+        """It waited before, and does so afterwards: what lies between is its refusal."""
+        bucket = account.bucket
+        assert bucket is not None
+        account.move(Bucket.REFUSED, dropped.clock_ns - dropped.refused_ns)
+        account.move(bucket, dropped.clock_ns)
+        account.switch_in_refusals.add(dropped.refused_ns, dropped.refusals, given_up=given_up)
 
     def _renew(self, report: Report, order: Pending | None) -> TurnEnded:
         """The current one has got another slice; nothing was switched."""
@@ -105,7 +147,9 @@ class Turns:
         )
         if report.end == EndReason.YIELD:
             self._policy.yielded(record)
-        self._policy.charge(record, overtime_ns=overtime_ns, ended=True, left=left)
+        self._policy.charge(
+            record, stopped_ns=report.ended_ns, overtime_ns=overtime_ns, ended=True, left=left
+        )
         began_ns = self._turn.began_ns
         return TurnEnded(
             vcoproc=record.id,
@@ -136,4 +180,4 @@ class Turns:
         slice_ns, until_ns = (order.slice_ns, order.until_ns) if order else (None, 0)
         self._turn.begin(began_ns, slice_ns, until_ns)
         self._policy.sync(record)
-        self._policy.begin(record)
+        self._policy.begin(record, slice_ns)

@@ -28,26 +28,20 @@ class Caller:
             PeerTimeout, PeerLost: it does not answer; or `close` was called.
             RequestError: it refuses.
         """
+        return self.start(who, method, request, timeout_ns).result()
+
+    def start(self, who: str, method: Any, request: Any, timeout_ns: int) -> Pending:
+        """The same without waiting for the answer, so that many can be asked at once.
+
+        Raises:
+            PeerLost: `close` was called.
+        """
         with self._lock:
             if self._closed:
                 raise PeerLost(who)
             future = method.future(request, timeout=timeout_ns / limits.S, wait_for_ready=True)
             self._open.add(future)
-        try:
-            return future.result()
-        except grpc.FutureCancelledError:
-            raise PeerLost(who) from None
-        except grpc.RpcError as error:
-            refused = grpc_kit.to_error(error)
-            if not isinstance(refused, PeerError):
-                raise refused from None
-            assert isinstance(error, grpc.Call)
-            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
-                raise PeerTimeout(who, timeout_ns) from None
-            raise PeerLost(who) from None
-        finally:
-            with self._lock:
-                self._open.discard(future)
+        return Pending(self, who, future, timeout_ns)
 
     def stream(
         self,
@@ -76,7 +70,7 @@ class Caller:
         return Stream(self, who, call)
 
     def forget(self, call: Any) -> None:
-        """A call of a stream has ended."""
+        """A call has ended."""
         with self._lock:
             self._open.discard(call)
 
@@ -87,6 +81,33 @@ class Caller:
             calls = list(self._open)
         for call in calls:
             call.cancel()
+
+
+class Pending:
+    """A call whose answer has not been taken yet; to be taken once."""
+
+    def __init__(self, caller: Caller, who: str, future: Any, timeout_ns: int) -> None:
+        self.who = who
+        self._caller = caller
+        self._future = future
+        self._timeout_ns = timeout_ns
+
+    def result(self) -> Any:
+        """Waits for the answer. Raises: as `Caller.call`."""
+        try:
+            return self._future.result()
+        except grpc.FutureCancelledError:
+            raise PeerLost(self.who) from None
+        except grpc.RpcError as error:
+            refused = grpc_kit.to_error(error)
+            if not isinstance(refused, PeerError):
+                raise refused from None
+            assert isinstance(error, grpc.Call)
+            if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                raise PeerTimeout(self.who, self._timeout_ns) from None
+            raise PeerLost(self.who) from None
+        finally:
+            self._caller.forget(self._future)
 
 
 class Stream:

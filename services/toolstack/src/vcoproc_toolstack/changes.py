@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from vcoproc import limits
-from vcoproc.config import DomainConfig, parse_domain
+from vcoproc.config import CoprocConfig, DomainConfig, parse_domain
 from vcoproc.errors import (
     AlreadyExists,
     LimitExceeded,
@@ -16,6 +16,7 @@ from vcoproc.errors import (
     WrongState,
 )
 from vcoproc.model.domain_state import DomainState, DomainVerb, after
+from vcoproc_toolstack.capacity import check_memory, has_memory
 from vcoproc_toolstack.placing import (
     NewVcoproc,
     check_room,
@@ -98,8 +99,6 @@ class Changes(Turns):
             raise LimitExceeded("domains", limits.DOMAINS_MAX)
         new = place_domain(config, self.leases.system, self.leases.platform)
         self.check_room(view, new)
-        if state is not DomainState.STOPPED:
-            self.check_memory(view, config.memory_bytes)
         domain = DomainRecord(
             domid=_UNNUMBERED,
             name=config.name,
@@ -110,8 +109,11 @@ class Changes(Turns):
             vcoprocs=tuple(each.record(_UNNUMBERED, _UNNUMBERED, config.name, b"") for each in new),
             on_poweroff=Then(config.on_poweroff),
             on_crash=Then(config.on_crash),
-        )
-        return domain.become(state, life=Life.CREATING)
+        ).become(state, life=Life.CREATING)
+        if state is not DomainState.STOPPED:
+            self.check_memory(view, config.memory_bytes)
+            self.check_coproc_memory(view, [(domain, each.coproc) for each in new])
+        return domain
 
     def number(self, change: Change, domain: DomainRecord) -> DomainRecord:
         """The same with numbers and secrets, which nobody else has."""
@@ -224,6 +226,7 @@ class Changes(Turns):
         domain = need_domain(view, domain_name, DomainVerb.ATTACH)
         new = place_vcoproc(domain, spec, self.leases.system, self.leases.platform)
         self.check_room(view, [new])
+        self.check_coproc_memory(view, [(domain, new.coproc)])
         record = new.record(_UNNUMBERED, domain.domid, domain.name, b"")
         return domain, replace(record, domain_state=domain.state)
 
@@ -233,7 +236,9 @@ class Changes(Turns):
         change.set_vcoproc_life(vcoproc.vcoproc_id, Life.ALIVE)
         words = f"attached to coproc {vcoproc.coproc}"
         change.add_event(vcoproc.resource, EventKind.CREATED, words)
-        return self.keep(change, request, seal(replace(vcoproc, life=Life.ALIVE)))
+        attached = change.vcoproc(vcoproc.vcoproc_id)
+        assert attached is not None
+        return self.keep(change, request, seal(attached))
 
     def destroy_vcoproc(self, domain_name: str, name: str, request: Request) -> bytes:
         """Detaches a vcoproc. As `destroy_domain`."""
@@ -273,9 +278,24 @@ class Changes(Turns):
             lambda name: self.leases.platform(by_name[name]).contexts_max,
         )
 
+    def check_coproc_memory(
+        self, view: View, wanted: Iterable[tuple[DomainRecord, CoprocConfig]]
+    ) -> None:
+        """Refuses domains on coprocs that may not have as much memory.
+
+        Args:
+            wanted: domains, each with a coproc that it gets a vcoproc on. STOPPED ones have none.
+
+        Raises:
+            LimitExceeded: one of the coprocs may have less.
+        """
+        check_memory([pair for pair in wanted if has_memory(pair[0])], view.domains)
+
     def check_memory(self, view: View, more_bytes: int) -> None:
         """Raises: LimitExceeded (there is not as much memory for one more domain)."""
-        held = held_files(view) - wanted_files(view)
+        held = held_files(view)
+        if held:  # seldom; what everybody wants is a long list
+            held -= wanted_files(view)
         self.memory.check_room(view.memory_bytes() + more_bytes, held)
 
 

@@ -142,6 +142,7 @@ class Endings:
         stopped = replace(domain.become(state, words), ending=ending)
         with self._changes.change() as change:
             self.become(change, stopped, request, words)
+            stopped = change.known_domain(domain.domid)
             change.set_domain_life(domain.domid, Life.STOPPING)
         return stopped
 
@@ -160,6 +161,8 @@ class Endings:
         running = replace(domain.become(after(domain.state, DomainVerb.START)), ending=None)
         with self._changes.change() as change:
             changes.check_memory(change, domain.memory_bytes)
+            names = {vcoproc.coproc for vcoproc in domain.vcoprocs} & coprocs.keys()
+            changes.check_coproc_memory(change, [(running, coprocs[name]) for name in names])
             change.set_domain_life(domain.domid, Life.STARTING)
         return changes.carry_out(
             Saga(domain_steps(running, coprocs)),
@@ -181,7 +184,9 @@ class Endings:
             waits = replace(domain, ending=Ending(ending.then))
             with self._changes.change() as change:
                 change.update_domain(waits)
-                return self._changes.keep(change, request, self._seal(waits))
+                return self._changes.keep(
+                    change, request, self._seal(change.known_domain(domain.domid))
+                )
         except VcoprocError as error:
             words = f"could not be started again: {error}"
             given_up = replace(domain.become(domain.state, words), ending=None)
@@ -228,7 +233,8 @@ class Endings:
         """Keeps a new state of a domain, tells everybody, and gives the answer."""
         change.update_domain(domain)
         change.add_event(domain.resource, kind, f"{domain.state.value}: {words}")
-        return self._changes.keep(change, request, self._seal(domain))
+        kept = change.known_domain(domain.domid)
+        return self._changes.keep(change, request, self._seal(kept))
 
     def _read(self, domid: int) -> DomainRecord | None:
         with self._store.read() as view:

@@ -9,7 +9,7 @@ from vcoproc.errors import VcoprocError
 from vcoproc.runtime.logs import Log
 from vcoproc_toolstack.ports import Scheduling, Stream
 from vcoproc_toolstack.records import EventKind
-from vcoproc_toolstack.schedules import Fallback
+from vcoproc_toolstack.schedules import Fallback, schedule_resource
 from vcoproc_toolstack.store import Store
 
 
@@ -17,14 +17,14 @@ def note_fallback(store: Store, told: Fallback) -> bool:
     """One event for each fallback, however often the scheduler tells of it. False: it was told.
 
     Raises:
-        WrongState: the store cannot be written.
+        StoreUnavailable: it cannot be kept; the scheduler tells of it again.
     """
     with store.change() as change:
         if change.fallback_ns(told.coproc) == told.time_ns:
             return False
         change.put_fallback_ns(told.coproc, told.time_ns)
         words = f"algorithm {told.algorithm} failed, rr has taken over: {told.why}"
-        change.add_event(f"coprocs/{told.coproc}", EventKind.FELL_BACK, words)
+        change.add_event(schedule_resource(told.coproc), EventKind.FELL_BACK, words)
         return True
 
 

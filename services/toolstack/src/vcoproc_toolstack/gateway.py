@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 
 import grpc
 
 from vcoproc import limits
 from vcoproc.api.v1 import toolstack_pb2 as api
 from vcoproc.api.v1 import toolstack_pb2_grpc as rpc
-from vcoproc.errors import InvalidArgument, LimitExceeded, PeerLost
-from vcoproc_toolstack import translate
+from vcoproc.errors import PeerLost
+from vcoproc_toolstack import filter_fields, translate
 from vcoproc_toolstack import translate_schedule as schedule
+from vcoproc_toolstack.event_hub import EventHub
+from vcoproc_toolstack.gateway_configuration import ConfigurationCalls
+from vcoproc_toolstack.gateway_coprocs import CoprocCalls
 from vcoproc_toolstack.gateway_domains import DomainCalls, Verbs
+from vcoproc_toolstack.gateway_events import EventCalls
 from vcoproc_toolstack.gateway_snapshots import SnapshotCalls
-from vcoproc_toolstack.ports import Stream
+from vcoproc_toolstack.lists import read_asked
 from vcoproc_toolstack.queries import Queries
 from vcoproc_toolstack.schedule_changes import ScheduleChanges, Scheduled
 from vcoproc_toolstack.schedule_queries import ScheduleQueries
-from vcoproc_toolstack.schedules import Decision
+from vcoproc_toolstack.streams import OpenStreams
 
 THREADS = (
     limits.WATCHERS_MAX
@@ -33,7 +35,14 @@ THREADS = (
 wait for those."""
 
 
-class Gateway(DomainCalls, SnapshotCalls, rpc.ToolstackServiceServicer):
+class Gateway(
+    DomainCalls,
+    SnapshotCalls,
+    CoprocCalls,
+    ConfigurationCalls,
+    EventCalls,
+    rpc.ToolstackServiceServicer,
+):
     """Implements ToolstackService."""
 
     def __init__(
@@ -42,25 +51,15 @@ class Gateway(DomainCalls, SnapshotCalls, rpc.ToolstackServiceServicer):
         queries: Queries,
         schedule_changes: ScheduleChanges,
         schedules: ScheduleQueries,
+        events: tuple[EventHub, OpenStreams],
     ) -> None:
         DomainCalls.__init__(self, verbs)
         SnapshotCalls.__init__(self, verbs)
+        CoprocCalls.__init__(self, verbs.coprocs, verbs.removals, queries)
         self._queries = queries
         self._schedule_changes = schedule_changes
         self._schedules = schedules
-        self._streams: set[Stream[tuple[Decision, int]]] = set()
-        self._streams_lock = threading.Lock()
-        self._watchers = threading.BoundedSemaphore(limits.WATCHERS_MAX)
-        self._stopping = False
-
-    def stop(self) -> None:
-        """Ends the open streams."""
-        with self._streams_lock:
-            self._stopping = True
-            streams = list(self._streams)
-        for stream in streams:
-            stream.cancel()
-        self._queries.wake()
+        self._hub, self._streams = events
 
     def GetDomain(
         self, request: api.GetDomainRequest, _context: grpc.ServicerContext
@@ -71,17 +70,11 @@ class Gateway(DomainCalls, SnapshotCalls, rpc.ToolstackServiceServicer):
     def ListDomains(
         self, request: api.ListDomainsRequest, _context: grpc.ServicerContext
     ) -> api.ListDomainsResponse:
-        size = translate.read_page_size(request.page_size)
-        last = translate.read_page_token(request.page_token, "domains", 1)
-        # One more than asked for says whether another page follows.
-        domains, statuses, revision = self._queries.domains(last[0] if last else "", size + 1)
-        page = domains[:size]
-        more = len(domains) > size
-        return api.ListDomainsResponse(
-            domains=[translate.domain_message(domain, statuses) for domain in page],
-            next_page_token=translate.page_token("domains", page[-1].name) if more else "",
-            revision=revision,
-        )
+        asked = read_asked(request, "domains", filter_fields.DOMAINS, 1)
+        (after,) = asked.after or ("",)
+        domains, statuses, revision = self._queries.domains(after, asked.limit)
+        page, token = asked.page(translate.domain_message(each, statuses) for each in domains)
+        return api.ListDomainsResponse(domains=page, next_page_token=token, revision=revision)
 
     def OpenDomain(
         self, request: api.OpenDomainRequest, _context: grpc.ServicerContext
@@ -98,18 +91,11 @@ class Gateway(DomainCalls, SnapshotCalls, rpc.ToolstackServiceServicer):
     def ListCoprocs(
         self, request: api.ListCoprocsRequest, _context: grpc.ServicerContext
     ) -> api.ListCoprocsResponse:
-        size = translate.read_page_size(request.page_size)
-        last = translate.read_page_token(request.page_token, "coprocs", 1)
-        if last and not self._queries.knows_coproc(last[0]):
-            raise InvalidArgument("page_token", "names a coproc that is no longer in the tree")
-        coprocs, revision = self._queries.coprocs(last[0] if last else "", size + 1)
-        page = coprocs[:size]
-        more = len(coprocs) > size
-        return api.ListCoprocsResponse(
-            coprocs=[translate.coproc_message(coproc) for coproc in page],
-            next_page_token=translate.page_token("coprocs", page[-1].config.name) if more else "",
-            revision=revision,
-        )
+        asked = read_asked(request, "coprocs", filter_fields.COPROCS, 1)
+        (after,) = asked.after or ("",)
+        coprocs, revision = self._queries.coprocs(after, show_unused=request.show_unused)
+        page, token = asked.page(map(translate.coproc_message, coprocs))
+        return api.ListCoprocsResponse(coprocs=page, next_page_token=token, revision=revision)
 
     def GetVcoproc(
         self, request: api.GetVcoprocRequest, _context: grpc.ServicerContext
@@ -123,43 +109,14 @@ class Gateway(DomainCalls, SnapshotCalls, rpc.ToolstackServiceServicer):
         domain = ""
         if request.domain:
             [domain] = translate.parse_name("domain", request.domain, "domains")
-        size = translate.read_page_size(request.page_size)
         # The list is part of the kind: a token of one domain's list is none of another's.
-        kind = f"vcoprocs of {domain}"
-        last = translate.read_page_token(request.page_token, kind, 2)
-        after = (last[0], last[1]) if last else ("", "")
-        vcoprocs, statuses, revision = self._queries.vcoprocs(domain, after, size + 1)
-        page = vcoprocs[:size]
-        token = ""
-        if len(vcoprocs) > size:
-            token = translate.page_token(kind, page[-1].domain, page[-1].name)
-        return api.ListVcoprocsResponse(
-            vcoprocs=[translate.vcoproc_message(vcoproc, statuses) for vcoproc in page],
-            next_page_token=token,
-            revision=revision,
+        asked = read_asked(request, f"vcoprocs of {domain}", filter_fields.VCOPROCS, 2)
+        after_domain, after_name = asked.after or ("", "")
+        vcoprocs, statuses, revision = self._queries.vcoprocs(
+            domain, (after_domain, after_name), asked.limit
         )
-
-    def WatchEvents(
-        self, request: api.WatchEventsRequest, context: grpc.ServicerContext
-    ) -> Iterator[api.Event]:
-        with self._watching():
-            ended = threading.Event()
-
-            def end() -> None:
-                ended.set()
-                self._queries.wake()
-
-            if not context.add_callback(end):
-                return
-            # The client learns at once that it is watching, before the first event comes.
-            context.send_initial_metadata(())
-            revision = request.revision or self._queries.revision()
-            while not (ended.is_set() or self._stopping):
-                for event in self._queries.wait_for_events(
-                    revision, lambda: ended.is_set() or self._stopping
-                ):
-                    revision = event.revision
-                    yield translate.event_message(event)
+        page, token = asked.page(translate.vcoproc_message(each, statuses) for each in vcoprocs)
+        return api.ListVcoprocsResponse(vcoprocs=page, next_page_token=token, revision=revision)
 
     def ListAlgorithms(
         self, _request: api.ListAlgorithmsRequest, _context: grpc.ServicerContext
@@ -207,27 +164,16 @@ class Gateway(DomainCalls, SnapshotCalls, rpc.ToolstackServiceServicer):
             for decision in self._schedules.decisions(name, request.after_number):
                 yield schedule.decision_message(decision, 0, name_of)
             return
-        with self._watching():
-            stream = self._schedules.follow(name, request.after_number)
-            if not context.add_callback(stream.cancel):
-                stream.cancel()
-                return
-            with self._streams_lock:
-                self._streams.add(stream)
-            try:
-                # As of WatchEvents.
-                context.send_initial_metadata(())
-                if self._stopping:
-                    return
-                for decision, missed_count in stream:
-                    yield schedule.decision_message(decision, missed_count, name_of)
-            except PeerLost:
-                if context.is_active() and not self._stopping:
-                    raise
-            finally:
-                stream.cancel()
-                with self._streams_lock:
-                    self._streams.discard(stream)
+        stream = self._schedules.follow(name, request.after_number)
+        try:
+            self._streams.open(stream, context)
+            for decision, missed_count in stream:
+                yield schedule.decision_message(decision, missed_count, name_of)
+        except PeerLost:
+            if context.is_active() and not self._streams.stopping():
+                raise
+        finally:
+            stream.cancel()
 
     def AnalyseSchedule(
         self, request: api.AnalyseScheduleRequest, _context: grpc.ServicerContext
@@ -235,20 +181,6 @@ class Gateway(DomainCalls, SnapshotCalls, rpc.ToolstackServiceServicer):
         [name] = translate.parse_name("coproc", request.coproc, "coprocs")
         analysis = self._schedules.analyse(name, schedule.read_assumptions(request))
         return schedule.analysis_message(name, analysis, self._schedules.names())
-
-    @contextmanager
-    def _watching(self) -> Iterator[None]:
-        """A place among those who watch.
-
-        Raises:
-            LimitExceeded: there is none.
-        """
-        if not self._watchers.acquire(blocking=False):
-            raise LimitExceeded("open streams", limits.WATCHERS_MAX)
-        try:
-            yield
-        finally:
-            self._watchers.release()
 
 
 def _seal_schedule(scheduled: Scheduled, lost: tuple[str, ...]) -> bytes:

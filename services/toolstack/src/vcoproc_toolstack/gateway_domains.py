@@ -13,6 +13,8 @@ from vcoproc.api.v1 import toolstack_pb2 as api
 from vcoproc.errors import InvalidArgument, InvalidConfig
 from vcoproc_toolstack import translate
 from vcoproc_toolstack.changes import Changes
+from vcoproc_toolstack.coproc_changes import CoprocChanges
+from vcoproc_toolstack.coproc_removal import Removals
 from vcoproc_toolstack.lifecycle import Lifecycle
 from vcoproc_toolstack.moves import Moves
 from vcoproc_toolstack.restoring import Restoring
@@ -28,13 +30,15 @@ from vcoproc_toolstack.translate import (
 
 @dataclass(frozen=True, slots=True)
 class Verbs:
-    """Everything that changes domains and vcoprocs."""
+    """Everything that changes domains, vcoprocs and coprocs."""
 
     changes: Changes
     lifecycle: Lifecycle
     moves: Moves
     saving: Saving
     restoring: Restoring
+    coprocs: CoprocChanges
+    removals: Removals
 
 
 class DomainCalls:

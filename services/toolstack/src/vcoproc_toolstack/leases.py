@@ -1,17 +1,22 @@
-"""Who simulates which coproc: the leases, as long as they last."""
+"""Who simulates which coproc: the leases, as long as they last.
+
+The coprocs come and go at run time (`apply`). Whoever looks has `coprocs` of one moment, which
+never change: another set takes their place.
+"""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
 
 from vcoproc import limits
 from vcoproc.config import CoprocConfig, SystemConfig
 from vcoproc.errors import InvalidArgument, NotFound, PeerLost, WrongState
+from vcoproc_toolstack.coproc_set import CoprocSet
 from vcoproc_toolstack.placing import mismatch
-from vcoproc_toolstack.records import CoprocState, PlatformRecord
+from vcoproc_toolstack.records import CoprocRecord, CoprocState, PlatformRecord
 
 PLACEHOLDER: Final = "{coproc}"
 """In endpoints that a coproc-sim offers: stands for the name of the coproc that it gets."""
@@ -21,7 +26,8 @@ PLACEHOLDER: Final = "{coproc}"
 class Offer:
     """What a coproc-sim asks for. wanted: name of a coproc; empty for any.
 
-    platforms: by compatible string. holder: who asks, for logs.
+    platforms: by compatible string. holder: who asks, for logs. incarnation: of the coproc that it
+    had before, if it is to be the same one again.
     """
 
     wanted: str
@@ -29,13 +35,18 @@ class Offer:
     trap_endpoint: str
     holder: str
     platforms: Mapping[str, PlatformRecord]
+    incarnation: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """One coproc in the hands of one coproc-sim. serial: tells it from earlier ones."""
+    """One coproc in the hands of one coproc-sim.
+
+    serial: tells it from earlier ones. incarnation: as of `CoprocSet.incarnation`.
+    """
 
     serial: int
+    incarnation: int
     coproc: CoprocConfig
     control_target: str
     trap_endpoint: str
@@ -44,32 +55,55 @@ class Lease:
 
 
 class Leases:
-    """All coprocs of the tree, and the leases of those that have one. Safe for threads."""
+    """All coprocs, and the leases of those that have one. Safe for threads.
 
-    def __init__(self, system: SystemConfig) -> None:
-        self.system = system
-        # In the order of the tree, fixed nodes first: so a coproc-sim that takes any gets a node
-        # that is there anyway before one that is made on demand.
-        fixed = [coproc for coproc in system.coprocs if not coproc.is_template]
-        templates = [coproc for coproc in system.coprocs if coproc.is_template]
-        instances = [t.instance(index) for t in templates for index in range(t.instances)]
-        self.coprocs: Final[Mapping[str, CoprocConfig]] = {
-            coproc.name: coproc for coproc in (*fixed, *instances)
-        }
-        self._place = {name: place for place, name in enumerate(self.coprocs)}
-        self._fixed = frozenset(coproc.name for coproc in fixed)
+    Attributes:
+        set: which coprocs there are now. system: what references mean. coprocs: by name.
+    """
+
+    def __init__(self, system: SystemConfig, records: Iterable[CoprocRecord] = ()) -> None:
+        self._install(CoprocSet.of(system, records))
         self._lock = threading.Condition()
         self._serial = 0
         self._leases: dict[str, Lease] = {}
+        self._ends: dict[str, Callable[[], None]] = {}
         self._seen: set[str] = set()
         self._failed: dict[str, str] = {}
 
-    def take(self, offer: Offer) -> Lease:
+    def _install(self, coprocs: CoprocSet) -> None:
+        self.set = coprocs
+        self.system: SystemConfig = coprocs.system
+        self.coprocs = coprocs.coprocs
+        self._place = {name: place for place, name in enumerate(coprocs.coprocs)}
+
+    def apply(self, coprocs: CoprocSet) -> None:
+        """Another set of coprocs takes the place of this one.
+
+        Leases of coprocs that are gone end, and whoever has them is told.
+        """
+        with self._lock:
+            self._install(coprocs)
+            gone = [
+                lease
+                for name, lease in self._leases.items()
+                if name not in coprocs.coprocs or coprocs.incarnation(name) != lease.incarnation
+            ]
+            ends = [self._ends[lease.coproc.name] for lease in gone]
+            for lease in gone:
+                self._forget(lease.coproc.name)
+            self._seen &= coprocs.coprocs.keys()
+        for end in ends:
+            end()
+
+    def take(self, offer: Offer, end: Callable[[], None] = lambda: None) -> Lease:
         """Leases the coproc that is wanted, or the first one that is free and fits.
 
+        Args:
+            end: is called, from any thread, when the coproc is removed while this lease lasts.
+
         Raises:
-            NotFound: no coproc has the name wanted.
-            WrongState: it has been leased already; or nothing is free.
+            NotFound: no coproc has the name wanted, or it is another one than the asker had.
+            WrongState: it has been leased already, or is being removed; or nothing is free.
             InvalidArgument: no type on offer can be that coproc.
         """
         with self._lock:
@@ -82,6 +116,7 @@ class Leases:
             self._serial += 1
             lease = Lease(
                 serial=self._serial,
+                incarnation=self.set.incarnation(coproc.name),
                 coproc=coproc,
                 control_target=offer.control_target.replace(PLACEHOLDER, coproc.name),
                 trap_endpoint=offer.trap_endpoint.replace(PLACEHOLDER, coproc.name),
@@ -89,6 +124,7 @@ class Leases:
                 platform=platform,
             )
             self._leases[coproc.name] = lease
+            self._ends[coproc.name] = end
             self._seen.add(coproc.name)
             self._failed.pop(coproc.name, None)
             self._lock.notify_all()
@@ -96,8 +132,11 @@ class Leases:
 
     def _named(self, offer: Offer) -> CoprocConfig:
         coproc = self.coprocs.get(offer.wanted)
-        if coproc is None:
+        if coproc is None or offer.incarnation not in (None, self.set.incarnation(offer.wanted)):
             raise NotFound("coproc", offer.wanted)
+        if self.set.leaving(coproc.name) and offer.incarnation is None:
+            # Whoever had it has to be asked for what is left on it.
+            raise WrongState(f"coproc {coproc.name!r}", "being removed", "one that stays")
         if coproc.compatible not in offer.platforms:
             why = f"none is {coproc.compatible!r}, the type of coproc {coproc.name}"
             raise InvalidArgument("platforms", why)
@@ -106,8 +145,9 @@ class Leases:
         return coproc
 
     def _any(self, offer: Offer) -> CoprocConfig:
-        for coproc in self.coprocs.values():
-            if coproc.compatible in offer.platforms and coproc.name not in self._leases:
+        for name, coproc in self.coprocs.items():
+            free = name not in self._leases and not self.set.leaving(name)
+            if free and coproc.compatible in offer.platforms:
                 return coproc
         raise WrongState("every coproc of a type on offer", "leased", "a free one")
 
@@ -117,9 +157,12 @@ class Leases:
             held = self._leases.get(lease.coproc.name)
             if held is None or held.serial != lease.serial:
                 return False
-            del self._leases[lease.coproc.name]
-            self._failed.pop(lease.coproc.name, None)
+            self._forget(lease.coproc.name)
             return True
+
+    def _forget(self, name: str) -> None:
+        del self._leases[name], self._ends[name]
+        self._failed.pop(name, None)
 
     def get(self, name: str) -> Lease | None:
         with self._lock:
@@ -162,8 +205,9 @@ class Leases:
         """The type of a coproc that can take a vcoproc now.
 
         Raises:
-            WrongState: the coproc is offline, or it failed.
+            WrongState: the coproc is offline, or it failed, or takes no new vcoprocs.
         """
+        self.set.need_usable(coproc.name)
         state = self.state(coproc.name)
         lease = self.get(coproc.name)
         if state is not CoprocState.ONLINE or lease is None:
@@ -171,14 +215,19 @@ class Leases:
         return lease.platform
 
     def listed(self, also: Mapping[str, int]) -> list[CoprocConfig]:
-        """Coprocs to show, in the order of the tree.
+        """Coprocs to show: in the order of the tree, then those that were added.
 
         Those made on demand are shown once they were leased, or have vcoprocs (`also`).
         """
         with self._lock:
-            shown = self._fixed | self._seen | set(also)
-        return [coproc for name, coproc in self.coprocs.items() if name in shown]
+            coprocs = self.set
+            shown = self._seen | set(also)
+        return [
+            coproc
+            for name, coproc in coprocs.coprocs.items()
+            if name in shown or name not in coprocs.templates
+        ]
 
     def place(self, name: str) -> int | None:
-        """Where a coproc stands in the order of the tree."""
+        """Where a coproc stands in that order; None for one that is not there."""
         return self._place.get(name)

@@ -115,7 +115,8 @@ class Lifecycle:
                 old, new = domain.resource, renamed.resource
                 change.add_event(old, EventKind.DESTROYED, f"is {new} from now on")
                 change.add_event(new, EventKind.CREATED, f"was {old} until now")
-                return self._changes.keep(change, request, self._seal(renamed))
+                kept = change.known_domain(domain.domid)
+                return self._changes.keep(change, request, self._seal(kept))
 
             steps = rename_steps(renamed) if domain.placed else []
             return self._changes.carry_out(Saga((), steps), commit)

@@ -201,6 +201,8 @@ class MemoryDir:
             LimitExceeded: that is too much.
         """
         status = os.statvfs(self._path)
+        if size_bytes <= status.f_bavail * status.f_frsize:
+            return  # whatever the files use; there may be thousands to look at
         used = sum(_used_bytes(path) for path in self._path.iterdir() if path.name not in held)
         room = status.f_bavail * status.f_frsize + used
         if size_bytes > room:

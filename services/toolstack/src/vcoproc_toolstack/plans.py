@@ -10,7 +10,7 @@ from collections.abc import Mapping, Set
 from dataclasses import dataclass
 
 from vcoproc.config.records import CoprocConfig
-from vcoproc_toolstack.records import Accounting, DomainRecord, LineNow, VcoprocRecord
+from vcoproc_toolstack.records import DomainRecord, LineNow, VcoprocRecord
 from vcoproc_toolstack.steps import (
     AddDomain,
     AddVcoproc,
@@ -165,25 +165,24 @@ def load_steps(domain: DomainRecord, vcoproc: VcoprocRecord, file_name: str) -> 
 class Move:
     """A vcoproc that goes from one coproc to another.
 
-    vcoproc: as it is before. to: as the new coproc is to be scheduled. accounting: what it has used
-    so far.
+    vcoproc: as it is before. to: as the new coproc is to be scheduled.
     """
 
     domain: DomainRecord
     vcoproc: VcoprocRecord
     moved: VcoprocRecord
     to: CoprocConfig
-    accounting: Accounting | None
 
     def before(self) -> list[Step]:
         """Until the commit both coprocs have it, paused; the old one is what counts."""
         number = self.vcoproc.vcoproc_id
         context = context_file(number)
         return [
+            # Paused once more when this is taken back: otherwise its driver would wait for ever.
             PauseVcoproc(self.vcoproc.coproc, number, again=self.domain.held),
             SaveContext(self.vcoproc.coproc, number, context, moving=True),
             SetCoproc(self.to),
-            AddVcoproc(self.moved, self.accounting),
+            AddVcoproc(self.moved, self.vcoproc.coproc),
             self._attach(),
             LoadContext(self.moved.coproc, number, context),
             MoveLines(number, self.moved.coproc, self.vcoproc.coproc),

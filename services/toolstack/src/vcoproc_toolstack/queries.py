@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from vcoproc import limits
-from vcoproc.config import CoprocConfig
+from vcoproc.config import CoprocConfig, SystemConfig
 from vcoproc.errors import NotFound, VcoprocError, WrongState
 from vcoproc.model.domain_state import HELD, DomainState
+from vcoproc_toolstack.capacity import CoprocLoad, TypeCapacity, by_type
+from vcoproc_toolstack.coproc_set import CoprocSet
+from vcoproc_toolstack.desired import Desired, read_desired
 from vcoproc_toolstack.leases import Leases
 from vcoproc_toolstack.memory import MemoryDir
 from vcoproc_toolstack.ports import Services
@@ -16,7 +19,6 @@ from vcoproc_toolstack.records import (
     CoprocAccount,
     CoprocState,
     DomainRecord,
-    EventRecord,
     Life,
     PlatformRecord,
     VcoprocRecord,
@@ -31,13 +33,22 @@ Statuses = Mapping[int, VcoprocStatus]
 
 @dataclass(frozen=True, slots=True)
 class CoprocStatus:
-    """A coproc of the tree and how it is now. current: resource name, or empty."""
+    """A coproc and how it is now. current: resource name, or empty.
+
+    memory_bytes: of the domains on it. revision: of the event that changed it last; 0 before one.
+    added: at run time. template: name of the one that makes it, or empty.
+    """
 
     config: CoprocConfig
     state: CoprocState
     vcoproc_count: int
     current: str
     switch_count: int
+    memory_bytes: int
+    revision: int
+    draining: bool
+    added: bool
+    template: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +112,7 @@ class Queries:
             domain = _need_domain(view, name)
         return domain, self.statuses(domain.vcoprocs)
 
-    def domains(self, after: str, limit: int) -> tuple[list[DomainRecord], Statuses, int]:
+    def domains(self, after: str, limit: int | None) -> tuple[list[DomainRecord], Statuses, int]:
         """Sorted by name; the last is the revision that the list is of."""
         with self._store.read() as view:
             domains = view.domains(after=after, limit=limit)
@@ -119,7 +130,7 @@ class Queries:
         return found[0], self.statuses(found)
 
     def vcoprocs(
-        self, domain_name: str, after: tuple[str, str], limit: int
+        self, domain_name: str, after: tuple[str, str], limit: int | None
     ) -> tuple[list[VcoprocRecord], Statuses, int]:
         """Sorted by domain and name. domain_name: empty for all. Raises: NotFound."""
         with self._store.read() as view:
@@ -131,27 +142,30 @@ class Queries:
 
     def coproc(self, name: str) -> CoprocStatus:
         """Raises: NotFound."""
-        config = self._leases.coprocs.get(name)
-        if config is None:
-            raise NotFound("coproc", name)
-        return self._coproc_statuses([config])[0]
-
-    def coprocs(self, after: str, limit: int) -> tuple[list[CoprocStatus], int]:
-        """In the order of the tree. after: name of the coproc before the first; empty for none."""
         with self._store.read() as view:
-            counts = view.counts()
-            revision = view.revision()
-        listed = self._leases.listed(counts)
-        if after:
-            last = self._leases.place(after)
-            place = self._leases.place
-            listed = [
-                each for each in listed if last is not None and (place(each.name) or 0) > last
-            ]
-        return self._coproc_statuses(listed[:limit]), revision
+            desired = read_desired(view, self._leases, also=name)
+        return coproc_statuses(desired, [desired.coproc(name)], self.accounts() or ())[0]
 
-    def knows_coproc(self, name: str) -> bool:
-        return self._leases.place(name) is not None
+    def coproc_types(self) -> list[TypeCapacity]:
+        """The types of all coprocs that are listed."""
+        with self._store.read() as view:
+            desired = read_desired(view, self._leases)
+        return type_capacities(desired, coproc_statuses(desired, desired.coprocs, ()))
+
+    def coprocs(self, after: str, *, show_unused: bool = False) -> tuple[list[CoprocStatus], int]:
+        """Sorted by name.
+
+        Args:
+            after: name of the coproc before the first; empty for none.
+            show_unused: also those that templates make and nobody has leased yet.
+        """
+        with self._store.read() as view:
+            coprocs = self._leases.set
+            names = coprocs.coprocs if show_unused else None
+            desired = read_desired(view, self._leases, names=names)
+        accounts = self.accounts() or ()
+        listed = [coproc for coproc in desired.coprocs if coproc.name > after]
+        return coproc_statuses(desired, listed, accounts), desired.revision
 
     def open(self, name: str) -> DomainOpening:
         """The secrets and places of a domain.
@@ -176,18 +190,29 @@ class Queries:
             vcoprocs=openings,
         )
 
-    def revision(self) -> int:
-        """Of the newest event."""
+    def guest(self, name: str) -> tuple[DomainRecord, Mapping[str, CoprocConfig]]:
+        """A domain and the coprocs that there are, for its device tree. Raises: NotFound."""
         with self._store.read() as view:
-            return view.revision()
+            return _need_domain(view, name), self._leases.coprocs
 
-    def wait_for_events(self, after: int, stopped: Callable[[], bool]) -> list[EventRecord]:
-        """See `Store.wait_for_events`."""
-        return self._store.wait_for_events(after, stopped)
+    def configuration(self, name: str) -> tuple[SystemConfig, list[tuple[CoprocConfig, bool]]]:
+        """The system, and its coprocs as they are in force.
 
-    def wake(self) -> None:
-        """See `Store.wake`."""
-        self._store.wake()
+        Of each, whether its schedule was set at run time. name: of one coproc; empty for all.
+
+        Raises:
+            NotFound: there is no such coproc.
+        """
+        coprocs = self._leases.coprocs
+        if name and name not in coprocs:
+            raise NotFound("coproc", name)
+        with self._store.read() as view:
+            settings = view.settings()
+            listed = [coprocs[name]] if name else self._leases.listed(view.counts())
+        return self._leases.system, [
+            (settings[each.name].applied(each), True) if each.name in settings else (each, False)
+            for each in listed
+        ]
 
     def _opening(self, view: View, vcoproc: VcoprocRecord) -> VcoprocOpening:
         lease = self._leases.get(vcoproc.coproc)
@@ -206,7 +231,7 @@ class Queries:
     def _span(self, base_ipa: int, size_bytes: int, file_name: str) -> FileSpan:
         return FileSpan(base_ipa, size_bytes, str(self._memory.path_of(file_name)))
 
-    def _accounts(self) -> tuple[CoprocAccount, ...] | None:
+    def accounts(self) -> tuple[CoprocAccount, ...] | None:
         """What the scheduler says; None when it does not answer in time."""
         try:
             return self._services.accounts(limits.ACCOUNTS_TIMEOUT_NS)
@@ -220,21 +245,13 @@ class Queries:
             return found
         coprocs = {vcoproc.coproc for vcoproc in vcoprocs}
         online = coprocs.intersection(self._leases.online())
-        accounts = self._accounts() if online else ()
+        accounts = self.accounts() if online else ()
         if accounts is None:
             found.update(self._from_coprocs(online))
         else:
             for account in accounts:
                 found.update(account.vcoprocs)
-        lost = VcoprocStatus(VcoprocState.LOST)
-        unknown = VcoprocStatus(VcoprocState.UNKNOWN)
-        return {
-            vcoproc.vcoproc_id: shown_status(
-                vcoproc,
-                found.get(vcoproc.vcoproc_id, unknown) if vcoproc.coproc in online else lost,
-            )
-            for vcoproc in vcoprocs
-        }
+        return merged_statuses(vcoprocs, online, found)
 
     def _from_coprocs(self, names: Iterable[str]) -> dict[int, VcoprocStatus]:
         """States without accounting, from coprocs that answer; nothing from the others."""
@@ -247,27 +264,74 @@ class Queries:
             found.update({number: VcoprocStatus(state) for number, state in view.vcoprocs})
         return found
 
-    def _coproc_statuses(self, configs: Sequence[CoprocConfig]) -> list[CoprocStatus]:
-        accounts = {account.coproc: account for account in self._accounts() or ()}
-        statuses = []
-        with self._store.read() as view:
-            counts = view.counts()
-            settings = view.settings()
-            for given in configs:
-                setting = settings.get(given.name)
-                config = setting.applied(given) if setting else given
-                account = accounts.get(config.name)
-                current = view.vcoproc(account.current) if account and account.current else None
-                statuses.append(
-                    CoprocStatus(
-                        config=config,
-                        state=self._leases.state(config.name),
-                        vcoproc_count=counts.get(config.name, 0),
-                        current=current.resource if current else "",
-                        switch_count=account.switch_count if account else 0,
-                    )
-                )
-        return statuses
+    def coproc_statuses(
+        self,
+        view: View,
+        coprocs: CoprocSet,
+        names: Iterable[str],
+        accounts: Iterable[CoprocAccount] | None,
+    ) -> list[CoprocStatus]:
+        """How these coprocs of a set are. accounts: what the scheduler says, as of `accounts`."""
+        desired = read_desired(view, self._leases, coprocs=coprocs, names=names)
+        return coproc_statuses(desired, desired.coprocs, accounts or ())
+
+
+def merged_statuses(
+    vcoprocs: Iterable[VcoprocRecord], online: Container[str], found: Statuses
+) -> Statuses:
+    """How these vcoprocs are. online: coprocs. found: what a service said of a vcoproc."""
+    lost = VcoprocStatus(VcoprocState.LOST)
+    unknown = VcoprocStatus(VcoprocState.UNKNOWN)
+    return {
+        vcoproc.vcoproc_id: shown_status(
+            vcoproc,
+            found.get(vcoproc.vcoproc_id, unknown) if vcoproc.coproc in online else lost,
+        )
+        for vcoproc in vcoprocs
+    }
+
+
+def coproc_statuses(
+    desired: Desired, coprocs: Iterable[CoprocConfig], accounts: Iterable[CoprocAccount]
+) -> list[CoprocStatus]:
+    """How these coprocs of the desired state are. accounts: what the scheduler says of all."""
+    by_name = {account.coproc: account for account in accounts}
+    statuses = []
+    for config in coprocs:
+        account = by_name.get(config.name)
+        current = desired.vcoprocs.get(account.current) if account else None
+        template = desired.set.templates.get(config.name)
+        statuses.append(
+            CoprocStatus(
+                config=config,
+                state=desired.states[config.name],
+                vcoproc_count=desired.counts.get(config.name, 0),
+                current=current.resource if current else "",
+                switch_count=account.switch_count if account else 0,
+                memory_bytes=desired.memory_bytes.get(config.name, 0),
+                revision=desired.revisions.get(config.name, 0),
+                draining=desired.set.draining(config.name),
+                added=desired.set.added(config.name),
+                template=template.name if template else "",
+            )
+        )
+    return statuses
+
+
+def type_capacities(desired: Desired, statuses: Iterable[CoprocStatus]) -> list[TypeCapacity]:
+    """The types of these coprocs, and what they can still take."""
+    return by_type(
+        [
+            CoprocLoad(
+                name=each.config.name,
+                compatible=each.config.compatible,
+                available=each.state is CoprocState.ONLINE and not each.draining,
+                vcoproc_count=each.vcoproc_count,
+                vcoproc_count_max=desired.places[each.config.name],
+            )
+            for each in statuses
+        ]
+    )
 
 
 def shown_status(vcoproc: VcoprocRecord, status: VcoprocStatus) -> VcoprocStatus:

@@ -3,9 +3,9 @@
 Theory of operation:
     The other services keep their share of the cluster in memory. When one of them starts again, or
     answers again after a silence, the toolstack lists what it holds and performs the difference:
-    first what nobody wants is taken away, then what is wanted is given, all of it, since a step
-    that was done already does nothing. So a lost message, a crash of either side and a change half
-    done all end in the same way.
+    first what nobody wants is taken away, then what lacks is given. So a lost message, a crash of
+    either side and a change half done all end in the same way. What is there already is not given
+    again: a toolstack that starts beside thousands of vcoprocs that run has nothing to say.
 Not handled:
     A service that holds something under a right number with wrong contents: numbers of vcoprocs are
     never reused, and a service refuses to change what it has. The context of a vcoproc whose
@@ -38,6 +38,7 @@ from vcoproc_toolstack.steps import (
     MoveLines,
     PauseDomain,
     PauseVcoproc,
+    RemoveCoproc,
     RemoveDomain,
     RemoveVcoproc,
     ResumeDomain,
@@ -68,41 +69,37 @@ def scheduler_repair(
 ) -> list[Step]:
     """What the scheduler lacks or has too much.
 
-    coprocs: of the tree, by name, as they are to be scheduled now; a vcoproc of another one waits
-    for a tree that has it again.
+    coprocs: by name, as they are to be scheduled now. A vcoproc of another one waits for a tree
+    that has it again.
     online: names of those that are leased now.
     """
-    pairs = [(d, v) for d, v in wanted(domains) if v.coproc in coprocs]
+    everybody = wanted(domains)
+    pairs = [(d, v) for d, v in everybody if v.coproc in coprocs]
     places = {(vcoproc.coproc, vcoproc.vcoproc_id) for _, vcoproc in pairs}
-    names = sorted({*online, *(vcoproc.coproc for _, vcoproc in pairs)})
+    held = {(account.coproc, number) for account in accounts for number, _ in account.vcoprocs}
+    names = sorted({*online, *(vcoproc.coproc for _, vcoproc in pairs)} & coprocs.keys())
+    used = {*coprocs, *(vcoproc.coproc for _, vcoproc in everybody)}
     return [
-        *(
-            RemoveVcoproc(account.coproc, vcoproc_id)
-            for account in accounts
-            for vcoproc_id, _ in account.vcoprocs
-            if (account.coproc, vcoproc_id) not in places
-        ),
-        *(SetCoproc(coprocs[name], _set_parameters(name, accounts, pairs)) for name in names),
-        *(AddVcoproc(vcoproc) for _, vcoproc in pairs),
+        *(RemoveCoproc(account.coproc) for account in accounts if account.coproc not in used),
+        *(RemoveVcoproc(*place) for place in sorted(held - places) if place[0] in used),
+        *(SetCoproc(coprocs[name], _set_parameters(name, held, pairs)) for name in names),
+        *(AddVcoproc(v) for _, v in pairs if (v.coproc, v.vcoproc_id) not in held),
     ]
 
 
 def _set_parameters(
     coproc: str,
-    accounts: Sequence[CoprocAccount],
+    held: Set[tuple[str, int]],
     pairs: Sequence[tuple[DomainRecord, VcoprocRecord]],
 ) -> tuple[tuple[int, tuple[tuple[str, int], ...]], ...]:
     """Parameters of the vcoprocs that the scheduler has on a coproc.
 
     They go with the algorithm: one by one they could fit neither the old nor the new one.
     """
-    held = {
-        number for account in accounts if account.coproc == coproc for number, _ in account.vcoprocs
-    }
     return tuple(
         (vcoproc.vcoproc_id, vcoproc.params)
         for _, vcoproc in pairs
-        if vcoproc.coproc == coproc and vcoproc.vcoproc_id in held
+        if vcoproc.coproc == coproc and (coproc, vcoproc.vcoproc_id) in held
     )
 
 
@@ -117,7 +114,7 @@ def router_repair(domains: Sequence[DomainRecord], view: RouterView) -> list[Ste
             RemoveDomain(domid)
             for domid in sorted(view.domids - {domain.domid for domain in placed})
         ),
-        *(AddDomain(domain) for domain in placed),
+        *(AddDomain(domain) for domain in placed if domain.domid not in view.domids),
         # Before its lines: nothing is to come through a new one.
         *(PauseDomain(d.domid) for d in placed if d.held and d.domid not in view.paused),
         *(_lines(vcoproc, view) for _, vcoproc in pairs),
@@ -173,12 +170,12 @@ def _seat_steps(
     if load:
         file_name = context_file(vcoproc.vcoproc_id)
         return [attach, LoadContext(*seat, file_name), *release_steps(domain, vcoproc)]
-    steps: list[Step] = [attach]
+    steps: list[Step] = [] if present else [attach]
     if context:
         steps.append(ForgetContext(*seat))
     if present and domain.held:
-        # Also one that is paused: it may have been about to move, and then its driver waits.
-        steps.append(PauseVcoproc(*seat))
+        # Also one that is paused: a move that was cut off may have left its driver waiting.
+        steps.append(PauseVcoproc(*seat, again=paused))
     elif present and paused:
         steps.append(ResumeVcoproc(*seat))
     return steps

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextvars
 import enum
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Final
 
+from vcoproc.config.records import CoprocConfig
 from vcoproc.model.domain_state import HELD, DomainState
 
 
@@ -54,6 +57,17 @@ class CoprocState(enum.Enum):
     OFFLINE = "OFFLINE"
     ONLINE = "ONLINE"
     FAILED = "FAILED"
+
+
+class CoprocLife(enum.Enum):
+    """Where a coproc is between its addition and its end. REMOVING only lasts a change.
+
+    REMOVED: the tree has it, or its template makes it, and it is not there all the same.
+    """
+
+    ALIVE = "ALIVE"
+    REMOVING = "REMOVING"
+    REMOVED = "REMOVED"
 
 
 # --- coprocessor types, as coproc-sims describe them ----------------------------------------------
@@ -146,7 +160,8 @@ class VcoprocLine:
 class VcoprocRecord:
     """A domain's instance of a coproc. ranges: in the platform's order. No number comes back.
 
-    domain_state: of the domain that it belongs to.
+    domain_state: of the domain that it belongs to. revision: of the event that changed it, or its
+    whole domain, last; 0 before the first.
     """
 
     vcoproc_id: int
@@ -160,6 +175,7 @@ class VcoprocRecord:
     params: tuple[tuple[str, int], ...]
     ranges: tuple[VcoprocRange, ...]
     lines: tuple[VcoprocLine, ...]
+    revision: int = 0
     domain_state: DomainState = DomainState.RUNNING
 
     @property
@@ -189,6 +205,7 @@ def memory_file(domid: int) -> str:
 class DomainRecord:
     """A virtual machine. vcoprocs: sorted by name.
 
+    revision: of the event that changed it, or one of its vcoprocs, last; 0 before the first.
     state_reason: for people; empty when there is nothing to say. create_time_ns: Unix time.
     on_poweroff, on_crash: what follows; one of PRESERVE, RESTART and DESTROY.
     """
@@ -200,6 +217,7 @@ class DomainRecord:
     irq_credential: bytes = field(repr=False)
     unknown_keys: tuple[str, ...]
     vcoprocs: tuple[VcoprocRecord, ...]
+    revision: int = 0
     state: DomainState = DomainState.RUNNING
     state_reason: str = ""
     create_time_ns: int = 0
@@ -256,14 +274,79 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
+class FaultRecord:
+    """What faulted. vcoproc_id: 0 for the coproc itself. code, address: as its registers say."""
+
+    vcoproc_id: int
+    code: int
+    address: int
+
+
+@dataclass(frozen=True, slots=True)
+class CoprocRecord:
+    """What was changed of a coproc at run time. Of one that is as its tree says there is none.
+
+    config: of one that was added, perhaps a template; None for one of the tree, and for one that a
+    template makes. draining: it takes no new vcoprocs. incarnation: revision of the event that said
+    that it was added, 0 for one that never was: tells it from others of its name, and gives the
+    order of those that were added.
+    """
+
+    name: str
+    config: CoprocConfig | None = None
+    draining: bool = False
+    life: CoprocLife = CoprocLife.ALIVE
+    incarnation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class EventRecord:
-    """Something changed. revision: rises by one with each. time_ns: Unix time."""
+    """Something changed. revision: rises by one with each. time_ns: Unix time.
+
+    actor: name of the caller who caused it; empty for the cluster itself.
+    resource: what changed, as it was after this event; None when it was gone by then, and for all
+    that is no domain or vcoproc. One that was read from the store has no credentials.
+    fault: of an event FAULTED; None for one that was kept before faults were.
+    """
 
     revision: int
     name: str
     kind: EventKind
     description: str
     time_ns: int
+    fault: FaultRecord | None = None
+    actor: str = ""
+    resource: DomainRecord | VcoprocRecord | None = field(default=None, repr=False)
+
+
+class Role(enum.IntEnum):
+    """What a caller may do, as in the public API: each may do what those before it may."""
+
+    VIEWER = 1
+    OPERATOR = 2
+    ADMIN = 3
+
+
+ACTOR: Final[contextvars.ContextVar[str]] = contextvars.ContextVar("actor", default="")
+"""Name of the caller for whom something is being changed now; empty for the cluster itself."""
+CUT_OFF: Final = "CUT_OFF"
+"""Outcome of a change whose toolstack died before it could say."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuditRecord:
+    """One entry of the audit log; see the public API. outcome: empty while it is under way."""
+
+    number: int
+    time_ns: int
+    caller: str
+    role: Role
+    method: str
+    name: str
+    request: str
+    before: str
+    after: str
+    outcome: str
 
 
 # --- what is alive, as the other services say -----------------------------------------------------
@@ -285,20 +368,28 @@ class Accounting:
 
 @dataclass(frozen=True, slots=True)
 class VcoprocStatus:
-    """How a vcoproc is now. accounting: None while the scheduler does not answer."""
+    """How a vcoproc is now. accounting: None while the scheduler does not answer.
+
+    refusal_count: how often it refused to leave.
+    """
 
     state: VcoprocState
     accounting: Accounting | None = None
+    refusal_count: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class CoprocAccount:
-    """What the scheduler says of a coproc. current: the vcoproc on it, 0 for none."""
+    """What the scheduler says of a coproc. current: the vcoproc on it, 0 for none.
+
+    algorithm: the one that decides.
+    """
 
     coproc: str
     current: int
     switch_count: int
     vcoprocs: tuple[tuple[int, VcoprocStatus], ...]
+    algorithm: str = ""
 
 
 @dataclass(frozen=True, slots=True)

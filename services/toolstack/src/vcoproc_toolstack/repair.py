@@ -11,6 +11,7 @@ from vcoproc import limits
 from vcoproc.config import CoprocConfig
 from vcoproc.errors import PeerError, StoreUnavailable, VcoprocError
 from vcoproc_toolstack.changes import Changes
+from vcoproc_toolstack.coproc_removal import Removals, marked_removal
 from vcoproc_toolstack.endings import Endings, domain_mark, marked_domain
 from vcoproc_toolstack.plans import domain_steps
 from vcoproc_toolstack.reconcile import (
@@ -22,7 +23,7 @@ from vcoproc_toolstack.reconcile import (
 )
 from vcoproc_toolstack.records import DomainRecord, EventKind, Life
 from vcoproc_toolstack.saga import bars
-from vcoproc_toolstack.schedules import with_settings
+from vcoproc_toolstack.schedules import schedule_resource, with_settings
 from vcoproc_toolstack.steps import (
     IRQ_ROUTER,
     SCHEDULER,
@@ -39,6 +40,7 @@ from vcoproc_toolstack.steps import (
 )
 
 _COPROC: Final = "coproc/"
+_MEMORY_GONE: Final = "its memory was gone and is zero again"
 _AGAIN: Final = (DetachVcoproc, ForgetContext, LoadContext)
 """Steps that are tried again after a refusal: memory is kept for one, somebody waits for others."""
 FALLBACK: Final = "rr"
@@ -94,9 +96,10 @@ class Marks:
 class Repairer:
     """Compares what a service holds with the store, and performs the difference."""
 
-    def __init__(self, changes: Changes, endings: Endings) -> None:
+    def __init__(self, changes: Changes, endings: Endings, removals: Removals) -> None:
         self._changes = changes
         self._endings = endings
+        self._removals = removals
         self._store = changes.store
         self._leases = changes.leases
         self._services = changes.services
@@ -125,9 +128,7 @@ class Repairer:
         steps = domain_steps(domain, {})
         made = [self._memory.keep(step) for step in steps if isinstance(step, MakeMemory)]
         if any(made):
-            with self._store.change() as change:
-                why = "its memory was gone and is zero again"
-                change.add_event(domain.resource, EventKind.CHANGED, why)
+            self._note(domain.resource, EventKind.CHANGED, _MEMORY_GONE)
 
     def _finish_unfinished(self) -> None:
         """Ends what was left half done, and marks what somebody has to go on with."""
@@ -141,6 +142,7 @@ class Repairer:
                 self._changes.mark(domain_mark(domain.domid))
         for hold in holds:
             self._changes.mark(coproc_service(hold.coproc))
+        self._removals.refresh()
 
     def _finish(self, found: Unfinished) -> None:
         words = f"{found.life.value.lower()} was cut off; what there was of it is undone"
@@ -167,19 +169,23 @@ class Repairer:
         """One service. False when it does not answer and must be asked again."""
         try:
             if service == STORE:
+                self._store.recover()
                 with self._changes.exclusive():
                     self._finish_unfinished()
                 return True
             if (domid := marked_domain(service)) is not None:
                 return self._endings.go_on(domid)
+            if (coproc := marked_removal(service)) is not None:
+                return self._removals.go_on(coproc)
             return self._repair(service)
         except (PeerError, StoreUnavailable) as error:
             self._log.debug("repair waits", of=service, why=str(error))
             return False
         except VcoprocError as error:
             self._log.error("repair refused", of=service, why=str(error))
-            # Of these two it is the store that has failed: the disk is full, perhaps.
-            return service != STORE and marked_domain(service) is None
+            # Of these it is the store that has failed: the disk is full, perhaps.
+            goes_on = marked_domain(service) is not None or marked_removal(service) is not None
+            return service != STORE and not goes_on
 
     def _repair(self, service: str) -> bool:
         # Asked once outside, so that no change waits for a service that does not answer.
@@ -235,8 +241,10 @@ class Repairer:
 
     def _note_refusal(self, coproc: CoprocConfig, why: VcoprocError) -> None:
         words = f"algorithm {coproc.scheduler} is refused, {FALLBACK} has taken over: {why}"
-        with self._store.change() as change:
-            change.add_event(f"coprocs/{coproc.name}", EventKind.FELL_BACK, words)
+        self._note(schedule_resource(coproc.name), EventKind.FELL_BACK, words)
+
+    def _note(self, name: str, kind: EventKind, words: str) -> None:
+        self._store.note(lambda change: change.add_event(name, kind, words))
 
     def _domains(self) -> list[DomainRecord]:
         with self._store.read() as view:

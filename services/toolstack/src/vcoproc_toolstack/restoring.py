@@ -165,7 +165,8 @@ class Restoring:
 
             def commit(change: Change) -> bytes:
                 change.add_event(vcoproc.resource, EventKind.CHANGED, words)
-                return changes.keep(change, request, seal(vcoproc))
+                kept = change.known_vcoproc(vcoproc.vcoproc_id)
+                return changes.keep(change, request, seal(kept))
 
             resume = ResumeVcoproc(vcoproc.coproc, vcoproc.vcoproc_id)
             return changes.carry_out(

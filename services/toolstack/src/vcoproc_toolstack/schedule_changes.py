@@ -32,6 +32,7 @@ from vcoproc_toolstack.schedules import (
     Wish,
     in_words,
     plan_change,
+    schedule_resource,
 )
 from vcoproc_toolstack.steps import SCHEDULER, AddVcoproc, SetCoproc
 from vcoproc_toolstack.store import Change, Store, View
@@ -159,7 +160,9 @@ class ScheduleChanges:
                     self._scheduling.set_parameters(coproc.name, vcoproc.vcoproc_id, dict(params))
             with self._repaired_after(VcoprocError), self._store.change() as change:
                 self._note_vcoproc(change, vcoproc, params)
-                return self._changes.keep(change, request, seal(replace(vcoproc, params=params)))
+                changed = change.vcoproc(vcoproc.vcoproc_id)
+                assert changed is not None
+                return self._changes.keep(change, request, seal(changed))
 
     @contextmanager
     def _repaired_after(self, kind: type[VcoprocError]) -> Iterator[None]:
@@ -203,7 +206,8 @@ class ScheduleChanges:
             words = [f"algorithm {new.algorithm}, slice {new.slice_ns // limits.US} us"]
             words += [in_words(new.parameters)] if new.parameters else []
             words += [f"lost: {'; '.join(plan.lost)}"] if plan.lost else []
-            change.add_event(f"coprocs/{before.name}", EventKind.CHANGED, ", ".join(words))
+            name = schedule_resource(before.name)
+            change.add_event(name, EventKind.CHANGED, ", ".join(words))
         for vcoproc in vcoprocs:
             self._note_vcoproc(change, vcoproc, plan.vcoprocs[vcoproc.vcoproc_id])
 

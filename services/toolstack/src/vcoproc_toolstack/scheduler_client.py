@@ -40,7 +40,26 @@ _RUN_STATES: Final = {
 def vcoproc_status(account: pb.VcoprocAccount) -> VcoprocStatus:
     """How a vcoproc is, as the scheduler says."""
     state = _RUN_STATES.get(account.run_state, VcoprocState.UNKNOWN)
-    return VcoprocStatus(state, _accounting(account.accounting))
+    return VcoprocStatus(state, _accounting(account.accounting), account.refusal_count)
+
+
+def schedule_view(answer: pb.GetScheduleResponse) -> ScheduleView:
+    """How a coproc is scheduled, as the scheduler says."""
+    fallback = ""
+    if answer.HasField("fallback") and answer.algorithm != answer.wanted_algorithm:
+        fallback = f"{answer.fallback.algorithm} failed: {answer.fallback.why}"
+    return ScheduleView(
+        algorithm=answer.algorithm,
+        wanted=answer.wanted_algorithm,
+        slice_ns=answer.slice_ns,
+        refusal_ns=answer.refusal_ns,
+        parameters=dict(answer.parameters),
+        vcoprocs=tuple(_vcoproc(each) for each in answer.vcoprocs),
+        current=answer.current_vcoproc_id,
+        switch_count=answer.switch_count,
+        fallback=fallback,
+        fallback_count=answer.fallback_count,
+    )
 
 
 class DecisionStream:
@@ -92,22 +111,8 @@ class GrpcScheduling:
 
     def schedule(self, coproc: str) -> ScheduleView:
         """See `ports.Scheduling.schedule`."""
-        answer = self._call(self._stub.GetSchedule, pb.GetScheduleRequest(coproc=coproc))
-        fallback = ""
-        if answer.HasField("fallback") and answer.algorithm != answer.wanted_algorithm:
-            fallback = f"{answer.fallback.algorithm} failed: {answer.fallback.why}"
-        return ScheduleView(
-            algorithm=answer.algorithm,
-            wanted=answer.wanted_algorithm,
-            slice_ns=answer.slice_ns,
-            refusal_ns=answer.refusal_ns,
-            parameters=dict(answer.parameters),
-            vcoprocs=tuple(_vcoproc(each) for each in answer.vcoprocs),
-            current=answer.current_vcoproc_id,
-            switch_count=answer.switch_count,
-            fallback=fallback,
-            fallback_count=answer.fallback_count,
-        )
+        request = pb.GetScheduleRequest(coproc=coproc)
+        return schedule_view(self._call(self._stub.GetSchedule, request))
 
     def set_coproc(self, step: SetCoproc, *, restart: bool = False) -> None:
         """See `ports.Scheduling.set_coproc`."""
@@ -175,6 +180,7 @@ class GrpcScheduling:
                 )
                 for each in answer.vcoprocs
             ),
+            answer.switch_in_refusal_ns,
         )
 
 
@@ -209,7 +215,7 @@ def _parameters(messages: Iterable[pb.AlgorithmParameter]) -> Iterator[Parameter
 
 
 def _vcoproc(message: pb.VcoprocSchedule) -> VcoprocSchedule:
-    slices, refusals = message.slices, message.refusals
+    slices = message.slices
     return VcoprocSchedule(
         vcoproc_id=message.vcoproc_id,
         state=_RUN_STATES.get(message.run_state, VcoprocState.UNKNOWN),
@@ -223,15 +229,21 @@ def _vcoproc(message: pb.VcoprocSchedule) -> VcoprocSchedule:
             slices.error_ns,
             slices.error_max_ns,
         ),
-        refusals=Refusals(
-            refusals.count,
-            refusals.busy_count,
-            refusals.forced_count,
-            refusals.total_ns,
-            refusals.max_ns // limits.US,
-            tuple(refusals.counts),
-        ),
+        refusals=_refusals(message.refusals),
         longest_wait_ns=message.wait_max_ns,
+        switch_in_refusals=_refusals(message.switch_in_refusals),
+    )
+
+
+def _refusals(message: pb.Refusals) -> Refusals:
+    return Refusals(
+        refusal_count=message.count,
+        busy_count=message.busy_count,
+        forced_count=message.forced_count,
+        given_up_count=message.given_up_count,
+        total_ns=message.total_ns,
+        longest_us=message.max_ns // limits.US,
+        bucket_counts=tuple(message.counts),
     )
 
 

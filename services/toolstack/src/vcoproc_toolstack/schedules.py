@@ -24,6 +24,11 @@ _NAMES_TOLD_MAX: Final = 32
 """Names listed in a message."""
 
 
+def schedule_resource(coproc: str) -> str:
+    """What events of how a coproc is scheduled are named after."""
+    return f"coprocs/{coproc}/schedule"
+
+
 # --- algorithms -----------------------------------------------------------------------------------
 
 
@@ -272,11 +277,12 @@ class Slices:
 
 @dataclass(frozen=True, slots=True)
 class Refusals:
-    """How a vcoproc refused to leave; see the public API."""
+    """How a vcoproc refused to leave, or was refused at switch-in; see the public API."""
 
     refusal_count: int
     busy_count: int
     forced_count: int
+    given_up_count: int
     total_ns: int
     longest_us: int
     bucket_counts: tuple[int, ...]
@@ -293,6 +299,7 @@ class VcoprocSchedule:
     slices: Slices | None = None
     refusals: Refusals | None = None
     longest_wait_ns: int = 0
+    switch_in_refusals: Refusals | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -359,6 +366,7 @@ class Analysis:
     refusal_ns: int
     work_ns: int
     vcoprocs: tuple[VcoprocAnalysis, ...]
+    switch_in_refusal_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

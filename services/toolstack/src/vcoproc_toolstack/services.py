@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, Final, assert_never
@@ -17,16 +18,17 @@ from vcoproc.runtime import grpc_kit
 from vcoproc.runtime.rundir import RunDir
 from vcoproc_toolstack.calls import Caller
 from vcoproc_toolstack.leases import Leases
+from vcoproc_toolstack.looking_client import GrpcLooking, coproc_state, to_accounts
 from vcoproc_toolstack.memory import MemoryDir
 from vcoproc_toolstack.records import (
+    Accounting,
     CoprocAccount,
     CoprocView,
     LineNow,
     RouterView,
     VcoprocRecord,
-    VcoprocState,
 )
-from vcoproc_toolstack.scheduler_client import GrpcScheduling, vcoproc_status
+from vcoproc_toolstack.scheduler_client import GrpcScheduling
 from vcoproc_toolstack.steps import (
     IRQ_ROUTER,
     SCHEDULER,
@@ -42,6 +44,7 @@ from vcoproc_toolstack.steps import (
     MoveLines,
     PauseDomain,
     PauseVcoproc,
+    RemoveCoproc,
     RemoveDomain,
     RemoveMemory,
     RemoveVcoproc,
@@ -77,6 +80,7 @@ class GrpcServices:
         self._scheduler = rpc.SchedulerControlServiceStub(self.scheduler_channel)
         self.scheduling = GrpcScheduling(self._caller, self._scheduler)
         self._router = rpc.IrqControlServiceStub(self.router_channel)
+        self.looking = GrpcLooking(self._caller, self._scheduler, self._router, self._coproc_stub)
 
     def cancel(self) -> None:
         """Gives up everything under way; to be followed by `close` once nobody calls any more."""
@@ -100,7 +104,7 @@ class GrpcServices:
                 self._memory.remove(file_name)
             case ForgetContext(vcoproc_id=vcoproc_id):
                 self._memory.remove(context_file(vcoproc_id))
-            case SetCoproc() | AddVcoproc() | RemoveVcoproc():
+            case SetCoproc() | RemoveCoproc() | AddVcoproc() | RemoveVcoproc():
                 self._tell_scheduler(step)
             case (
                 AttachVcoproc()
@@ -144,20 +148,41 @@ class GrpcServices:
         match step:
             case SetCoproc():
                 self.scheduling.set_coproc(step)
+            case RemoveCoproc(coproc=name):
+                forget = pb.RemoveCoprocRequest(coproc=name)
+                self._call(SCHEDULER, self._scheduler.RemoveCoproc, forget, limits.CALL_TIMEOUT_NS)
             case AddVcoproc(vcoproc=vcoproc):
                 add = pb.AddVcoprocRequest(
                     coproc=vcoproc.coproc,
                     vcoproc_id=vcoproc.vcoproc_id,
                     parameters=dict(vcoproc.params),
                 )
-                if step.accounting is not None:
-                    add.accounting.MergeFrom(api.Accounting(**asdict(step.accounting)))
+                if used := self._used(step):
+                    add.accounting.MergeFrom(api.Accounting(**asdict(used)))
                 self._add_vcoproc(vcoproc, add)
             case RemoveVcoproc(coproc=name, vcoproc_id=vcoproc_id):
                 remove = pb.RemoveVcoprocRequest(coproc=name, vcoproc_id=vcoproc_id)
                 self._call(SCHEDULER, self._scheduler.RemoveVcoproc, remove, limits.CALL_TIMEOUT_NS)
             case _:
                 assert_never(step)
+
+    def _used(self, step: AddVcoproc) -> Accounting | None:
+        """What a vcoproc has used on the coproc that it leaves.
+
+        It is off that coproc by now. The scheduler, which learns so by itself, is asked until it
+        knows: only then its last turn is part of the account.
+        """
+        number = step.vcoproc.vcoproc_id
+        until_ns = time.monotonic_ns() + limits.ACCOUNTS_TIMEOUT_NS
+        while step.used_on:
+            accounts = {each.coproc: each for each in self.accounts(limits.CALL_TIMEOUT_NS)}
+            account = accounts.get(step.used_on)
+            status = dict(account.vcoprocs).get(number) if account is not None else None
+            if account is None or status is None:
+                return None
+            if account.current != number or time.monotonic_ns() > until_ns:
+                return status.accounting
+        return None
 
     def _add_vcoproc(self, vcoproc: VcoprocRecord, request: pb.AddVcoprocRequest) -> None:
         try:
@@ -251,15 +276,7 @@ class GrpcServices:
         """See `ports.Services.accounts`."""
         request = pb.ListAccountsRequest()
         answer = self._call(SCHEDULER, self._scheduler.ListAccounts, request, timeout_ns)
-        return tuple(
-            CoprocAccount(
-                coproc.coproc,
-                coproc.current_vcoproc_id,
-                coproc.switch_count,
-                tuple((each.vcoproc_id, vcoproc_status(each)) for each in coproc.vcoprocs),
-            )
-            for coproc in answer.coprocs
-        )
+        return to_accounts(answer)
 
     def router(self) -> RouterView:
         """See `ports.Services.router`."""
@@ -284,7 +301,7 @@ class GrpcServices:
             answer.current_vcoproc_id,
             answer.switch_count,
             tuple(
-                (each.vcoproc_id, _state(each, answer.current_vcoproc_id))
+                (each.vcoproc_id, coproc_state(each, answer.current_vcoproc_id))
                 for each in answer.vcoprocs
             ),
             frozenset(each.vcoproc_id for each in answer.vcoprocs if each.paused),
@@ -310,12 +327,3 @@ def _map_lines(step: MapLines) -> pb.MapLinesRequest:
             for line in vcoproc.lines
         ],
     )
-
-
-def _state(status: pb.VcoprocStatus, current: int) -> VcoprocState:
-    """The state as far as a coproc-sim knows it, without the scheduler."""
-    if status.faulted:
-        return VcoprocState.FAULTED
-    if not status.runnable:
-        return VcoprocState.SLEEPING
-    return VcoprocState.RUNNING if status.vcoproc_id == current else VcoprocState.WAITING

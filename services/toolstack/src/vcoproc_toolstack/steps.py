@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from vcoproc.config.records import CoprocConfig
-from vcoproc_toolstack.records import Accounting, DomainRecord, LineNow, VcoprocRecord
+from vcoproc_toolstack.records import DomainRecord, LineNow, VcoprocRecord
 
 # --- memory directory -----------------------------------------------------------------------------
 
@@ -111,11 +111,21 @@ class SetCoproc:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoveCoproc:
+    """Makes the scheduler forget a coproc."""
+
+    coproc: str
+
+
+@dataclass(frozen=True, slots=True)
 class AddVcoproc:
-    """Makes a vcoproc known to the scheduler. accounting: what it has used elsewhere."""
+    """Makes a vcoproc known to the scheduler.
+
+    used_on: name of the coproc that it was on, whose account goes on; empty for a new one.
+    """
 
     vcoproc: VcoprocRecord
-    accounting: Accounting | None = None
+    used_on: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +172,7 @@ class DetachVcoproc:
 class PauseVcoproc:
     """Takes a vcoproc off the hardware and keeps it off.
 
-    again: it was paused before, and stays so when what follows is undone.
+    again: it is off already. Taken back, it stays so, but is served as before: see `SaveContext`.
     """
 
     coproc: str
@@ -180,7 +190,7 @@ class ResumeVcoproc:
 class SaveContext:
     """Writes a paused vcoproc down, in a file of the memory directory.
 
-    moving: it is to go on elsewhere; its driver waits until it does, or is resumed or paused again.
+    moving: it is to go on elsewhere. Its driver waits until it is resumed, or paused once more.
     """
 
     coproc: str
@@ -202,7 +212,7 @@ MemoryStep: TypeAlias = MakeMemory | TakeMemory | RemoveMemory | ForgetContext
 RouterStep: TypeAlias = (
     AddDomain | RemoveDomain | PauseDomain | ResumeDomain | MapLines | UnmapLines | MoveLines
 )
-SchedulerStep: TypeAlias = SetCoproc | AddVcoproc | RemoveVcoproc
+SchedulerStep: TypeAlias = SetCoproc | RemoveCoproc | AddVcoproc | RemoveVcoproc
 CoprocStep: TypeAlias = (
     AttachVcoproc | DetachVcoproc | PauseVcoproc | ResumeVcoproc | SaveContext | LoadContext
 )
@@ -241,7 +251,7 @@ def service_of(step: Step) -> str:
             | MoveLines()
         ):
             return IRQ_ROUTER
-        case SetCoproc() | AddVcoproc() | RemoveVcoproc():
+        case SetCoproc() | RemoveCoproc() | AddVcoproc() | RemoveVcoproc():
             return SCHEDULER
         case AttachVcoproc(vcoproc=vcoproc):
             return coproc_service(vcoproc.coproc)
@@ -286,8 +296,10 @@ def undo_of(step: Step) -> Step | None:
             return RemoveVcoproc(vcoproc.coproc, vcoproc.vcoproc_id)
         case AttachVcoproc(vcoproc=vcoproc):
             return DetachVcoproc(vcoproc.coproc, vcoproc.vcoproc_id, files=step.files)
+        case PauseVcoproc(again=True):
+            return step
         case PauseVcoproc():
-            return step if step.again else ResumeVcoproc(step.coproc, step.vcoproc_id)
+            return ResumeVcoproc(step.coproc, step.vcoproc_id)
         case ResumeVcoproc():
             return PauseVcoproc(step.coproc, step.vcoproc_id)
         case SaveContext():

@@ -1,4 +1,14 @@
-"""The tables of the store, and how an older file becomes a newer one."""
+"""The tables of the store. How an older store becomes a newer one: `migrations`.
+
+To keep one more field of a record:
+    1. Append a column of the field's name here, with a server_default: what rows of older stores
+       get. Raise SCHEMA_VERSION, once for each release.
+    2. Append the field to the record (`records`), with the same default.
+    3. Where the column's type does not take the field as it is, add a codec (`rows`).
+Nothing else: rows are read, compared and written column by column. For a new table of records with
+a key each, add a `Keyed` (`rows`). What is too much for the memory is written by `Change.write` and
+read by `View.select`.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +16,7 @@ from typing import Final
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     ForeignKey,
     Integer,
@@ -17,11 +28,12 @@ from sqlalchemy import (
 )
 
 SCHEMA_VERSION: Final = 3
-"""Rises with every change below; a step for each old version goes into `store._MIGRATIONS`."""
+"""Rises with a release that changes anything below."""
 
 METADATA: Final = MetaData()
 
 META: Final = Table(
+    # Numbers that belong to the whole store: its version, what is given out next.
     "meta",
     METADATA,
     Column("key", Text, primary_key=True),
@@ -42,7 +54,9 @@ DOMAINS: Final = Table(
     Column("memory_bytes", BigInteger, nullable=False),
     Column("irq_credential", LargeBinary, nullable=False),
     Column("unknown_keys", Text, nullable=False),  # JSON
-    # Since version 3, as the next ones.
+    # Since version 3: of the event that changed it last.
+    Column("revision", BigInteger, nullable=False, server_default="0"),
+    # Since version 3: where it is in its life, and how that goes on.
     Column("state", Text, nullable=False, server_default="RUNNING"),
     Column("state_reason", Text, nullable=False, server_default=""),
     Column("create_time_ns", BigInteger, nullable=False, server_default="0"),
@@ -51,8 +65,7 @@ DOMAINS: Final = Table(
     Column("ending", Text, nullable=False, server_default=""),  # JSON, or empty
 )
 DOMAIN_FILES: Final = Table(
-    # Since version 3: the text that a domain was created from. Not with the domain: lists would
-    # read it too.
+    # Since version 3: the text that a domain was created from. It is not kept in memory.
     "domain_files",
     METADATA,
     Column("domid", Integer, primary_key=True, autoincrement=False),
@@ -72,13 +85,15 @@ VCOPROCS: Final = Table(
     Column("vcoproc_id", BigInteger, primary_key=True, autoincrement=False),
     Column("domid", Integer, ForeignKey("domains.domid"), nullable=False),
     Column("name", Text, nullable=False),
-    Column("coproc", Text, nullable=False, index=True),
+    Column("coproc", Text, nullable=False),
     Column("compatible", Text, nullable=False),
     Column("life", Text, nullable=False),
     Column("trap_credential", LargeBinary, nullable=False),
     Column("params", Text, nullable=False),  # JSON, as the next two
     Column("ranges", Text, nullable=False),
     Column("lines", Text, nullable=False),
+    # Since version 3, as of a domain.
+    Column("revision", BigInteger, nullable=False, server_default="0"),
     UniqueConstraint("domid", "name"),
 )
 SCHEDULES: Final = Table(
@@ -90,23 +105,50 @@ SCHEDULES: Final = Table(
     Column("slice_ns", BigInteger, nullable=False),
     Column("params", Text, nullable=False),  # JSON
 )
+COPROCS: Final = Table(
+    # Since version 3: what was changed of the coprocs at run time.
+    "coprocs",
+    METADATA,
+    Column("name", Text, primary_key=True),
+    Column("config", Text),  # JSON; null for one of the tree, and for one that a template makes
+    Column("draining", Boolean, nullable=False),
+    Column("life", Text, nullable=False),
+    Column("incarnation", BigInteger, nullable=False),
+)
 EVENTS: Final = Table(
     "events",
     METADATA,
-    Column("revision", Integer, primary_key=True),
+    Column("revision", BigInteger, primary_key=True, autoincrement=False),
     Column("name", Text, nullable=False),
     Column("kind", Text, nullable=False),
     Column("description", Text, nullable=False),
     Column("time_ns", BigInteger, nullable=False),
-    # A revision must not come back after old events were deleted.
-    sqlite_autoincrement=True,
+    Column("actor", Text, nullable=False, server_default=""),  # since version 3
+    # Since version 3: what changed, as of then; JSON, deflated. See `rows.pack_resource`.
+    Column("resource", LargeBinary, nullable=True),
+    # Since version 3: what faulted, with code and address; JSON.
+    Column("fault", Text, nullable=True),
 )
 REQUESTS: Final = Table(
     "requests",
     METADATA,
-    Column("serial", Integer, primary_key=True),
+    Column("serial", BigInteger, primary_key=True, autoincrement=False),
     Column("request_id", Text, nullable=False, unique=True),
     Column("fingerprint", LargeBinary, nullable=False),
     Column("answer", LargeBinary, nullable=False),
-    sqlite_autoincrement=True,
+)
+AUDIT: Final = Table(
+    # Since version 3: who asked for which change. It is not kept in memory.
+    "audit",
+    METADATA,
+    Column("number", BigInteger, primary_key=True, autoincrement=False),
+    Column("time_ns", BigInteger, nullable=False),
+    Column("caller", Text, nullable=False),
+    Column("role", Integer, nullable=False),
+    Column("method", Text, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("request", Text, nullable=False),  # JSON, as the next two
+    Column("before", Text, nullable=False),
+    Column("after", Text, nullable=False),
+    Column("outcome", Text, nullable=False),
 )

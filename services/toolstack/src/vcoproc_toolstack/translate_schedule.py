@@ -138,6 +138,7 @@ def _vcoproc_message(name: str, schedule: VcoprocSchedule) -> api.VcoprocSchedul
         (message.accounting, schedule.accounting),
         (message.slices, schedule.slices),
         (message.refusals, schedule.refusals),
+        (message.switch_in_refusals, schedule.switch_in_refusals),
     ):
         if record is None:
             continue
@@ -176,6 +177,7 @@ def analysis_message(
         switch_ns=analysis.switch_ns,
         refusal_ns=analysis.refusal_ns,
         work_ns=analysis.work_ns,
+        switch_in_refusal_ns=analysis.switch_in_refusal_ns,
         vcoprocs=[
             api.VcoprocAnalysis(
                 vcoproc=name_of(each.vcoproc_id),

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from vcoproc.config.checking import check_domain, resolve
 from vcoproc.config.domain import parse_domain, read_domain_file
 from vcoproc.config.placement import assign_addresses
 from vcoproc.config.problems import name_problem
 from vcoproc.config.records import (
+    FIRST_DOMAIN,
     CoprocConfig,
     DomainConfig,
     LineConfig,
+    Origin,
     PlacedLine,
     PlacedRange,
     PlacedVcoproc,
@@ -16,12 +19,14 @@ from vcoproc.config.records import (
     SystemConfig,
     VcoprocConfig,
 )
-from vcoproc.config.system import parse_system, read_system_file, resolve
+from vcoproc.config.system import parse_system, read_system_file
 
 __all__ = [
+    "FIRST_DOMAIN",
     "CoprocConfig",
     "DomainConfig",
     "LineConfig",
+    "Origin",
     "PlacedLine",
     "PlacedRange",
     "PlacedVcoproc",
@@ -29,6 +34,7 @@ __all__ = [
     "SystemConfig",
     "VcoprocConfig",
     "assign_addresses",
+    "check_domain",
     "name_problem",
     "parse_domain",
     "parse_system",

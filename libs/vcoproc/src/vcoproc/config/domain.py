@@ -5,6 +5,7 @@ Format: docs/configuration.md.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -14,28 +15,30 @@ from vcoproc.config.files import read_source
 from vcoproc.config.problems import (
     Problems,
     decode_source,
+    did_you_mean,
     name_problem,
     parameter_name,
     parse_number,
     shorten,
 )
-from vcoproc.config.records import DomainConfig, VcoprocConfig
+from vcoproc.config.records import DomainConfig, Origin, VcoprocConfig
 from vcoproc.config.xlcfg import XlList, XlNumber, XlSetting, XlString, XlValue, parse_settings
+from vcoproc.config.xlkeys import XL_KEYS
 
-_KNOWN_KEYS: Final = ("name", "memory", "coproc", "vcoproc", "on_poweroff", "on_crash")
-_ENDING_DEFAULT: Final = "preserve"
-"""Not "destroy", as in xl.cfg(5): what nobody asked to be destroyed can be looked at, and started
-again."""
-_ENDINGS: Final = {
-    "destroy": "destroy",
-    "restart": "restart",
-    "preserve": "preserve",
-    # The old one cannot stay beside the new one, and no core is written: the nearest there is.
-    "rename-restart": "restart",
-    "coredump-destroy": "destroy",
-    "coredump-restart": "restart",
+_ENDS: Final = {"on_poweroff": "preserve", "on_reboot": "restart", "on_crash": "preserve"}
+"""Keys for the ways in which a domain ends, with what follows when the file does not say."""
+_KNOWN_KEYS: Final = ("name", "memory", "coproc", "vcoproc", *_ENDS)
+_ALL_KEYS: Final = frozenset({*_KNOWN_KEYS, *XL_KEYS})
+_ACTIONS: Final[Mapping[str, tuple[str, str]]] = {
+    "destroy": ("destroy", ""),
+    "restart": ("restart", ""),
+    "rename-restart": ("restart", "the old domain is not kept under another name"),
+    "preserve": ("preserve", ""),
+    "coredump-destroy": ("destroy", "no core dump is written"),
+    "coredump-restart": ("restart", "no core dump is written"),
+    "soft-reset": ("restart", "the domain is restarted with new memory"),
 }
-"""Actions of xl.cfg(5), and what is done for them."""
+"""What xl.cfg(5) has for these keys: what is done here, and how that differs."""
 
 
 def read_domain_file(path: str | Path) -> DomainConfig:
@@ -57,10 +60,9 @@ def parse_domain(source: str | bytes, file_name: str) -> DomainConfig:
     problems = Problems(file_name)
     settings = parse_settings(decode_source(source, file_name), problems)
     known = _known(settings, problems)
+    warnings = _warnings(settings)
     name = _name(known.get("name"), problems)
     memory_bytes = _memory_bytes(known.get("memory"), problems)
-    on_poweroff = _ending(known.get("on_poweroff"), problems)
-    on_crash = _ending(known.get("on_crash"), problems)
     specs = [
         *(_old_spec(item) for item in _items(known.get("coproc"), problems)),
         *(_spec(item, problems) for item in _items(known.get("vcoproc"), problems)),
@@ -71,15 +73,19 @@ def parse_domain(source: str | bytes, file_name: str) -> DomainConfig:
         specs = specs[: limits.VCOPROCS_PER_DOMAIN_MAX]
     _name_all(specs, problems)
     _check_places(specs, memory_bytes, problems)
+    actions = {key: _action(key, known.get(key), problems, warnings) for key in _ENDS}
     problems.raise_if_any()
     return DomainConfig(
         file_name=file_name,
         name=name,
         memory_bytes=memory_bytes,
-        vcoprocs=tuple(s.freeze() for s in specs),
+        vcoprocs=tuple(spec.freeze() for spec in specs),
         unknown_keys=tuple((s.key, s.line) for s in settings if s.key not in _KNOWN_KEYS),
-        on_poweroff=on_poweroff,
-        on_crash=on_crash,
+        on_poweroff=actions["on_poweroff"],
+        on_reboot=actions["on_reboot"],
+        on_crash=actions["on_crash"],
+        warnings=tuple(sorted(warnings)),
+        origins=tuple(Origin(key, file_name, setting.line) for key, setting in known.items()),
     )
 
 
@@ -124,6 +130,15 @@ def _known(settings: tuple[XlSetting, ...], problems: Problems) -> dict[str, XlS
     return known
 
 
+def _warnings(settings: tuple[XlSetting, ...]) -> list[tuple[int, str, str]]:
+    """Keys that Xen does not have either: perhaps typing mistakes, no more than are listed."""
+    unknown = [setting for setting in settings if setting.key not in _ALL_KEYS]
+    return [
+        (s.line, s.key, f"is no key of xl.cfg(5){did_you_mean(s.key, sorted(_ALL_KEYS))}")
+        for s in unknown[: limits.CONFIG_PROBLEMS_MAX]
+    ]
+
+
 def _name(setting: XlSetting | None, problems: Problems) -> str:
     if setting is None:
         problems.add(0, "name", 'is missing, as in name = "audio"')
@@ -154,14 +169,24 @@ def _memory_bytes(setting: XlSetting | None, problems: Problems) -> int:
     return default
 
 
-def _ending(setting: XlSetting | None, problems: Problems) -> str:
-    """What is to follow when a domain has ended."""
+def _action(
+    key: str,
+    setting: XlSetting | None,
+    problems: Problems,
+    warnings: list[tuple[int, str, str]],
+) -> str:
+    """What follows when a domain ends in one way."""
     if setting is None or setting.value is None:
-        return _ENDING_DEFAULT
-    action = setting.value.text if isinstance(setting.value, XlString) else ""
-    if action not in _ENDINGS:
-        problems.add(setting.line, setting.key, f"must be one of {', '.join(_ENDINGS)}, in quotes")
-    return _ENDINGS.get(action, _ENDING_DEFAULT)
+        return _ENDS[key]
+    text = setting.value.text if isinstance(setting.value, XlString) else ""
+    if text not in _ACTIONS:
+        why = f"must be one of {', '.join(_ACTIONS)}"
+        problems.add(setting.line, key, why, near=(text, _ACTIONS))
+        return _ENDS[key]
+    action, difference = _ACTIONS[text]
+    if difference:
+        warnings.append((setting.line, key, f"{text!r} is taken as {action!r}: {difference}"))
+    return action
 
 
 def _number_of(value: XlValue) -> int | None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 
-from vcoproc.config.dts import DtsNode, DtsProperty
-from vcoproc.config.problems import Problems
+from vcoproc.config.problems import Place, Problems
+from vcoproc.config.trees import DtsNode, DtsProperty
 
 
 class Fields:
@@ -22,13 +22,13 @@ class Fields:
     def get(self, name: str) -> DtsProperty | None:
         return self.node.properties.get(name)
 
-    def line(self, name: str) -> int:
-        """The line of a property, or of the node where the property is missing."""
+    def place(self, name: str) -> Place:
+        """The place of a property, or of the node where the property is missing."""
         found = self.get(name)
-        return (found.line if found else 0) or self.node.line
+        return found.place if found else self.node.place
 
     def wrong(self, name: str, why: str, near: tuple[str, Iterable[str]] | None = None) -> None:
-        self._problems.add(self.line(name), f"{self.node.path}: {name}", why, near=near)
+        self._problems.add(self.place(name), f"{self.node.path}: {name}", why, near=near)
 
     def number(self, name: str, default: int, low: int, high: int) -> int:
         """A number of one cell, or of two (64 bits, high cell first), between two bounds."""
@@ -38,7 +38,7 @@ class Fields:
         if found.cells is None or len(found.cells) not in (1, 2):
             self.wrong(name, "must be one number, as in <1000>")
             return default
-        value = found.cells[0] if len(found.cells) == 1 else found.cells[0] << 32 | found.cells[1]
+        value = int.from_bytes(found.data, "big")
         if not low <= value <= high:
             self.wrong(name, f"{value} is not between {low} and {high}")
             return default

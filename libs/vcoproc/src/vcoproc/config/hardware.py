@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from typing import Final
 
 from vcoproc import limits
-from vcoproc.config.dts import DtsNode, DtsTree
 from vcoproc.config.fields import Fields
 from vcoproc.config.platform_params import known_params, read_platform_params
 from vcoproc.config.problems import Problems, name_problem
 from vcoproc.config.records import LineConfig, RangeConfig
+from vcoproc.config.trees import DtsNode, DtsTree
 
 PRIVATE_MEMORY: Final = "vcoproc,private-memory"
 _ADDRESS_CELLS_DEFAULT: Final = 2
@@ -34,7 +34,7 @@ def read_hardware(tree: DtsTree, node: DtsNode, problems: Problems) -> Hardware:
     """Reads a node that an entry under /chosen shares, and notes all that is wrong with it."""
     fields = Fields(node, problems)
     if fields.get("xen,coproc") is None:
-        problems.add(node.line, node.path, "is not shareable: it lacks the property xen,coproc;")
+        problems.add(node.place, node.path, "is not shareable: it lacks the property xen,coproc;")
     if (status := fields.text("status", "okay")) not in ("okay", "ok"):
         fields.wrong("status", f"the node is {status}, so it cannot be shared")
     compatible = fields.texts("compatible")

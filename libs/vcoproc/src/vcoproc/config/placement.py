@@ -40,7 +40,7 @@ def assign_addresses(
         coproc = coprocs.get(vcoproc.coproc)
         if coproc is None:
             near = (vcoproc.coproc, coprocs)
-            problems.add(vcoproc.line, f"vcoproc {vcoproc.name}", "unknown coproc", near=near)
+            problems.add(vcoproc.where, f"vcoproc {vcoproc.name}", "unknown coproc", near=near)
         else:
             known.append((vcoproc, coproc))
     fixed = [_fixed(space, vcoproc, coproc) for vcoproc, coproc in known]
@@ -157,4 +157,4 @@ class _Space:
     def _wrong(
         self, vcoproc: VcoprocConfig, why: str, near: tuple[str, list[str]] | None = None
     ) -> None:
-        self._problems.add(vcoproc.line, f"vcoproc {vcoproc.name}", why, near=near)
+        self._problems.add(vcoproc.where, f"vcoproc {vcoproc.name}", why, near=near)

@@ -10,8 +10,8 @@ from collections.abc import Collection, Mapping
 from typing import Final
 
 from vcoproc import limits
-from vcoproc.config.dts import DtsProperty
 from vcoproc.config.fields import Fields
+from vcoproc.config.trees import DtsProperty
 
 OUR_VENDOR: Final = "vcoproc"
 WRAPS: Final = "vcoproc,wraps"
@@ -83,11 +83,11 @@ def read_platform_params(
 
 
 def _value(found: DtsProperty) -> int | str:
-    if found.cells is not None:
-        if len(found.cells) == 1:
-            return found.cells[0]
-        return " ".join(str(cell) for cell in found.cells)
-    return " ".join(found.strings or ())
+    if found.is_text or found.cells is None:
+        return " ".join(found.strings or ())
+    if len(found.cells) == 1:
+        return found.cells[0]
+    return " ".join(str(cell) for cell in found.cells)
 
 
 def _check_refusal(fields: Fields, params: Mapping[str, int | str]) -> None:

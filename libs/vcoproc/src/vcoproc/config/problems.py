@@ -6,7 +6,7 @@ import difflib
 import itertools
 import re
 from collections.abc import Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
 from vcoproc import limits
 from vcoproc.errors import ConfigProblem, InvalidConfig
@@ -55,6 +55,11 @@ def shorten(text: str) -> str:
     return repr(text if len(text) <= 80 else text[:77] + "...")
 
 
+def shown(name: str) -> str:
+    """A file name for a message: as it is, or quoted when a terminal could misread it."""
+    return name if name.isprintable() else shorten(name)
+
+
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """A hint to end a message with, or nothing."""
     # difflib takes time with the product of both lengths; a hint is not worth more than this.
@@ -63,8 +68,15 @@ def did_you_mean(word: str, choices: Iterable[str]) -> str:
     return f"; did you mean {near[0]!r}?" if near else ""
 
 
+class Place(NamedTuple):
+    """Where something stands. Lines count from 1; 0 is the whole file, and all of a blob."""
+
+    file: str
+    line: int
+
+
 class Problems:
-    """The problems of one file, in the order of its lines when raised."""
+    """The problems of a file and of what it includes, in the order of lines when raised."""
 
     def __init__(self, file_name: str) -> None:
         self._file_name = file_name
@@ -72,22 +84,33 @@ class Problems:
         self._more_count = 0
 
     def add(
-        self, line: int, what: str, why: str, *, near: tuple[str, Iterable[str]] | None = None
+        self,
+        where: int | Place,
+        what: str,
+        why: str,
+        *,
+        near: tuple[str, Iterable[str]] | None = None,
     ) -> None:
         """Notes a problem.
 
-        line counts from 1; 0 means the whole file. near: a word and what could have been meant by
-        it, for a hint at the end of `why`.
+        where: a line of the file, from 1; 0 means the whole file; or a place in an included one.
+        near: a word and what could have been meant by it, for a hint at the end of `why`.
         """
         if len(self._found) < limits.CONFIG_PROBLEMS_MAX:
             why += did_you_mean(*near) if near else ""
-            self._found.append(ConfigProblem(self._file_name, line, what, why))
+            place = Place(self._file_name, where) if isinstance(where, int) else where
+            self._found.append(ConfigProblem(place.file, place.line, what, why))
         else:
             self._more_count += 1
 
-    def failure(self, line: int, what: str, why: str) -> InvalidConfig:
+    def take(self, error: InvalidConfig) -> None:
+        """Notes all that another reading found."""
+        for problem in error.problems:
+            self.add(Place(problem.file, problem.line), problem.what, problem.why)
+
+    def failure(self, where: int | Place, what: str, why: str) -> InvalidConfig:
         """The error to raise for a problem after which nothing more can be read."""
-        self.add(line, what, why)
+        self.add(where, what, why)
         return self._error()
 
     def __len__(self) -> int:
@@ -103,7 +126,8 @@ class Problems:
             raise self._error()
 
     def _error(self) -> InvalidConfig:
-        found = sorted(self._found, key=lambda problem: problem.line)
+        # The file itself first, then the included ones.
+        found = sorted(self._found, key=lambda p: (p.file != self._file_name, p.file, p.line))
         if self._more_count:
             why = f"{self._more_count} more are not listed"
             found.append(ConfigProblem(self._file_name, 0, "too many problems", why))

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
 
 from vcoproc import limits
 from vcoproc.config.platform_params import WRAPS
+from vcoproc.config.problems import Place
 from vcoproc.errors import NotFound
+
+FIRST_DOMAIN: Final = "Domain-0"
+"""Name of the first domain, whose number is 0: as Xen calls it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +32,14 @@ class LineConfig:
     number: int
 
 
+class Origin(NamedTuple):
+    """Where a setting is given. line: 0 in a blob."""
+
+    setting: str
+    file: str
+    line: int
+
+
 @dataclass(frozen=True, slots=True)
 class CoprocConfig:
     """One shared coprocessor of the system tree, or a template of several.
@@ -38,6 +51,9 @@ class CoprocConfig:
     are in `vcoproc.limits`. instances: 0 for a coproc, the number of coprocs for a template.
     line: of the entry under /chosen. platform_params: properties of the node that its platform
     knows, sorted by name. refusal_drain_ns: how long one that refuses to leave is only asked.
+    memory_bytes_max: most memory that the domains on it may have together, 0 for no limit.
+    file: where `line` is; another than the tree's own when the tree includes it. origins: what the
+    tree says by itself, by name as in the tree; everything else is a default.
     """
 
     name: str
@@ -57,6 +73,14 @@ class CoprocConfig:
     line: int
     platform_params: tuple[tuple[str, int | str], ...] = ()
     refusal_drain_ns: int = limits.REFUSAL_DRAIN_NS_DEFAULT
+    memory_bytes_max: int = 0
+    file: str = ""
+    origins: tuple[Origin, ...] = field(default=(), compare=False)
+
+    @property
+    def where(self) -> int | Place:
+        """For `Problems.add` of the tree's file."""
+        return Place(self.file, self.line) if self.file else self.line
 
     @property
     def described_by(self) -> str:
@@ -81,10 +105,14 @@ class CoprocConfig:
 
 @dataclass(frozen=True, slots=True)
 class SystemConfig:
-    """Everything that a system tree shares. coprocs: in the order of the entries under /chosen."""
+    """Everything that a system tree shares. coprocs: in the order of the entries under /chosen.
+
+    first_domain: what the first domain (FIRST_DOMAIN) gets; None when the tree does not say.
+    """
 
     file_name: str
     coprocs: tuple[CoprocConfig, ...]
+    first_domain: DomainConfig | None = None
 
     def find(self, reference: str) -> CoprocConfig:
         """The coproc with this identifier, exact path or alias; never by a part of one.
@@ -114,7 +142,7 @@ class VcoprocConfig:
     coproc: the reference as written (identifier, path or alias). name: unique in its domain.
     params: scheduling parameters, sorted by name. irq_base, addr_base: guest interrupt of the first
     line, guest address of the first range, or None. irqs, addrs: those given line by line and range
-    by range. line: where it stands in the file.
+    by range. line: where it stands in `file`, which is empty for the domain's own.
     """
 
     coproc: str
@@ -125,13 +153,21 @@ class VcoprocConfig:
     addr_base: int | None
     addrs: tuple[tuple[str, int], ...]
     line: int
+    file: str = ""
+
+    @property
+    def where(self) -> int | Place:
+        """For `Problems.add` of the domain's file."""
+        return Place(self.file, self.line) if self.file else self.line
 
 
 @dataclass(frozen=True, slots=True)
 class DomainConfig:
     """A domain file. unknown_keys: keys of xl.cfg(5) that mean nothing here, with their lines.
 
-    on_poweroff, on_crash: what follows; "destroy", "restart" or "preserve".
+    on_poweroff, on_reboot, on_crash: "destroy", "restart" or "preserve"; what follows when the
+    domain ends so. warnings: what may be a mistake, as (line, what, why). origins: what the file
+    says by itself.
     """
 
     file_name: str
@@ -140,7 +176,10 @@ class DomainConfig:
     vcoprocs: tuple[VcoprocConfig, ...]
     unknown_keys: tuple[tuple[str, int], ...]
     on_poweroff: str = "preserve"
+    on_reboot: str = "restart"
     on_crash: str = "preserve"
+    warnings: tuple[tuple[int, str, str], ...] = ()
+    origins: tuple[Origin, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True, slots=True)

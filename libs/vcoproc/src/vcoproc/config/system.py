@@ -3,93 +3,102 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
 from vcoproc import limits
-from vcoproc.config.dts import DtsNode, DtsTree, read_tree
+from vcoproc.config.checking import check_domain
+from vcoproc.config.dts import read_tree
+from vcoproc.config.fdt import BLOB_MAGIC
 from vcoproc.config.fields import Fields
-from vcoproc.config.files import read_source
-from vcoproc.config.hardware import read_hardware
+from vcoproc.config.files import IncludedFiles, read_source
+from vcoproc.config.first_domain import FIRST_DOMAIN_NODE, read_first_domain
+from vcoproc.config.hardware import PRIVATE_MEMORY, Hardware, read_hardware
+from vcoproc.config.preprocess import preprocess
 from vcoproc.config.problems import Problems, name_problem, parameter_name, shorten
-from vcoproc.config.records import CoprocConfig, DomainConfig, SystemConfig
-from vcoproc.errors import NotFound
+from vcoproc.config.records import CoprocConfig, Origin, SystemConfig
+from vcoproc.config.scheduler_params import SCHEDULER_PARAMS, read_scheduler_params
+from vcoproc.config.trees import IMPLICIT_PROPERTIES, DtsNode, DtsTree
+from vcoproc.errors import InvalidConfig
 
 SHARED_COMPATIBLE: Final = "vcoproc,shared-coprocs"
 SCHEDULER_DEFAULT: Final = "rr"
-_SCHEDULER_PARAMS: Final = "scheduler-params"
 _ENTRY_PROPERTIES: Final = (
     "coproc",
     "instances",
     "max-vcoprocs",
+    "memory-limit",
     "refusal-deadline-us",
     "refusal-drain-us",
     "scheduler",
     "slice-us",
 )
-# dtlib gives one to every node that something refers to.
-_IMPLICIT: Final = ("phandle", "linux,phandle")
+_HARDWARE_PROPERTIES: Final = (
+    "compatible",
+    "reg",
+    "interrupts",
+    PRIVATE_MEMORY,
+    "clock-frequency",
+)
 
 
-def read_system_file(path: str | Path) -> SystemConfig:
-    """Reads a system tree from a file.
+def read_system_file(
+    path: str | Path, *, include: Iterable[str | Path] = (), cpp: bool = False
+) -> SystemConfig:
+    """Reads a system tree from a file, source or blob.
+
+    Args:
+        include: folders of what it includes, besides those of the including files.
+        cpp: whether the C preprocessor has to be run on it first, if it is source.
 
     Raises:
         NotFound: there is no such file.
         InvalidConfig: it cannot be read, or something in it is wrong.
     """
-    return parse_system(read_source(path), str(path))
+    folders = tuple(include)
+    source = read_source(path)
+    if cpp and not source.startswith(BLOB_MAGIC):
+        source = preprocess(path, folders)
+    return parse_system(source, str(path), IncludedFiles(folders))
 
 
-def parse_system(source: str | bytes, file_name: str) -> SystemConfig:
-    """Reads a system tree from device-tree source. `file_name` is for messages only.
+def parse_system(
+    source: str | bytes, file_name: str, files: IncludedFiles | None = None
+) -> SystemConfig:
+    """Reads a system tree, source or blob. `file_name` is for messages, and for what it includes.
+
+    Args:
+        files: what it may include; None for nothing, for a tree that comes from elsewhere.
 
     Raises:
         InvalidConfig: carries everything that is wrong; a syntax error alone, as nothing can be
             read after it.
     """
-    tree = read_tree(source, file_name)
+    tree = read_tree(source, file_name, files)
     problems = Problems(file_name)
+    entries, first = _entries(tree, problems)
     coprocs = []
-    for entry in _entries(tree, problems):
+    for entry in entries:
         if (coproc := _read_entry(tree, entry, problems)) is not None:
             coprocs.append(coproc)
     _check_names(coprocs, problems)
     _check_nodes(coprocs, problems)
-    problems.raise_if_any()
-    return SystemConfig(file_name, tuple(coprocs))
-
-
-def resolve(system: SystemConfig, domain: DomainConfig) -> Mapping[str, CoprocConfig]:
-    """The coproc behind every reference of a domain file, for `assign_addresses`.
-
-    Raises:
-        InvalidConfig: some references name nothing shared; carries all of them.
-    """
-    problems = Problems(domain.file_name)
-    found: dict[str, CoprocConfig] = {}
-    for vcoproc in domain.vcoprocs:
+    count = len(problems)
+    first_domain = read_first_domain(tree, first, problems) if first is not None else None
+    system = SystemConfig(file_name, tuple(coprocs), first_domain)
+    whole = len(coprocs) == len(entries) and len(problems) == count
+    if first_domain is not None and whole:
         try:
-            found[vcoproc.coproc] = system.find(vcoproc.coproc)
-        except NotFound:
-            why = f"{shorten(vcoproc.coproc)} is no shared coproc of {system.file_name}"
-            near = (vcoproc.coproc, _references(system))
-            problems.add(vcoproc.line, f"vcoproc {vcoproc.name}", why, near=near)
+            check_domain(system, first_domain)
+        except InvalidConfig as error:
+            problems.take(error)
     problems.raise_if_any()
-    return found
+    return system
 
 
-def _references(system: SystemConfig) -> list[str]:
-    return [
-        reference
-        for coproc in system.coprocs
-        for reference in (coproc.name, coproc.path, *coproc.aliases)
-    ]
-
-
-def _entries(tree: DtsTree, problems: Problems) -> tuple[DtsNode, ...]:
-    """The entries of the one node under /chosen that says what is shared."""
+def _entries(tree: DtsTree, problems: Problems) -> tuple[Sequence[DtsNode], DtsNode | None]:
+    """The entries of the one node under /chosen that says what is shared; the first domain's."""
     chosen = tree.nodes.get("/chosen")
     shared = [
         node
@@ -98,16 +107,18 @@ def _entries(tree: DtsTree, problems: Problems) -> tuple[DtsNode, ...]:
     ]
     what = "/chosen"
     if len(shared) != 1:
-        line = shared[1].line if shared else chosen.line if chosen else 0
+        place = shared[1].place if shared else chosen.place if chosen else 0
         why = f'must have one node with compatible = "{SHARED_COMPATIBLE}", has {len(shared)}'
-        problems.add(line, what, why)
-        return ()
+        problems.add(place, what, why)
+        return (), None
     node = shared[0]
-    Fields(node, problems).refuse_others(("compatible", *_IMPLICIT))
-    if not 1 <= len(node.children) <= limits.COPROCS_MAX:
-        why = f"shares {len(node.children)} coprocs; 1 to {limits.COPROCS_MAX} are possible"
-        problems.add(node.line, node.path, why)
-    return node.children[: limits.COPROCS_MAX]
+    Fields(node, problems).refuse_others(("compatible", *IMPLICIT_PROPERTIES))
+    entries = [child for child in node.children if child.name != FIRST_DOMAIN_NODE]
+    first = next((child for child in node.children if child.name == FIRST_DOMAIN_NODE), None)
+    if not 1 <= len(entries) <= limits.COPROCS_MAX:
+        why = f"shares {len(entries)} coprocs; 1 to {limits.COPROCS_MAX} are possible"
+        problems.add(node.place, node.path, why)
+    return entries[: limits.COPROCS_MAX], first
 
 
 def _read_entry(tree: DtsTree, entry: DtsNode, problems: Problems) -> CoprocConfig | None:
@@ -137,7 +148,8 @@ def _read_entry(tree: DtsTree, entry: DtsNode, problems: Problems) -> CoprocConf
     scheduler = fields.text("scheduler", SCHEDULER_DEFAULT)
     if why := name_problem(scheduler):
         fields.wrong("scheduler", f"the name of the algorithm {why}")
-    params = _scheduler_params(entry, problems)
+    memory_bytes_max = fields.number("memory-limit", 0, 1, limits.COPROC_MEMORY_BYTES_MAX)
+    params = read_scheduler_params(entry, problems)
     node = _physical_node(tree, fields)
     if node is None:
         return None
@@ -157,43 +169,38 @@ def _read_entry(tree: DtsTree, entry: DtsNode, problems: Problems) -> CoprocConf
         vcoprocs_max=vcoprocs_max,
         refusal_deadline_ns=refusal_us * limits.US,
         instances=instances,
-        line=entry.line,
+        line=entry.place.line,
         platform_params=hardware.platform_params,
         refusal_drain_ns=drain_us * limits.US,
+        memory_bytes_max=memory_bytes_max,
+        file=entry.place.file,
+        origins=_origins(entry, node, hardware),
     )
+
+
+def _origins(entry: DtsNode, node: DtsNode, hardware: Hardware) -> tuple[Origin, ...]:
+    """Where each setting of a coproc is given that is not a default."""
+    found = [(name, entry.properties.get(name)) for name in _ENTRY_PROPERTIES]
+    for child in entry.children:
+        found += [
+            (f"{child.name}.{parameter_name(name)}", value)
+            for name, value in child.properties.items()
+        ]
+    names = (*_HARDWARE_PROPERTIES, *(name for name, _ in hardware.platform_params))
+    found += [(name, node.properties.get(name)) for name in names]
+    return tuple(Origin(name, *value.place) for name, value in found if value is not None)
 
 
 def _check_entry(fields: Fields, problems: Problems) -> None:
     """Names in an entry: its own, those of its properties and of its nodes."""
     entry = fields.node
-    fields.refuse_others((*_ENTRY_PROPERTIES, *_IMPLICIT))
+    fields.refuse_others((*_ENTRY_PROPERTIES, *IMPLICIT_PROPERTIES))
     if why := name_problem(entry.name):
-        problems.add(entry.line, entry.path, f"the identifier {why}")
+        problems.add(entry.place, entry.path, f"the identifier {why}")
     for child in entry.children:
-        if child.name != _SCHEDULER_PARAMS:
-            near = (child.name, [_SCHEDULER_PARAMS])
-            problems.add(child.line, child.path, "is no node of this entry", near=near)
-
-
-def _scheduler_params(entry: DtsNode, problems: Problems) -> tuple[tuple[str, int], ...]:
-    params: dict[str, int] = {}
-    for child in entry.children:
-        if child.name != _SCHEDULER_PARAMS:
-            continue
-        fields = Fields(child, problems)
-        for sub in child.children:
-            problems.add(sub.line, sub.path, "parameters are properties, not nodes")
-        for name in child.properties:
-            if name in _IMPLICIT:
-                continue
-            key = parameter_name(name)
-            if key is None:
-                fields.wrong(name, "is no name of a parameter")
-            elif key in params:
-                fields.wrong(name, f"parameter {key} is given twice")
-            else:
-                params[key] = fields.number(name, 0, 0, 2**63 - 1)
-    return tuple(sorted(params.items()))
+        if child.name != SCHEDULER_PARAMS:
+            near = (child.name, [SCHEDULER_PARAMS])
+            problems.add(child.place, child.path, "is no node of this entry", near=near)
 
 
 def _physical_node(tree: DtsTree, fields: Fields) -> DtsNode | None:
@@ -202,7 +209,7 @@ def _physical_node(tree: DtsTree, fields: Fields) -> DtsNode | None:
     if found is None:
         fields.wrong("coproc", "is missing: the node to share, as in <&dsp0>")
         return None
-    if found.cells is not None and len(found.cells) == 1:
+    if not found.is_text and found.cells is not None and len(found.cells) == 1:
         path = tree.phandles.get(found.cells[0], "")
         if path not in tree.nodes:
             fields.wrong("coproc", f"no node has the phandle {found.cells[0]}")
@@ -228,18 +235,26 @@ def _check_names(coprocs: list[CoprocConfig], problems: Problems) -> None:
         for name in (coproc.name, *instances):
             other = owner.setdefault(name, coproc)
             if other is not coproc:
-                why = f"the name {name!r} is also that of the entry on line {other.line}"
-                problems.add(coproc.line, f"coproc {coproc.name}", why)
+                why = f"the name {name!r} is also that of {_entry(other, coproc)}"
+                problems.add(coproc.where, f"coproc {coproc.name}", why)
             if name_problem(name) and not name_problem(coproc.name):
                 why = f"the name of its instance, {shorten(name)}, is too long"
-                problems.add(coproc.line, f"coproc {coproc.name}", why)
+                problems.add(coproc.where, f"coproc {coproc.name}", why)
                 break
     for coproc in coprocs:
         for alias in coproc.aliases:
             other = owner.get(alias, coproc)
             if other is not coproc:
-                why = f"its alias {alias!r} is the name of the entry on line {other.line}"
-                problems.add(coproc.line, f"coproc {coproc.name}", why)
+                why = f"its alias {alias!r} is the name of {_entry(other, coproc)}"
+                problems.add(coproc.where, f"coproc {coproc.name}", why)
+
+
+def _entry(other: CoprocConfig, seen_from: CoprocConfig) -> str:
+    """The entry of a coproc, for a message about another one."""
+    if not other.line:
+        return f"the entry {other.name}"
+    of = "" if other.file == seen_from.file else f" of {other.file}"
+    return f"the entry on line {other.line}{of}"
 
 
 def _check_nodes(coprocs: list[CoprocConfig], problems: Problems) -> None:
@@ -249,12 +264,12 @@ def _check_nodes(coprocs: list[CoprocConfig], problems: Problems) -> None:
     for coproc in coprocs:
         other = by_path.setdefault(coproc.path, coproc)
         if other is not coproc:
-            why = f"{coproc.path} is shared already by the entry on line {other.line}"
-            problems.add(coproc.line, f"coproc {coproc.name}", why)
+            why = f"{coproc.path} is shared already by {_entry(other, coproc)}"
+            problems.add(coproc.where, f"coproc {coproc.name}", why)
             continue
         spans += [(r.base, r.base + r.size_bytes, coproc, r.name) for r in coproc.ranges]
     spans.sort(key=lambda span: span[:2])
     for (_, end, low, low_name), (base, _, high, high_name) in itertools.pairwise(spans):
         if base < end:
             why = f"range {high_name} overlaps range {low_name} of coproc {low.name}"
-            problems.add(high.line, f"coproc {high.name}", why)
+            problems.add(high.where, f"coproc {high.name}", why)

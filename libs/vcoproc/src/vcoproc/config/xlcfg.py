@@ -65,6 +65,8 @@ _TOKEN_RE: Final = re.compile(
       | (?P<bad>.)""",
     re.VERBOSE,
 )
+_PYTHON: Final = ("(", "{", "+", "-", ".", ":")
+"""What begins a value in files of xm, which were programs in Python."""
 _ESCAPE_RE: Final = re.compile(r"\\(x[0-9A-Fa-f]{1,2}|[0-7]{1,3}|.)")
 _ESCAPES: Final = {
     "a": "\a",
@@ -173,7 +175,8 @@ class _Parser:
             raise self._mistake(token, "the string is not closed on its line")
         if token.kind == "word":
             raise self._mistake(token, f"{shorten(token.text)} must be in quotes")
-        raise self._mistake(token, f"expected a value, not {_name(token)}")
+        hint = "; xl reads no Python" if token.text in _PYTHON else ""
+        raise self._mistake(token, f"expected a value, not {_name(token)}{hint}")
 
     def _list(self, opening: _Token) -> XlList:
         self._depth += 1

@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import deque
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 
-import grpc
 import zmq
+from zmq.backend import zmq_poll
 
-from vcoproc.api.v1 import toolstack_pb2, toolstack_pb2_grpc
-from vcoproc.errors import InvalidArgument, NotFound, PeerTimeout, VcoprocError
+from vcoproc.api.v1 import toolstack_pb2
+from vcoproc.errors import (
+    BadCredential,
+    DomainGone,
+    InvalidArgument,
+    NotFound,
+    PeerRejected,
+    PeerTimeout,
+    VcoprocError,
+    VcoprocGone,
+)
 from vcoproc.guest.memory import Region, map_region
-from vcoproc.guest.vcoproc import Vcoproc, resource_id
-from vcoproc.limits import IRQ_CREDIT, MS, TRAP_TIMEOUT_NS
-from vcoproc.runtime.grpc_kit import channel, to_error
+from vcoproc.guest.owner import Owner
+from vcoproc.guest.trap_link import LOOK_NS, Place
+from vcoproc.guest.vcoproc import Vcoproc, place_of, resource_id
+from vcoproc.limits import CALL_TIMEOUT_NS, IRQ_CREDIT, MS, TRAP_TIMEOUT_NS
+from vcoproc.runtime.grpc_kit import RemoteUnavailable
 from vcoproc.runtime.link import LinkClient, LinkDown, LinkUp
 from vcoproc.runtime.process import new_epoch
-from vcoproc.runtime.rundir import RunDir, default_run_dir
 from vcoproc.wire.messages import Eoi, Inject, LineEnable, Message, Role
 
-_OPEN_TIMEOUT_S = 10
+_NOT_KNOWN = (NotFound.reason, BadCredential.reason)
+"""What the irq-router says to a domain that it does not have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,26 +67,19 @@ class Domain:
     """
 
     def __init__(self, name: str, run_dir: Path | None = None) -> None:
-        self.name = name
-        directory = RunDir(run_dir or default_run_dir())
-        with channel(directory.grpc("toolstack")) as to_toolstack:
-            stub = toolstack_pb2_grpc.ToolstackServiceStub(to_toolstack)
-            try:
-                access = stub.OpenDomain(
-                    toolstack_pb2.OpenDomainRequest(name=f"domains/{name}"),
-                    timeout=_OPEN_TIMEOUT_S,
-                    # A busy cluster is waited for; one that is not there is told at once.
-                    wait_for_ready=(directory.path / "toolstack.grpc").exists(),
-                )
-            except grpc.RpcError as error:
-                raise to_error(error) from None
+        self._owner = Owner(name, run_dir)
+        access = self._owner.open()
         epoch = new_epoch()
         self.domid: int = access.domain.domid
         self._regions: list[Region] = [map_region(region) for region in access.memory]
         resources = {vcoproc.name: vcoproc for vcoproc in access.domain.vcoprocs}
         self._vcoprocs = {
             resource_id(one.name): Vcoproc(
-                resource_id(one.name), resources[one.name], one, epoch=epoch
+                resource_id(one.name),
+                resources[one.name],
+                one,
+                partial(self._find, resources[one.name].vcoproc_id),
+                epoch=epoch,
             )
             for one in access.vcoprocs
         }
@@ -87,6 +93,8 @@ class Domain:
         """Interrupt numbers that this session has injected and that have not ended."""
         self._masked: set[int] = set()
         self._last_error: VcoprocError | None = None
+        self._gone: DomainGone | None = None
+        self._look_at_ns = 0
         self._link = LinkClient(
             zmq.Context.instance(),
             access.irq_endpoint,
@@ -96,6 +104,11 @@ class Domain:
             epoch=epoch,
             window=IRQ_CREDIT,
         )
+
+    @property
+    def name(self) -> str:
+        """As it was when the toolstack was asked last."""
+        return self._owner.name
 
     # --- memory -----------------------------------------------------------------------------------
 
@@ -148,6 +161,10 @@ class Domain:
         """The next interrupt, or None when none came within the time.
 
         Finish with `eoi`, after the cause of a level interrupt was cleared.
+
+        Raises:
+            DomainGone: the domain was destroyed or shut down.
+            VcoprocGone: so was a vcoproc to which a write was posted.
         """
         now_ns = time.monotonic_ns()
         deadline_ns = now_ns + timeout_ns
@@ -183,9 +200,15 @@ class Domain:
             self._pump(deadline_ns - now_ns, now_ns)
 
     def _pump(self, wait_ns: int, now_ns: int) -> None:
+        if self._gone is not None:
+            raise self._gone
         retry_ns = self._link.next_deadline_ns()
         if retry_ns is not None:
             wait_ns = min(wait_ns, max(retry_ns - now_ns, 0))
+        unsure = [each for each in self._vcoprocs.values() if each.traps.unsure]
+        if unsure:
+            self._watch(unsure, wait_ns, now_ns)
+            wait_ns = 0
         # One frame: the interrupt that is waited for is nearly always all that there is.
         for event in self._link.receive(1, -(-wait_ns // MS)):
             if isinstance(event, LinkUp):
@@ -198,6 +221,8 @@ class Domain:
                 self._last_error = event.error
                 self._pending.clear()
                 self._active.clear()
+                if isinstance(event.error, PeerRejected) and event.error.their_reason in _NOT_KNOWN:
+                    self._look()
             elif isinstance(event.message, Inject):
                 inject = event.message
                 self._active.add(inject.irq)
@@ -206,6 +231,69 @@ class Domain:
                     Interrupt(inject.irq, vcoproc, line, inject.level, inject.raised_ns)
                 )
         self._link.flush()
+
+    def _watch(self, unsure: list[Vcoproc], wait_ns: int, now_ns: int) -> None:
+        """Waits for an interrupt, and looks after writes that were posted to those vcoprocs."""
+        sockets = [*self._link.sockets]
+        for vcoproc in unsure:
+            sockets += vcoproc.traps.sockets
+            due_ns = vcoproc.traps.next_deadline_ns()
+            if due_ns is not None:
+                wait_ns = min(wait_ns, max(due_ns - now_ns, 0))
+        zmq_poll([(socket, int(zmq.POLLIN)) for socket in sockets], -(-wait_ns // MS))
+        for vcoproc in unsure:
+            vcoproc.traps.serve()
+
+    # --- the toolstack ----------------------------------------------------------------------------
+
+    def _find(self, vcoproc_id: int, timeout_ns: int) -> Place:
+        """Where a vcoproc of this domain is now. Raises: see `TrapLink`."""
+        access = self._open_again(min(timeout_ns, CALL_TIMEOUT_NS))
+        ids = {vcoproc.name: vcoproc.vcoproc_id for vcoproc in access.domain.vcoprocs}
+        for one in access.vcoprocs:
+            if ids.get(one.name) == vcoproc_id:
+                return place_of(one)
+        name = next(each.name for each in self._vcoprocs.values() if each.vcoproc_id == vcoproc_id)
+        raise VcoprocGone(name, "it was detached from its domain")
+
+    def _open_again(self, timeout_ns: int) -> toolstack_pb2.DomainAccess:
+        try:
+            access = self._owner.open_again(timeout_ns)
+            for region, mapped in zip(access.memory, self._regions, strict=False):
+                if not mapped.is_behind(region.path):
+                    raise DomainGone(self.name, "it was started anew; open it again")
+        except DomainGone as error:
+            self._gone = error
+            raise
+        return access
+
+    def _look(self) -> None:
+        """The irq-router does not know this domain: perhaps it has only been restarted.
+
+        Raises:
+            DomainGone: the domain is gone.
+        """
+        now_ns = time.monotonic_ns()
+        if now_ns < self._look_at_ns:
+            return
+        self._look_at_ns = now_ns + LOOK_NS
+        with contextlib.suppress(RemoteUnavailable):
+            self._open_again(CALL_TIMEOUT_NS)
+
+    def crash(self, why: str) -> None:
+        """Declares that this domain has crashed, for a guest that cannot go on.
+
+        Its vcoprocs leave their coprocs at once, and it stays as it is for whoever looks into it,
+        or does what `on_crash` of its file says.
+
+        Args:
+            why: for people; what is longer than 1024 bytes is cut.
+
+        Raises:
+            DomainGone: there is no such domain any more.
+            RemoteRefusal, RemoteUnavailable: the toolstack refuses, or does not answer.
+        """
+        self._owner.crash(why)
 
     # --- life -------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import contextlib
 import mmap
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from vcoproc.errors import InvalidArgument
@@ -19,6 +20,15 @@ class Region:
     size_bytes: int
     buffer: memoryview
     _map: mmap.mmap
+    _inode: tuple[int, int]
+
+    def is_behind(self, path: str) -> bool:
+        """Whether that file, as it is now, is what is mapped here."""
+        try:
+            found = Path(path).stat()
+        except OSError:
+            return False
+        return (found.st_dev, found.st_ino) == self._inode
 
     def close(self) -> None:
         with contextlib.suppress(BufferError):  # the caller still holds a slice of it
@@ -38,6 +48,8 @@ def map_region(region: Any) -> Region:
         raise InvalidArgument("memory region", f"{region.path}: {error.strerror}") from None
     try:
         mapped = mmap.mmap(descriptor, region.size_bytes, offset=region.offset_bytes)
+        found = os.fstat(descriptor)
     finally:
         os.close(descriptor)
-    return Region(region.base_ipa, region.size_bytes, memoryview(mapped), mapped)
+    inode = (found.st_dev, found.st_ino)
+    return Region(region.base_ipa, region.size_bytes, memoryview(mapped), mapped, inode)

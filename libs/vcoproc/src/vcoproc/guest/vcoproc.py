@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 
-import zmq
-
 from vcoproc.api.v1 import toolstack_pb2
-from vcoproc.errors import GuestError, NotFound, PeerLost, PeerTimeout, VcoprocError
+from vcoproc.errors import NotFound
 from vcoproc.guest.memory import Region, map_region
-from vcoproc.limits import BATCH_OPS_MAX, MS, TRAP_CREDIT, TRAP_TIMEOUT_NS
-from vcoproc.runtime.link import LinkClient, LinkDown, LinkEvent, Received
+from vcoproc.guest.trap_link import Place, TrapLink, TrapRefused
+from vcoproc.limits import BATCH_OPS_MAX
 from vcoproc.wire.messages import Batch as BatchMessage
-from vcoproc.wire.messages import Message, Post, Read, Reply, Role, TrapError, Write
-
-
-class TrapRefused(GuestError):
-    """The coproc answered an access with an error. reason: stable, see `vcoproc.errors`."""
-
-    def __init__(self, reason: str, detail: str, index: int) -> None:
-        super().__init__(detail)
-        self.reason = reason  # type: ignore[misc]  # the remote's, per instance
-        self.index = index
+from vcoproc.wire.messages import Post, Read, Write
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +25,15 @@ class RegisterAddress:
 
 
 class Vcoproc:
-    """The driver's end of one vcoproc. For one thread.
+    """The driver's end of one vcoproc, on whatever coproc it is. For one thread.
 
     Not made directly: `Domain.vcoproc` gives it.
 
     Attributes:
         name: its name in the domain.
+        vcoproc_id: its number in the cluster, for ever.
         irqs: guest interrupt number of each line, by the line's name.
+        traps: its link to the coproc.
     """
 
     def __init__(
@@ -50,10 +41,12 @@ class Vcoproc:
         name: str,
         resource: toolstack_pb2.Vcoproc,
         access: toolstack_pb2.VcoprocAccess,
+        find: Callable[[int], Place],
         *,
         epoch: int,
     ) -> None:
         self.name = name
+        self.vcoproc_id: int = resource.vcoproc_id
         self.compatible: str = access.compatible
         self.irqs: dict[str, int] = {line.name: line.irq for line in resource.lines}
         self._place_of = {rng.name: place for place, rng in enumerate(resource.ranges)}
@@ -70,17 +63,8 @@ class Vcoproc:
         self._mapped: dict[str, Region] = {
             name: map_region(region) for name, region in zip(mapped, access.mapped, strict=True)
         }
-        self._link = LinkClient(
-            zmq.Context.instance(),
-            access.trap_endpoint,
-            role=Role.DOMAIN,
-            credential=access.trap_credential,
-            name=name,
-            epoch=epoch,
-            window=TRAP_CREDIT,
-        )
-        self._post_error: TrapRefused | None = None
-        self._last_error: VcoprocError | None = None
+        self.traps = TrapLink(name, place_of(access), find, epoch=epoch)
+        self._call = self.traps.call
 
     # --- registers --------------------------------------------------------------------------------
 
@@ -103,6 +87,7 @@ class Vcoproc:
         Raises:
             TrapRefused: the coproc refused the access; its `reason` says why.
             PeerTimeout, PeerLost: the coproc does not answer, or has gone.
+            VcoprocGone, DomainGone: it does not exist any more, or its domain was shut down.
         """
         message = self._reads.get(register)
         if message is None:
@@ -118,7 +103,7 @@ class Vcoproc:
     def post32(self, register: str | int, value: int) -> None:
         """Writes a register without waiting. An error comes out of the next call that waits."""
         at = self.address(register)
-        self._send(Post(at.place, at.offset, at.width_bytes, value))
+        self.traps.post(Post(at.place, at.offset, at.width_bytes, value))
 
     def read(self, place: int, offset: int, width_bytes: int) -> int:
         """Reads `width_bytes` at an offset of range number `place`."""
@@ -147,68 +132,8 @@ class Vcoproc:
         except KeyError:
             raise NotFound("mapped range", name) from None
 
-    # --- the link ---------------------------------------------------------------------------------
-
-    def _send(self, message: Message) -> int:
-        """Sends as soon as there is a session and credit; gives the sequence number."""
-        link = self._link
-        deadline_ns = 0
-        while (session := link.session) is None or not session.can_send():
-            now_ns = time.monotonic_ns()
-            deadline_ns = deadline_ns or now_ns + TRAP_TIMEOUT_NS
-            said = self._take(self._wait(deadline_ns, now_ns))
-            if type(said) is TrapError:  # nobody waits for an answer, so it is of a posted write
-                self._note_posted(said)
-        link.send(message)
-        return session.last_sent
-
-    def _call(self, message: Message) -> tuple[int, ...]:
-        request = self._send(message)
-        deadline_ns = 0
-        reply = self._link.receive_answer()
-        while True:
-            if type(reply) is Reply and reply.request == request:
-                if self._post_error is not None:
-                    error, self._post_error = self._post_error, None
-                    raise error
-                return reply.values
-            if type(reply) is TrapError:
-                if reply.request == request:
-                    raise TrapRefused(reply.error, reply.detail, reply.index)
-                self._note_posted(reply)
-            now_ns = time.monotonic_ns()
-            deadline_ns = deadline_ns or now_ns + TRAP_TIMEOUT_NS
-            reply = self._take(self._wait(deadline_ns, now_ns))
-            if self._link.session is None:
-                raise PeerLost(self.name)
-
-    def _wait(self, deadline_ns: int, now_ns: int) -> list[LinkEvent]:
-        """Waits for one frame, or for the connection to come or go."""
-        wait_ns = deadline_ns - now_ns
-        retry_ns = self._link.next_deadline_ns()
-        if retry_ns is not None:
-            wait_ns = min(wait_ns, retry_ns - now_ns)
-        events = self._link.receive(1, -(-max(wait_ns, 0) // MS))
-        if not events and now_ns >= deadline_ns:
-            raise self._last_error or PeerTimeout(self.name, TRAP_TIMEOUT_NS)
-        self._link.flush()
-        return events
-
-    def _take(self, events: list[LinkEvent]) -> Message | None:
-        """Notes what happened; gives what the coproc said. There is one frame at most."""
-        answer: Message | None = None
-        for event in events:
-            if type(event) is Received:
-                answer = event.message
-            else:
-                self._last_error = event.error if type(event) is LinkDown else None
-        return answer
-
-    def _note_posted(self, error: TrapError) -> None:
-        self._post_error = TrapRefused(error.error, error.detail, error.index)
-
     def close(self) -> None:
-        self._link.close()
+        self.traps.close()
         for region in self._mapped.values():
             region.close()
 
@@ -257,6 +182,10 @@ class Batch:
                 error.index += start
                 raise
         return values
+
+
+def place_of(access: toolstack_pb2.VcoprocAccess) -> Place:
+    return Place(access.trap_endpoint, access.trap_credential)
 
 
 def resource_id(name: str) -> str:

@@ -1,14 +1,14 @@
-"""Sessions over ZeroMQ sockets: the server's and the client's end of a hot link.
+"""Sessions over ZeroMQ sockets: the client's end of a hot link, and what both ends share.
 
-Neither has a thread. The owner watches the sockets in its loop, calls `receive` when they can be
-read and `flush` once a round.
+Neither end has a thread. The owner watches the sockets in its loop, calls `receive` when they can
+be read and `flush` once a round. The server's end is in `vcoproc.runtime.link_server`.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -24,16 +24,8 @@ from vcoproc.errors import (
     VcoprocError,
 )
 from vcoproc.limits import FRAME_BYTES_MAX, MS
-from vcoproc.wire.messages import Bye, Hello, Message, Role
-from vcoproc.wire.session import (
-    Session,
-    client_session,
-    hello_frame,
-    read_hello,
-    reject_frame,
-    server_session,
-    welcome_frame,
-)
+from vcoproc.wire.messages import Bye, Message, Role
+from vcoproc.wire.session import Session, client_session, hello_frame
 
 RETRY_NS_MIN: Final = 20 * MS
 RETRY_NS_MAX: Final = 1000 * MS
@@ -42,14 +34,15 @@ HELLO_REQUIRED: Final = "HELLO_REQUIRED"
 
 # On the hot path pyzmq's enumerations and exceptions cost more than the calls that they belong to:
 # plain integers as flags, and a look before a second receive instead of the error of a vain one.
-_NOBLOCK: Final = int(zmq.NOBLOCK)
-_NOBLOCK_MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
-_POLLIN: Final = int(zmq.POLLIN)
+NOBLOCK: Final = int(zmq.NOBLOCK)
+NOBLOCK_MORE: Final = int(zmq.NOBLOCK | zmq.SNDMORE)
+POLLIN: Final = int(zmq.POLLIN)
 _ANSWER_MS_MAX: Final = 100
 """How long `LinkClient.receive_answer` does not see that the connection was lost."""
 
 
-def _configure(socket: zmq.Socket[Any]) -> None:
+def configure(socket: zmq.Socket[Any]) -> None:
+    """What holds for both ends."""
     socket.linger = 0
     # Credit bounds what is under way; a high-water mark of ZeroMQ's would drop in silence.
     socket.sndhwm = 0
@@ -57,198 +50,9 @@ def _configure(socket: zmq.Socket[Any]) -> None:
     socket.setsockopt(zmq.MAXMSGSIZE, FRAME_BYTES_MAX)
 
 
-def _direct(socket: zmq.Socket[Any]) -> tuple[Callable[..., Any], Callable[..., Any]]:
+def direct_calls(socket: zmq.Socket[Any]) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """(send, recv) of a socket without the Python layer that pyzmq puts around the compiled one."""
     return BackendSocket.send.__get__(socket), BackendSocket.recv.__get__(socket)
-
-
-class Peer:
-    """A client that was welcomed. key: what `authorize` said of it."""
-
-    __slots__ = ("identity", "key", "name", "session")
-
-    def __init__(self, identity: bytes, key: Hashable, name: str, session: Session) -> None:
-        self.identity = identity
-        self.key = key
-        self.name = name
-        self.session = session
-
-
-class LinkServer:
-    """The ROUTER end: many clients, each with its session.
-
-    Args:
-        endpoint: ZeroMQ address to bind.
-        window: messages that each client may have unacknowledged.
-        authorize: gives the key of a client from its hello, or raises VcoprocError to refuse it.
-            A second client with the key of a first one replaces it.
-        on_open, on_close: told of each session's begin and end.
-    """
-
-    def __init__(
-        self,
-        context: zmq.Context[Any],
-        endpoint: str,
-        *,
-        name: str,
-        epoch: int,
-        window: int,
-        authorize: Callable[[Hello], Hashable],
-        on_open: Callable[[Peer], None],
-        on_close: Callable[[Peer, str], None],
-        keep_unacked: bool = False,
-    ) -> None:
-        self.socket = context.socket(zmq.ROUTER)
-        _configure(self.socket)
-        # Without it a ROUTER drops what it cannot deliver and tells nobody.
-        self.socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        self.socket.bind(endpoint)
-        self._look = [(self.socket, _POLLIN)]
-        self._send_part, self._recv_part = _direct(self.socket)
-        self.garbage_count = 0
-        self.dropped_count = 0
-        self._name = name
-        self._epoch = epoch
-        self._window = window
-        self._authorize = authorize
-        self._on_open = on_open
-        self._on_close = on_close
-        self._keep = keep_unacked
-        self._peers: dict[bytes, Peer] = {}
-        self._by_key: dict[Hashable, Peer] = {}
-        self._touched: dict[bytes, Peer] = {}
-
-    def peer(self, key: Hashable) -> Peer | None:
-        """The client of that key, if it is connected."""
-        return self._by_key.get(key)
-
-    def receive(self, limit: int = 64) -> list[tuple[Peer, int, Message]]:
-        """What came in: (peer, sequence number, message), at most `limit` frames."""
-        return list(self.incoming(limit))
-
-    def incoming(self, limit: int = 64) -> Iterator[tuple[Peer, int, Message]]:
-        """As `receive`, one by one: an answer can leave before the next message is looked for."""
-        for count in range(limit):
-            if count and not zmq_poll(self._look, 0):
-                break
-            try:
-                identity = self._recv_part(_NOBLOCK)
-            except zmq.Again:
-                break
-            part = self._recv_part(_NOBLOCK, False)
-            peer = self._peers.get(identity)
-            if part.more:
-                while part.more:
-                    part = self._recv_part(_NOBLOCK, False)
-                self._refuse_garbage(identity, peer, RemoteProtocolError("not one frame"))
-            elif peer is None:
-                self._handshake(identity, part.bytes)
-            else:
-                message = self._take(peer, part.bytes)
-                if message is not None:
-                    yield peer, peer.session.accepted, message
-
-    def _take(self, peer: Peer, frame: bytes) -> Message | None:
-        try:
-            message = peer.session.receive(frame)
-        except PeerError as error:
-            self._refuse_garbage(peer.identity, peer, error)
-            return None
-        self._touched[peer.identity] = peer
-        if type(message) is Bye:
-            self._close(peer, message.why)
-            return None
-        return message
-
-    def _handshake(self, identity: bytes, frame: bytes) -> None:
-        try:
-            header, hello = read_hello(frame)
-        except PeerError as error:
-            self.garbage_count += 1
-            # A well-formed message without a session comes from a client that has outlived the
-            # server it knew; it is told to say hello. Everything else is garbage.
-            known = isinstance(error, RemoteProtocolError) and error.why.endswith("before hello")
-            self._reply(identity, reject_frame(
-                HELLO_REQUIRED if known else error.reason, str(error), epoch=self._epoch
-            ))  # fmt: skip
-            return
-        try:
-            key = self._authorize(hello)
-        except VcoprocError as error:
-            self.dropped_count += 1
-            self._reply(identity, reject_frame(error.reason, str(error), epoch=self._epoch))
-            return
-        if old := self._by_key.get(key):
-            self._close(old, "replaced by a newer session")
-        session = server_session(
-            header, epoch=self._epoch, window=self._window, keep_unacked=self._keep
-        )
-        peer = Peer(identity, key, hello.name, session)
-        if not self._reply(
-            identity, welcome_frame(self._name, epoch=self._epoch, window=self._window)
-        ):
-            return
-        self._peers[identity] = peer
-        self._by_key[key] = peer
-        self._on_open(peer)
-
-    def _refuse_garbage(self, identity: bytes, peer: Peer | None, error: PeerError) -> None:
-        self.garbage_count += 1
-        if peer is not None:
-            self.drop(peer, error)
-        else:
-            self._reply(identity, reject_frame(error.reason, str(error), epoch=self._epoch))
-
-    def _reply(self, identity: bytes, frame: bytes) -> bool:
-        try:
-            self._send_part(identity, _NOBLOCK_MORE)
-            self._send_part(frame, _NOBLOCK)
-        except zmq.ZMQError:
-            return False  # it has gone already
-        return True
-
-    def drop(self, peer: Peer, error: VcoprocError) -> None:
-        """Ends a client's session and tells it why."""
-        self.dropped_count += 1
-        self._reply(peer.identity, reject_frame(error.reason, str(error), epoch=self._epoch))
-        self._close(peer, str(error))
-
-    def _close(self, peer: Peer, why: str) -> None:
-        self._touched.pop(peer.identity, None)
-        if self._peers.get(peer.identity) is peer:
-            del self._peers[peer.identity]
-        if self._by_key.get(peer.key) is peer:
-            del self._by_key[peer.key]
-        self._on_close(peer, why)
-
-    def send(self, peer: Peer, message: Message) -> None:
-        """Sends now or when the client gives credit. To a client that has gone: closes it."""
-        if self._peers.get(peer.identity) is not peer:
-            return
-        try:
-            frame = peer.session.send(message)
-        except LimitExceeded as error:
-            self.drop(peer, error)
-            return
-        if frame is not None and not self._reply(peer.identity, frame):
-            self._close(peer, "gone")
-
-    def flush(self) -> None:
-        """Sends what credit allows now, and credit where it is due. Once a round."""
-        if not self._touched:
-            return
-        touched, self._touched = self._touched, {}
-        for peer in touched.values():
-            for frame in peer.session.flush():
-                if not self._reply(peer.identity, frame):
-                    self._close(peer, "gone")
-                    break
-
-    def close(self) -> None:
-        for peer in list(self._peers.values()):
-            if peer.session.can_send():
-                self._reply(peer.identity, peer.session.bye("stopping"))
-        self.socket.close()
 
 
 @dataclass(frozen=True, slots=True)
@@ -297,7 +101,7 @@ class LinkClient:
         keep_unacked: bool = False,
     ) -> None:
         self.socket = context.socket(zmq.DEALER)
-        _configure(self.socket)
+        configure(self.socket)
         # Queue only to a live connection: what was meant for a dead server must not reach the next.
         self.socket.setsockopt(zmq.IMMEDIATE, 1)
         self.socket.setsockopt(zmq.RECONNECT_IVL, 10)
@@ -307,8 +111,8 @@ class LinkClient:
             zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONNECTED
         )
         self._monitor.linger = 0
-        self._look = [(self.socket, _POLLIN), (self._monitor, _POLLIN)]
-        self._send_frame, self._recv_frame = _direct(self.socket)
+        self._look = [(self.socket, POLLIN), (self._monitor, POLLIN)]
+        self._send_frame, self._recv_frame = direct_calls(self.socket)
         self.session: Session | None = None
         self._late: list[LinkEvent] = []
         self._endpoint = endpoint
@@ -326,6 +130,11 @@ class LinkClient:
     def sockets(self) -> tuple[zmq.Socket[Any], zmq.Socket[Any]]:
         """What to watch."""
         return (self.socket, self._monitor)
+
+    @property
+    def unacked(self) -> list[Message]:
+        """What the server may not have taken, oldest first; with `keep_unacked`."""
+        return self._unacked if self.session is None else self.session.unacked()
 
     def next_deadline_ns(self) -> int | None:
         """When `receive` wants to be called even if no socket can be read."""
@@ -351,7 +160,7 @@ class LinkClient:
                 break
             wait_ms = 0
             try:
-                frame = self._recv_frame(_NOBLOCK)
+                frame = self._recv_frame(NOBLOCK)
             except zmq.Again:
                 continue  # the connection went with what it had brought
             message = self._take(frame, events)
@@ -379,7 +188,7 @@ class LinkClient:
     def _watch_connection(self, events: list[LinkEvent]) -> None:
         while True:
             try:
-                frames = self._monitor.recv_multipart(_NOBLOCK)
+                frames = self._monitor.recv_multipart(NOBLOCK)
             except zmq.Again:
                 return
             # zmq_socket_monitor(3): 16 bits of event and 32 of value, then the address. The parser
@@ -466,7 +275,7 @@ class LinkClient:
         # Again: the connection has just gone; its end is reported by the monitor, and what was
         # not acknowledged is in `LinkUp.unacked`.
         try:  # noqa: SIM105  # contextlib.suppress takes as long as the send
-            self._send_frame(frame, _NOBLOCK)
+            self._send_frame(frame, NOBLOCK)
         except zmq.Again:
             pass
 

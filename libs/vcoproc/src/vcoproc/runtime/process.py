@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import resource
 import secrets
 import signal
 import socket
@@ -12,11 +13,13 @@ import traceback
 from collections.abc import Callable
 from typing import Final
 
-from vcoproc.errors import InvalidArgument, InvalidConfig, VcoprocError
+from vcoproc.errors import InvalidArgument, InvalidConfig, Removed, VcoprocError
 from vcoproc.runtime.logs import Log
 
 EXIT_OK: Final = 0
 EXIT_USAGE: Final = 2
+EXIT_REMOVED: Final = 69
+"""EX_UNAVAILABLE of sysexits.h: what the process is for is not there; another start is in vain."""
 EXIT_INTERNAL: Final = 70
 """EX_SOFTWARE of sysexits.h."""
 _PR_SET_PDEATHSIG: Final = 1
@@ -61,9 +64,20 @@ def die_with_parent() -> None:
         sys.exit(EXIT_OK)
 
 
+def take_files() -> None:
+    """Lets this process have as many open files as it may.
+
+    The usual 1024 are for programs that call select. A coproc-sim has four for each vcoproc, the
+    irq-router one for each domain.
+    """
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def main_guard(service: str, run: Callable[[], None]) -> int:
     """Runs a service; gives its exit code. The one place that catches everything."""
     die_with_parent()
+    take_files()
     log = Log(service)
     try:
         run()
@@ -73,6 +87,9 @@ def main_guard(service: str, run: Callable[[], None]) -> int:
     except InvalidArgument as error:
         print(f"{service}: {error}", file=sys.stderr)
         return EXIT_USAGE
+    except Removed as error:
+        print(f"{service}: {error}", file=sys.stderr)
+        return EXIT_REMOVED
     except VcoprocError as error:
         log.error(str(error), reason=error.reason)
         return EXIT_INTERNAL

@@ -17,10 +17,10 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
-from vcoproc.limits import MS, US
+from vcoproc.limits import IRQ_CREDIT, MS, US
 from vcoproc.testing.clock import VirtualClock
-from vcoproc.wire.codec import decode, encode
 from vcoproc.wire.messages import Message
+from vcoproc.wire.session import Session
 
 PER_MILLION: Final = 1_000_000
 
@@ -30,7 +30,8 @@ class Faults:
     """How bad the network is.
 
     Chances are per million messages; times are ranges, both ends included.
-    through_codec: every message becomes bytes and back, so that only what can be sent is sent.
+    through_codec: every message goes as the bytes of a real session: numbered, acknowledged, within
+    its credit; and only what can be sent is sent.
     """
 
     delay_ns: tuple[int, int] = (20 * US, 100 * US)
@@ -66,8 +67,9 @@ class SimLink:
         self._client = client
         self._server = server
         self._session = 0
-        # For each direction: when what was sent last arrives, and what is under way.
+        # For each direction: when what was sent last arrives.
         self._last_ns = {True: 0, False: 0}
+        self._server_end, self._client_end = _sessions()
         self._closed = False
 
     def to_server(self, message: Message) -> bool:
@@ -87,24 +89,41 @@ class SimLink:
             self.lost_count += 1
             self.cut()
             return False
-        if faults.through_codec:
-            _header, message = decode(encode(message, credit=1, epoch=1, seq=1))
+        self.sent_count += 1
+        if not faults.through_codec:
+            self._carry(message, to_server=to_server)
+            return True
+        sender = self._client_end if to_server else self._server_end
+        frame = sender.send(message)
+        if frame is not None:  # else it waits for credit
+            self._carry(frame, to_server=to_server)
+        return True
+
+    def _carry(self, what: Message | bytes, *, to_server: bool) -> None:
+        network, faults = self._network, self._network.faults
         delay_ns = network.between(faults.delay_ns)
         if network.chance(faults.stall_chance):
             delay_ns += network.between(faults.stall_ns)
         # Order within a direction holds: what waits behind a slow message is as slow.
         arrives_ns = max(network.clock.now_ns + delay_ns, self._last_ns[to_server])
         self._last_ns[to_server] = arrives_ns
-        self.sent_count += 1
         session = self._session
+        network.clock.call_at(arrives_ns, lambda: self._deliver(session, what, to_server=to_server))
+
+    def _deliver(self, session: int, what: Message | bytes, *, to_server: bool) -> None:
+        if self._session != session:
+            return
         end = self._server if to_server else self._client
-
-        def deliver() -> None:
-            if self._session == session:
-                end.on_message(message)
-
-        network.clock.call_at(arrives_ns, deliver)
-        return True
+        if isinstance(what, Message):
+            end.on_message(what)
+            return
+        receiver = self._server_end if to_server else self._client_end
+        message = receiver.receive(what)
+        if message is not None:
+            end.on_message(message)
+        if self._session == session:
+            for frame in receiver.flush():
+                self._carry(frame, to_server=not to_server)
 
     def cut(self, *, reconnect: bool = True) -> None:
         """Breaks the connection; what is under way is lost."""
@@ -125,6 +144,7 @@ class SimLink:
         self.up = True
         self._session += 1
         self._last_ns = {True: 0, False: 0}
+        self._server_end, self._client_end = _sessions()
         self._server.on_up()
         self._client.on_up()
 
@@ -132,6 +152,13 @@ class SimLink:
         """Breaks it for good."""
         self._closed = True
         self.cut(reconnect=False)
+
+
+def _sessions() -> tuple[Session, Session]:
+    """Both ends of a new session, after the handshake; the server's first."""
+    server = Session(epoch=1, peer_epoch=2, window=IRQ_CREDIT, peer_credit=IRQ_CREDIT)
+    client = Session(epoch=2, peer_epoch=1, window=IRQ_CREDIT, peer_credit=IRQ_CREDIT)
+    return server, client
 
 
 class SimNetwork:

@@ -35,8 +35,9 @@ from vcoproc.wire.messages import (
 
 MAGIC: Final = b"VC"
 MAJOR: Final = 1
-MINOR: Final = 1
-"""1: bounds of a `Grant` in absolute time, and `Vacate`."""
+MINOR: Final = 3
+"""1: bounds of a `Grant` in absolute time, and `Vacate`. 2: refusals at switch-in, in `Report` and
+`GrantDropped`. 3: `Moved` and `Fence`."""
 HEADER: Final = struct.Struct("<2sBBHHIIII")
 HEADER_BYTES: Final = HEADER.size
 

@@ -205,6 +205,22 @@ class TrapError(Message):
     detail: str
 
 
+@dataclass(frozen=True, slots=True)
+class Moved(Message):
+    """The vcoproc lives on elsewhere. The last message to its driver, a `Reject` follows.
+
+    done: number of the newest request that is done, with all before it, and answered if that was
+    to be; 0 for none. position, values: of the one after it, a batch, so many accesses are done,
+    and gave these values. What is not done here nor answered is to be asked there, in order.
+    """
+
+    TYPE: ClassVar[int] = 0x16
+    CHECKS: ClassVar[tuple[Check, ...]] = (u32, u16, unsigned_list(32, BATCH_OPS_MAX))
+    done: int
+    position: int
+    values: tuple[int, ...]
+
+
 # --- schedule link --------------------------------------------------------------------------------
 # All times are nanoseconds of the coproc's own clock.
 
@@ -260,13 +276,18 @@ class Report(Message):
     to run. planned_ns: its slice, cut short by `Grant.until_ns`. ran_ns: time it held the
     coprocessor and was not idle, refusals included. refused_ns, refusals: how long and how often it
     refused to leave. forced: it was reset to make it leave. instructions: executed. save_ns,
-    mmu_ns, restore_ns: phases of the switch. ended_ns: when it was told to leave. next_began_ns:
-    when the next one's turn began (0 without one).
+    mmu_ns, restore_ns: phases of the switch. ended_ns: when it was told to leave; with vcoproc 0,
+    when the next one's switch began. next_began_ns: when its turn began (0 without one).
+
+    switch_in_refused_ns, switch_in_refusals: how long, up to ended_ns, and how often the hardware
+    refused to take next_vcoproc in, whose refusal it is. Only with vcoproc 0: a coprocessor that
+    refuses the next one is reported empty first.
     """
 
     TYPE: ClassVar[int] = 0x23
     CHECKS: ClassVar[tuple[Check, ...]] = (
         u32, u32, u32, u32, u8, boolean, u64, u64, u64, u32, boolean, u64, u64, u64, u64, u64, u64,
+        u64, u32,
     )  # fmt: skip
     grant: int
     vcoproc: int
@@ -285,23 +306,32 @@ class Report(Message):
     restore_ns: int
     ended_ns: int
     next_began_ns: int
+    switch_in_refused_ns: int = 0
+    switch_in_refusals: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class GrantDropped(Message):
     """A grant that came to nothing: its vcoproc is asleep, faulted or gone, or it was replaced.
 
+    grant: 0 when there was none: a vcoproc that waited is kept from running (PAUSED).
     why: LATE when it could only have begun at its `until_ns` or later; like REPLACED it says
     nothing about the vcoproc, which wants to run as before, and no `Wake` follows. Of a `Vacate`
     (vcoproc 0): EMPTY when nobody was on the hardware.
+
+    refused_ns, refusals: how long, up to clock_ns, and how often the hardware refused to take the
+    vcoproc in. SWITCH_TIMEOUT: until its bound. REPLACED is said only of a grant that had been
+    refused so when it was taken back or another order took its place; a `Register` forgets it.
     """
 
     TYPE: ClassVar[int] = 0x24
-    CHECKS: ClassVar[tuple[Check, ...]] = (u32, u32, REASON, u64)
+    CHECKS: ClassVar[tuple[Check, ...]] = (u32, u32, REASON, u64, u64, u32)
     grant: int
     vcoproc: int
     why: str
     clock_ns: int
+    refused_ns: int = 0
+    refusals: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,7 +352,9 @@ class Grant(Message):
     """Who runs next, and how long. Replaces a `Grant` or `Vacate` that has not begun.
 
     grant: number, rising, shared with `Vacate`. now: do not wait for the end of the current slice.
-    refusal_ns: how long the one that leaves may refuse before it is forced off.
+    refusal_ns: how long the one that leaves may refuse before it is forced off; and how long, but
+    SWITCH_IN_NS_MIN at least, the hardware may refuse to take the next one in before the grant is
+    dropped.
 
     not_before_ns (0: no bound): before that time of the coproc's clock the switch does not begin;
     the one that leaves is told to leave then at the earliest, so the turn itself begins later by
@@ -444,6 +476,15 @@ class Resample(Message):
 
 
 @dataclass(frozen=True, slots=True)
+class Fence(Message):
+    """A coproc says it, and the router says it back: it has taken everything before it."""
+
+    TYPE: ClassVar[int] = 0x34
+    CHECKS: ClassVar[tuple[Check, ...]] = (u32,)
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class Inject(Message):
     """The domain takes interrupt `irq`, active until `Eoi`. raised_ns: as in `LineLevel`."""
 
@@ -476,9 +517,9 @@ class LineEnable(Message):
 HandshakeMessage: TypeAlias = Hello | Welcome | Reject
 MESSAGE_CLASSES: tuple[type[Message], ...] = (
     Hello, Welcome, Reject, Credit, Bye,
-    Read, Write, Post, Batch, Reply, TrapError,
+    Read, Write, Post, Batch, Reply, TrapError, Moved,
     Register, Wake, Sleep, Report, GrantDropped, Faulted, Grant, Revoke, Vacate,
-    LineLevel, LineEdge, LineSync, Resample, Inject, Eoi, LineEnable,
+    LineLevel, LineEdge, LineSync, Resample, Fence, Inject, Eoi, LineEnable,
 )  # fmt: skip
 
 _FIELD_NAMES: dict[type[Message], tuple[str, ...]] = {

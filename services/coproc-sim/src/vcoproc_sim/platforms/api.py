@@ -184,6 +184,19 @@ class ContextSpec:
     shadow: list[int]
 
 
+Buffer: TypeAlias = bytes | memoryview
+
+
+class ContextImage(Protocol):
+    """A context as it was when it was written down; what it is made of changes no more."""
+
+    def pieces(self) -> list[Buffer]:
+        """The same in a portable, versioned form: bytes, in order. For any thread.
+
+        Large pieces are not copied: that would stop all other threads.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Done:
     """The switch hook has finished."""
@@ -311,7 +324,12 @@ class Platform(Protocol):
         """Time until a timer of an idle context expires, `idle_ns` after it became idle."""
 
     def run(self, budget: int, now_ns: int) -> RunResult:
-        """Executes at most `budget` instructions of the current context."""
+        """Executes at most `budget` instructions of the current context.
+
+        Args:
+            now_ns: the context's clock, for its timers: the coproc's, less the time for which the
+                vcoproc was paused. It goes on while the context is switched out.
+        """
 
     def take_edges(self) -> Sequence[int]:
         """Indices of edge lines pulsed since the last call, in order."""
@@ -319,14 +337,28 @@ class Platform(Protocol):
     def reset_context(self, vcoproc_id: int) -> None:
         """Puts a context into reset, on the hardware or not. Faults are cleared."""
 
-    def snapshot(self, vcoproc_id: int) -> bytes:
-        """A switched-out context in a portable, versioned form, without the domain's memory."""
+    def snapshot(self, vcoproc_id: int, now_ns: int) -> ContextImage:
+        """A switched-out context with its shadow, without the domain's memory and mapped ranges.
 
-    def restore(self, vcoproc_id: int, blob: bytes) -> None:
-        """Loads a snapshot into a switched-out context.
+        Everybody waits for it, as for a switch: nothing but a copy is to be made here.
+
+        Args:
+            now_ns: the context's clock, see `run`. Nothing of it is in the image: only how far its
+                timers have come.
+        """
+
+    def read_snapshot(self, blob: memoryview) -> ContextImage:
+        """An image from its bytes, checked. For any thread; large parts of it are not copied.
 
         Raises:
-            InvalidArgument: not a snapshot of this platform, or damaged. The context is unchanged.
+            InvalidArgument: not a snapshot of this platform as it is configured, or damaged.
+        """
+
+    def restore(self, vcoproc_id: int, image: ContextImage, now_ns: int) -> None:
+        """Loads an image of this platform into a switched-out context, and its shadow.
+
+        Args:
+            now_ns: the context's clock, from which its timers go on.
         """
 
     def close(self) -> None:

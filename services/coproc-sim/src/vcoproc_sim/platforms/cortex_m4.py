@@ -31,6 +31,7 @@ from vcoproc.limits import PAGE_BYTES, PRIVATE_MEMORY_BYTES_MAX
 from vcoproc.mmu import AccessKind, Stage2Tables, Translation
 from vcoproc_sim.engine import Engine
 from vcoproc_sim.platforms.api import (
+    ContextImage,
     ContextSpec,
     Done,
     PlatformConfig,
@@ -59,7 +60,7 @@ from vcoproc_sim.platforms.cortex_m4_info import (
     make_info,
 )
 from vcoproc_sim.platforms.cortex_m4_ppb import EXTERNAL
-from vcoproc_sim.platforms.cortex_m4_snapshot import RegisterFile, Snapshot, dump
+from vcoproc_sim.platforms.cortex_m4_snapshot import RegisterFile, Snapshot
 
 _WORD_MASK: Final = 0xFFFF_FFFF
 
@@ -326,28 +327,32 @@ class CortexM4:
 
     # --- snapshots --------------------------------------------------------------------------------
 
-    def snapshot(self, vcoproc_id: int) -> bytes:
-        """See `Platform`. Private memory, mbox page and shadow are in it.
+    def snapshot(self, vcoproc_id: int, now_ns: int) -> Snapshot:
+        """See `Platform`.
 
         Raises:
             WrongState: the context is on the hardware.
         """
         context = self._off(vcoproc_id, "write it down")
+        self._core.settle(context, now_ns)
         current = self._engine.new_context()
         self._engine.restore(context.registers)
         registers = self._register_file.read()
         self._engine.restore(current)
-        return dump(context, registers, self.info)
+        return Snapshot.of(context, registers, self.info, now_ns)
 
-    def restore(self, vcoproc_id: int, blob: bytes) -> None:
+    def read_snapshot(self, blob: memoryview) -> Snapshot:
+        return Snapshot.read(blob, self._private_bytes, self.info)
+
+    def restore(self, vcoproc_id: int, image: ContextImage, now_ns: int) -> None:
         context = self._off(vcoproc_id, "restore it")
-        snapshot = Snapshot(blob, self._private_bytes, self.info)
+        assert isinstance(image, Snapshot)
         current = self._engine.new_context()
         self._engine.reset_registers()
-        self._register_file.write(snapshot.registers)
+        self._register_file.write(image.registers)
         self._engine.save(context.registers)
         self._engine.restore(current)
-        snapshot.load(context)
+        image.load(context, now_ns)
         self._engine.flush_translations()  # private memory has other bytes, and may hold code
 
     def close(self) -> None:

@@ -325,6 +325,14 @@ class Core:
         if context.system.systick.advance(cycles):
             context.system.set_pending(SYSTICK)
 
+    def settle(self, context: Context, now_ns: int) -> None:
+        """Counts the time that a context has slept, but for the rest of a cycle."""
+        if context.idle_since_ns is None:
+            return
+        self._catch_up(context, now_ns)
+        context.idle_since_ns += -(-context.idle_counted_cycles * S // self._clock_hz)
+        context.idle_counted_cycles = 0
+
     def wake_after_ns(self, context: Context, idle_ns: int) -> int | None:
         """Time until SysTick wakes a context that has slept for `idle_ns`, 0 or more."""
         system = context.system

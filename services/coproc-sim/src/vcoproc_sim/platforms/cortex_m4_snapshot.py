@@ -1,8 +1,9 @@
 """A context of the Cortex-M4 in portable form: versioned bytes, nothing of the engine in them.
 
-Form: magic, version (u16), CRC-32 of the body (u32), body (msgpack map), little endian. The reader
-believes nothing: types, ranges and the checksum are checked before the context is touched.
-The domain's memory is not part of it; private memory, the mbox page and the shadow are.
+Form: magic, version (u16), CRC-32 of what follows (u32), length of the body (u32), body (msgpack
+map), private memory; little endian. The reader believes nothing: types, ranges and the checksum are
+checked before the context is touched. The domain's memory and the mbox page are not part of it; the
+shadow is.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from typing import Any, Final
 import msgpack
 
 from vcoproc.errors import InvalidArgument
-from vcoproc.limits import PAGE_BYTES
 from vcoproc_sim.engine import XPSR_T, Engine
-from vcoproc_sim.platforms.api import Fault, PlatformInfo
+from vcoproc_sim.platforms.api import Buffer, Fault, PlatformInfo
 from vcoproc_sim.platforms.cortex_m4_context import Context, Sleep
 from vcoproc_sim.platforms.cortex_m4_ppb import EXCEPTION_COUNT, HARD_FAULT, SystemControl
 
 _MAGIC: Final = b"VCM4snap"
-_VERSION: Final = 1
+_VERSION: Final = 2
 _HEADER: Final = struct.Struct("<8sHI")
+_LENGTH: Final = struct.Struct("<I")
 _CONTROL_NPRIV: Final = 1 << 0
 
 _WORDS: Final = (
@@ -69,45 +70,40 @@ class RegisterFile:
         self._xpsr.write(values[:1])
 
 
-def dump(context: Context, registers: list[int], info: PlatformInfo) -> bytes:
-    """registers: of `RegisterFile.read`. The context is off the hardware."""
+def _body_of(
+    context: Context, registers: list[int], info: PlatformInfo, now_ns: int
+) -> dict[str, Any]:
     system = context.system
     tick = system.systick
     fault = context.fault
-    body = {
+    idle_since_ns = context.idle_since_ns
+    return {
         "registers": registers,
-        "private": bytes(context.private),
-        "mbox": bytes(context.spec.mapped[0]),
         "shadow": {
             register.name: value
             for register, value in zip(info.registers, context.spec.shadow, strict=True)
         },
         "system": {name: getattr(system, name) for name in _SYSTEM},
         "priority": system.priority[4:],
-        "storage": system.storage,
+        "storage": dict(system.storage),
         "event": system.event,
         "systick": [tick.csr, tick.reload, tick.value, tick.count_flag],
         "context": {name: getattr(context, name) for name in (*_CONTEXT, *_FLAGS, *_COUNTS)},
         "sleep": int(context.sleep),
         "wake_priority": context.wake_priority + _PRIORITY_BIAS,
         "fault": None if fault is None else [fault.code, fault.address, fault.why],
+        "idle_ns": None if idle_since_ns is None else now_ns - idle_since_ns,
     }
-    packed: bytes = msgpack.packb(body)
-    return _HEADER.pack(_MAGIC, _VERSION, zlib.crc32(packed)) + packed
 
 
 class Snapshot:
-    """A parsed snapshot; valid by construction.
+    """A snapshot; valid by construction. Implements `ContextImage`."""
 
-    Raises:
-        InvalidArgument: damaged, of another version, or of a coproc with other private memory.
-    """
-
-    def __init__(self, blob: bytes, private_bytes: int, info: PlatformInfo) -> None:
-        body = _unpack(blob)
+    def __init__(self, body: dict[Any, Any], private: Buffer, info: PlatformInfo) -> None:
+        """See `of` and `read`."""
+        self._body = body
+        self.private = private
         self.registers = _ints(body, "registers", 1 + len(_WORDS), 32, len(_DOUBLES))
-        self.private = _sized(body, "private", private_bytes)
-        self.mbox = _sized(body, "mbox", PAGE_BYTES)
         shadow = _get(body, "shadow", dict)
         self.shadow = [_int(shadow, r.name, 8 * r.width_bytes) for r in info.registers]
         system = _get(body, "system", dict)
@@ -136,11 +132,38 @@ class Snapshot:
         # From -2 (NMI) to LOWEST_PRIORITY; kept without its sign in the file.
         self.wake_priority = _int(body, "wake_priority", 16) - _PRIORITY_BIAS
         self.fault = _fault(body)
+        self.idle_ns = None if body.get("idle_ns") is None else _int(body, "idle_ns", 63)
 
-    def load(self, context: Context) -> None:
+    @classmethod
+    def of(
+        cls, context: Context, registers: list[int], info: PlatformInfo, now_ns: int
+    ) -> Snapshot:
+        """Of a context off the hardware whose sleep is counted. registers: `RegisterFile.read`."""
+        return cls(_body_of(context, registers, info, now_ns), bytes(context.private), info)
+
+    @classmethod
+    def read(cls, blob: memoryview, private_bytes: int, info: PlatformInfo) -> Snapshot:
+        """From bytes.
+
+        Raises:
+            InvalidArgument: damaged, of another version, or of a coproc with other private memory.
+        """
+        body, private = _unpack(blob)
+        if len(private) != private_bytes:
+            words = f"private memory has {len(private)} bytes, not {private_bytes}"
+            raise InvalidArgument("snapshot", words)
+        return cls(body, private, info)
+
+    def pieces(self) -> list[Buffer]:
+        packed: bytes = msgpack.packb(self._body)
+        packed = _LENGTH.pack(len(packed)) + packed
+        checksum = zlib.crc32(self.private, zlib.crc32(packed))
+        return [_HEADER.pack(_MAGIC, _VERSION, checksum), packed, self.private]
+
+    def load(self, context: Context, now_ns: int) -> None:
         """Into a context off the hardware; its registers are the caller's. Cannot fail."""
-        context.private[:] = self.private
-        context.spec.mapped[0][:] = self.mbox
+        with memoryview(context.private) as private:  # a slice of a bytearray copies twice
+            private[:] = self.private
         context.spec.shadow[:] = self.shadow
         system = context.system
         system.reset(0)
@@ -156,27 +179,32 @@ class Snapshot:
         context.sleep = self.sleep
         context.wake_priority = self.wake_priority
         context.fault = self.fault
-        context.idle_since_ns = None  # of another clock; the timer goes on from where it stood
+        context.idle_since_ns = None if self.idle_ns is None else now_ns - self.idle_ns
+        context.idle_counted_cycles = 0
 
 
-def _unpack(blob: bytes) -> dict[Any, Any]:
-    if len(blob) < _HEADER.size:
+def _unpack(blob: memoryview) -> tuple[dict[Any, Any], memoryview]:
+    """The body, and the private memory."""
+    if len(blob) < _HEADER.size + _LENGTH.size:
         raise InvalidArgument("snapshot", "too short")
     magic, version, checksum = _HEADER.unpack_from(blob)
     if magic != _MAGIC:
         raise InvalidArgument("snapshot", "not a snapshot of this platform")
     if version != _VERSION:
         raise InvalidArgument("snapshot", f"version {version}, this platform reads {_VERSION}")
-    packed = blob[_HEADER.size :]
-    if zlib.crc32(packed) != checksum:
+    rest = blob[_HEADER.size :]
+    if zlib.crc32(rest) != checksum:
         raise InvalidArgument("snapshot", "damaged: the checksum is wrong")
+    end = _LENGTH.size + _LENGTH.unpack_from(rest)[0]
+    if end > len(rest):
+        raise InvalidArgument("snapshot", "the body is longer than all of it")
     try:
-        body = msgpack.unpackb(packed, strict_map_key=False)
+        body = msgpack.unpackb(rest[_LENGTH.size : end], strict_map_key=False)
     except (ValueError, msgpack.exceptions.UnpackException) as error:
         raise InvalidArgument("snapshot", f"not msgpack: {error}") from None
     if not isinstance(body, dict):
         raise InvalidArgument("snapshot", "the body is no map")
-    return body
+    return body, rest[end:]
 
 
 def _get(body: dict[Any, Any], name: str, kind: type) -> Any:
@@ -204,13 +232,6 @@ def _ints(body: dict[Any, Any], name: str, count: int, bits: int, long_count: in
     return [
         _in_range(name, value, bits if place < count else 64) for place, value in enumerate(values)
     ]
-
-
-def _sized(body: dict[Any, Any], name: str, size_bytes: int) -> bytes:
-    data: bytes = _get(body, name, bytes)
-    if len(data) != size_bytes:
-        raise InvalidArgument("snapshot", f"{name} has {len(data)} bytes, not {size_bytes}")
-    return data
 
 
 def _fault(body: dict[Any, Any]) -> Fault | None:

@@ -82,6 +82,7 @@ class Refuse:
         self.take_edges: Final = inner.take_edges
         self.reset_context: Final = inner.reset_context
         self.snapshot: Final = inner.snapshot
+        self.read_snapshot: Final = inner.read_snapshot
         self.restore: Final = inner.restore
         self.close: Final = inner.close
 

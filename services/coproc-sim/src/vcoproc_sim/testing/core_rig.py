@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from vcoproc.limits import MS, SWITCH_DEADLINE_NS
 from vcoproc.wire.messages import Grant, Message, Post, Read, Reply, TrapError, Vacate, Write
+from vcoproc_sim import saving
+from vcoproc_sim.departures import PauseEnd
 from vcoproc_sim.executor import Executor
 from vcoproc_sim.frontend import FrontEnd
 from vcoproc_sim.platforms.api import Platform
@@ -58,18 +60,38 @@ class CoreRig:
 
     # --- vcoprocs and drivers ---------------------------------------------------------------------
 
-    def attach(self, *vcoproc_ids: int, running: bool = True) -> None:
+    def attach(self, *vcoproc_ids: int, running: bool = True, paused: bool = False) -> None:
         """Attaches them; running: and releases their reset."""
         for vcoproc_id in vcoproc_ids:
             spec = make_spec(vcoproc_id, self.platform.info)
-            self.executor.attach(vcoproc_id, f"v{vcoproc_id}", spec)
+            self.executor.attach(vcoproc_id, f"v{vcoproc_id}", spec, paused=paused)
             if running:
                 self.write(vcoproc_id, "CONTROL", 1)
         self.collect()
 
-    def detach(self, vcoproc_id: int, deadline_ns: int = 10 * MS) -> None:
+    def detach(self, vcoproc_id: int, deadline_ns: int = 10 * MS, *, moved: bool = False) -> None:
         done = self.gone.setdefault(vcoproc_id, []).append
-        self.executor.detach(vcoproc_id, deadline_ns, done)
+        self.executor.detach(vcoproc_id, deadline_ns, done, moved=moved)
+        self.collect()
+
+    def pause(self, vcoproc_id: int, deadline_ns: int = 10 * MS) -> list[PauseEnd]:
+        """What became of it, as soon as that is known."""
+        ended: list[PauseEnd] = []
+        self.executor.pause(vcoproc_id, deadline_ns, ended.append)
+        self.collect()
+        return ended
+
+    def resume(self, vcoproc_id: int) -> None:
+        self.executor.resume(vcoproc_id)
+        self.collect()
+
+    def save(self, vcoproc_id: int, *, moving: bool = False, edges: Sequence[int] = ()) -> bytes:
+        image = self.executor.save(vcoproc_id, edges, moving=moving)
+        self.collect()
+        return b"".join(image.pieces(self.platform.info))
+
+    def restore(self, vcoproc_id: int, blob: bytes) -> None:
+        self.executor.restore(vcoproc_id, saving.read(memoryview(blob), self.platform))
         self.collect()
 
     def vcoproc(self, vcoproc_id: int) -> Vcoproc:

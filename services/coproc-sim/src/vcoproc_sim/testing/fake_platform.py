@@ -6,20 +6,26 @@ Theory of operation:
     that the platform is given, and moves it. Refusals come from scripts. Everything that the
     platform interface forbids is an AssertionError here, and what the hardware saw is written down.
 Not handled:
-    Memory: nothing is ever read or written there. Snapshots.
+    Memory: nothing is ever read or written there.
 """
 
 from __future__ import annotations
 
+import copy
 import enum
+import functools
+import pickle
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final, TypeAlias
 
+from vcoproc.errors import InvalidArgument
 from vcoproc_sim.platforms.api import (
     Access,
+    Buffer,
     Busy,
+    ContextImage,
     ContextSpec,
     Done,
     Fault,
@@ -146,6 +152,31 @@ class FakeContext:
     rung: list[int] = field(default_factory=list)
     resets: int = 0
     forced: int = 0
+    pulses: int = 0
+
+
+@dataclass(slots=True)
+class FakeImage:
+    """A context written down. program: timers that run are due so long after the moment then."""
+
+    shadow: list[int]
+    program: deque[Op]
+    fault: Fault | None
+    instructions: int
+    rung: list[int]
+    pulses: int
+
+    def pieces(self) -> list[Buffer]:
+        return [pickle.dumps(self)]
+
+
+def _shifted(program: deque[Op], delta_ns: int) -> deque[Op]:
+    """The same, by another clock."""
+    shifted = copy.deepcopy(program)
+    for op in shifted:
+        if isinstance(op, Timer) and op.due_ns is not None:
+            op.due_ns += delta_ns
+    return shifted
 
 
 def _matrix() -> tuple[Register, ...]:
@@ -157,6 +188,7 @@ def _matrix() -> tuple[Register, ...]:
     )
 
 
+@functools.cache
 def make_info(contexts_max: int = 8) -> PlatformInfo:
     shadow = WhenOut.SHADOW
     ctrl = (
@@ -231,6 +263,8 @@ class FakePlatform:
         self._status, self._fault = index["IRQ_STATUS"], index["FAULT_STATUS"]
         self._cycles, self._pc = index["CYCLES"], index["PC"]
         self._edges: list[int] = []
+        self._behind_ns = 0
+        """Of the clock of the context that runs, behind the coproc's: it was paused for so long."""
 
     # --- contexts ---------------------------------------------------------------------------------
 
@@ -389,7 +423,8 @@ class FakePlatform:
 
     def run(self, budget: int, now_ns: int) -> RunResult:
         assert self.stage2 == self.owner, "it runs on another one's tables"
-        assert now_ns == self.clock.now_ns
+        assert now_ns <= self.clock.now_ns
+        self._behind_ns = self.clock.now_ns - now_ns
         context = self.contexts[self._on()]
         self.clock.advance(self.costs.run_ns)
         used = 0
@@ -407,17 +442,21 @@ class FakePlatform:
                     return RunResult(StopReason.BUDGET, used)
             elif isinstance(op, Timer) and not self._timer_is_over(op):
                 assert op.due_ns is not None
-                return RunResult(StopReason.IDLE, used, op.due_ns - self.clock.now_ns)
+                return RunResult(StopReason.IDLE, used, op.due_ns - self._now_ns)
             context.program.popleft()
             reason = self._do(context, op)
             if reason is not None:
                 return RunResult(reason, used, fault=context.fault)
         return RunResult(StopReason.IDLE, used)
 
+    @property
+    def _now_ns(self) -> int:
+        return self.clock.now_ns - self._behind_ns
+
     def _timer_is_over(self, op: Timer) -> bool:
         if op.due_ns is None:
-            op.due_ns = self.clock.now_ns + op.duration_ns
-        return self.clock.now_ns >= op.due_ns
+            op.due_ns = self._now_ns + op.duration_ns
+        return self._now_ns >= op.due_ns
 
     def _do(self, context: FakeContext, op: Op) -> StopReason | None:
         match op:
@@ -428,6 +467,7 @@ class FakePlatform:
             case Pulse():
                 self._edges.append(EVENT_LINE)
                 self.pulse_count += 1
+                context.pulses += 1
                 return StopReason.ATTENTION
             case Yield():
                 return StopReason.YIELD
@@ -442,11 +482,36 @@ class FakePlatform:
         edges, self._edges = self._edges, []
         return edges
 
-    def snapshot(self, vcoproc_id: int) -> bytes:
-        raise NotImplementedError
+    def snapshot(self, vcoproc_id: int, now_ns: int) -> ContextImage:
+        assert self.owner != vcoproc_id, "written down on the hardware"
+        context = self.contexts[vcoproc_id]
+        return FakeImage(
+            list(context.spec.shadow),
+            _shifted(context.program, -now_ns),
+            context.fault,
+            context.instructions,
+            list(context.rung),
+            context.pulses,
+        )
 
-    def restore(self, vcoproc_id: int, blob: bytes) -> None:
-        raise NotImplementedError
+    def read_snapshot(self, blob: memoryview) -> ContextImage:
+        try:
+            image = pickle.loads(blob)
+        except Exception as error:
+            raise InvalidArgument("snapshot", repr(error)) from None
+        assert isinstance(image, FakeImage)
+        return image
+
+    def restore(self, vcoproc_id: int, image: ContextImage, now_ns: int) -> None:
+        assert self.owner != vcoproc_id, "restored on the hardware"
+        assert isinstance(image, FakeImage)
+        context = self.contexts[vcoproc_id]
+        context.spec.shadow[:] = image.shadow
+        context.program = _shifted(image.program, now_ns)
+        context.fault = image.fault
+        context.instructions = image.instructions
+        context.rung = list(image.rung)
+        context.pulses = image.pulses
 
     def close(self) -> None:
         self.closed = True

@@ -15,12 +15,39 @@ from vcoproc_sim.platforms.api import (
     RunResult,
 )
 from vcoproc_sim.platforms.cortex_m4 import CortexM4, create
+from vcoproc_sim.platforms.cortex_m4_info import MBOX_IPA, PRIVATE_IPA
 from vcoproc_sim.testing.thumb import Thumb, vector_table
 
 RAM: Final = GUEST_RAM_BASE_IPA
 CODE: Final = RAM + 0x100
 """Behind a vector table of 32 words."""
 STACK: Final = RAM + 0x8000
+PRIVATE: Final = PRIVATE_IPA
+MBOX: Final = MBOX_IPA
+
+
+def mixer(number: int) -> Thumb:
+    """A generator of its own kind for each number, over domain, private and mbox memory.
+
+    It uses calls, the stack, conditional blocks and the FPU; r4 counts, r5 mixes.
+    """
+    t = Thumb(CODE).ldr_const(4, 0x1234_5600 + number).ldr_const(5, 0x9E37_79B1)
+    t.ldr_const(6, RAM + 0x2000).ldr_const(7, PRIVATE + 0x200)
+    t.label("loop").adds(4, 2 * number + 1).muls(4, 5).eors(5, 4)
+    t.mov(0, 4).push(0, 4, 5).str(4, 7, 4 * number).ldr(1, 7, 4 * number).pop(0, 2, 3)
+    if number == 2:
+        t.half(0x07C2).it("mi", "tett").adds(3, 1).subs(3, 1).adds(3, 2).adds(
+            3, 3
+        )  # LSLS r2,r0,#31
+    t.vmov_to_s(number, 4).vadd(3, number, number).vmov_from_s(1, 3)
+    t.half(0x0549).half(0x0D89)  # LSLS r1, r1, #21; LSRS r1, r1, #22: 0..1023
+    t.half(0x0089).adds_reg(1, 1, 6)  # LSLS r1, r1, #2
+    t.ldr(3, 1).eors(3, 4).str(3, 1)
+    # Conditional accesses: a switch makes them miss the TLB in the middle of their IT block.
+    t.half(0x07E2).it("mi", "tte").ldr(3, 1).str(4, 6, 16).str(5, 6, 20).cmp(2, 1)  # LSLS r2,r4,#31
+    t.b("part").label("part").adds(4, 1).adds(5, 1)
+    t.ldr_const(2, MBOX).str(3, 2, 4 * number)
+    return t.b("loop")
 
 
 class Guest:
@@ -122,6 +149,13 @@ class Rig:
         self.switch(guest)
         self.release()
         return guest
+
+    def snapshot(self, vcoproc_id: int, now_ns: int = 0) -> bytes:
+        return b"".join(self.platform.snapshot(vcoproc_id, now_ns).pieces())
+
+    def restore(self, vcoproc_id: int, blob: bytes, now_ns: int = 0) -> None:
+        image = self.platform.read_snapshot(memoryview(blob))
+        self.platform.restore(vcoproc_id, image, now_ns)
 
     def run(self, budget: int = 1000, now_ns: int = 0) -> RunResult:
         return self.platform.run(budget, now_ns)

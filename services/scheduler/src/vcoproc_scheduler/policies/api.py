@@ -9,10 +9,13 @@ What the core promises:
     * `wake` and `sleep` alternate for each vcoproc. Between them the vcoproc *wants* the
       coprocessor: it waits for it or is running on it.
     * `pick` is asked after every change. It must be repeatable: without another call in between it
-      gives the same answer. What it answered has happened only when `begin` says so.
+      gives the same answer. What it answered has happened only when `begin` says so; where an
+      earlier answer was carried out instead, with another slice, `planned` says that right after.
     * When a turn ends, the calls come in this order: `yield_` if the vcoproc gave up its slice,
       `charge`, then `sleep` if it no longer wants to run, then `begin` of the next, then `pick`.
     * `pick` is asked as long as anybody wants to run, also when that is the current one alone.
+    * A turn that is given up because the coprocessor refused to take the vcoproc in is a turn like
+      others, of refused time alone: `begin`, `charge`, `sleep`; and `wake` if it wants another one.
     * `now_ns` is the coproc's clock as well as the scheduler knows it, and never goes back.
     * A policy takes over vcoprocs from another one as newcomers: `admit` and `add` of all, then
       `import_accounting`, then `wake` of those that want to run, the one on the coprocessor first,
@@ -112,10 +115,14 @@ NOBODY: Final = Decision(None)
 class Usage:
     """What a vcoproc has used since it was charged last. Times are of the coproc's clock.
 
-    run_ns: it ran. refused_ns: it held the coprocessor against an order to leave. switch_ns: it was
-    switched in and out. overtime_ns: the part of run_ns beyond the slice of the turn that ended.
-    ended: its turn has ended (False: it is idle, but still on the coprocessor). left: it has left
-    the coprocessor. runnable: it wants to run on. now_ns: up to when this reckons.
+    run_ns: it ran. refused_ns: it held the coprocessor against an order to leave, or kept it empty,
+    since the coprocessor refused to take it in. switch_ns: it was switched in and out. overtime_ns:
+    the part of run_ns beyond the slice of the turn that ended. ended: its turn has ended (False: it
+    is idle, but still on the coprocessor; or its turn has not begun, and was taken back while the
+    coprocessor refused it). left: it has left the coprocessor. runnable: it wants to run on.
+    now_ns: up to when this reckons. stopped_ns: when it ran last, before a refusal or a switch. How
+    much of run_ns was before a given time follows from this, not from `begin`, which may be told
+    late.
     """
 
     vcoproc_id: int
@@ -128,6 +135,7 @@ class Usage:
     left: bool
     runnable: bool
     now_ns: int
+    stopped_ns: int
 
 
 class Policy(abc.ABC):
@@ -181,6 +189,13 @@ class Policy(abc.ABC):
 
     def begin(self, vcoproc_id: int, now_ns: int) -> None:  # noqa: B027  optional on purpose
         """A turn of the vcoproc began on the coprocessor."""
+
+    def planned(self, vcoproc_id: int, slice_ns: int | None) -> None:  # noqa: B027
+        """The turn that has just begun has another slice than `pick` answered last for it.
+
+        Args:
+            slice_ns: of this turn; None: it is not known.
+        """
 
     @abc.abstractmethod
     def charge(self, usage: Usage) -> None:

@@ -16,15 +16,17 @@ Theory:
     Switches: `switch_cost_us` reserves SWITCHES_PER_PERIOD of them in each period beside the
     budget: to it and away from it, the late one of the period before, and the two halves it costs
     whom it displaces, which whoever displaces pays. What is used beyond comes from the budget.
-    `admit` is exact without costs: load at most 1. With costs c = 3 switches + a refusal in each
-    period, and b = a switch + a refusal that cannot be interrupted (Baker 1991), for each vcoproc:
-    sum over all with a period up to its own of (budget + c) / period, + b / its period, at most 1.
+    `admit` is exact without costs: load at most 1. With costs c = 3 switches + r in each period,
+    and b = a switch + r that cannot be interrupted (Baker 1991), where r is `refusal_us`, the
+    refusals of one turn (what a turn overdraws are its own), for each vcoproc: sum over all with a
+    period up to its own of (budget + c) / period, + b / its period, at most 1.
 Parameters: PARAMETERS; defaults of the vcoproc as in Xen (extra time allowed, 4 ms in 10 ms).
     Xen's shortest budget is 10 us; here it is SLICE_NS_MIN, since no slice may be shorter.
 Cost: O(log n) for each call; `admit` O(n log n), and 24 times that for a refusal.
 Limits: less budget left than SLICE_NS_MIN is granted as a slice of that length and ended by a
     deadline: it takes a message in time. Without `switch_cost_us` switches come from the budget.
-    The time of messages is not in the guarantees; let `switch_cost_us` include it.
+    It must include all that keeps the next one from the coprocessor: the longest switch, a message
+    each way, and a burst of the coproc. Who wakes more often than once a period pays for it.
 Sources: xen/common/sched/rt.c; those named above.
 """
 
@@ -59,16 +61,17 @@ ends in time would cross with an order to end it."""
 
 
 class Server:
-    """One vcoproc. left_ns: budget left, negative when it owes. spare_ns: reserved for switches."""
+    """One vcoproc. left_ns: budget left, negative when it owes. spare_ns: reserved for switches.
+    rest_ns: what was left when its last period ended."""
 
-    __slots__ = ("awake", "deadline_ns", "left_ns", "promise", "run_ns", "spare_ns")
+    __slots__ = ("awake", "deadline_ns", "left_ns", "promise", "rest_ns", "run_ns", "spare_ns")
 
     def __init__(self, promise: Reservation) -> None:
         self.promise = promise
         self.awake = False
         self.deadline_ns = 0  # so that the first wake begins a period
         self.left_ns = promise.budget_ns
-        self.spare_ns = 0
+        self.spare_ns = self.rest_ns = 0
         self.run_ns = 0
 
     def pay(self, run_ns: int) -> int:
@@ -104,8 +107,9 @@ class Edf(Policy):
         self._now_ns = 0
         self._resident: int | None = None  # who is on the coprocessor
         self._since_ns: int | None = None  # from when on it has not paid; None: it does not run
-        # Periods that ended since it was charged: their length, and what it paid of them.
-        self._settled_ns = self._paid_ns = 0
+        # Periods that ended since it was charged: how long it was reckoned to run in them, what it
+        # paid of that; and when the present one began, if it may have run before.
+        self._settled_ns = self._paid_ns = self._period_ns = 0
         self._extra_turn = False  # its turn began as an extra one
         self._turn_end_ns: int | None = None  # when the coproc ends its turn; None: not known
         self._yielded: int | None = None
@@ -182,6 +186,13 @@ class Edf(Policy):
         answer = self._answer
         known = answer.vcoproc_id == vcoproc_id
         self._turn(server, now_ns, now_ns + answer.slice_ns if known else None)
+        self._period_ns = server.deadline_ns - server.promise.period_ns
+
+    def planned(self, vcoproc_id: int, slice_ns: int | None) -> None:
+        if slice_ns is None or self._since_ns is None:
+            self._turn_end_ns = None
+        else:
+            self._turn_end_ns = self._since_ns + slice_ns
 
     def charge(self, usage: Usage) -> None:
         self._advance(usage.now_ns)
@@ -190,8 +201,8 @@ class Edf(Policy):
         server.run_ns += usage.run_ns
         here = vcoproc_id == self._resident
         run_ns, refused_ns = usage.run_ns, usage.refused_ns
-        if here and self._settled_ns:
-            run_ns, refused_ns = self._correct(server, run_ns, refused_ns)
+        if here:
+            run_ns, refused_ns = self._correct(server, usage)
         beyond = server.promise.extratime and run_ns > server.left_ns
         extra = here and (self._extra_turn or beyond)
         server.pay(run_ns)
@@ -330,27 +341,33 @@ class Edf(Policy):
                 self._paid_ns += paid_ns
                 self._settled_ns += ran_ns
                 self._since_ns += ran_ns
+                self._period_ns = due_ns
             periods = 1 + (now_ns - due_ns) // server.promise.period_ns
             self._fill(server, periods, due_ns + periods * server.promise.period_ns)
             self._queue(vcoproc_id, server)
             if running:
                 self._extra_turn = server.left_ns <= 0
 
-    def _correct(self, server: Server, run_ns: int, refused_ns: int) -> tuple[int, int]:
+    def _correct(self, server: Server, usage: Usage) -> tuple[int, int]:
         """Settles the periods that ended, in which it was reckoned to run, by what it really did.
 
         Returns:
             Run and refused time of the present period.
         """
-        old_run_ns = min(run_ns, self._settled_ns)
-        old_refused_ns = min(refused_ns, self._settled_ns - old_run_ns)
-        owed_ns = min(old_run_ns, self._paid_ns) + old_refused_ns - self._paid_ns
+        new_ns = usage.stopped_ns - self._period_ns
+        run_ns = min(usage.run_ns, max(0, new_ns))
+        refused_ns = usage.refused_ns - min(usage.refused_ns, max(0, -new_ns))
+        old_run_ns = usage.run_ns - run_ns
+        owed_ns = min(old_run_ns, self._paid_ns) + usage.refused_ns - refused_ns - self._paid_ns
+        if not server.promise.extratime:  # it had begun before it was known to
+            owed_ns += max(0, old_run_ns - self._settled_ns - max(0, server.rest_ns))
         server.left_ns = min(server.left_ns - owed_ns, server.promise.budget_ns)
-        return run_ns - old_run_ns, refused_ns - old_refused_ns
+        return run_ns, refused_ns
 
     def _fill(self, server: Server, periods: int, deadline_ns: int) -> None:
         """Begins a new period, some others having gone by without use."""
         budget_ns = server.promise.budget_ns
+        server.rest_ns = server.left_ns
         server.left_ns = min(budget_ns, min(server.left_ns, 0) + periods * budget_ns)
         server.spare_ns = self._reserve_ns
         server.deadline_ns = deadline_ns
@@ -358,7 +375,7 @@ class Edf(Policy):
     def _turn(self, server: Server, now_ns: int, end_ns: int | None) -> None:
         """The resident goes on from now."""
         self._since_ns = now_ns if server.awake else None
-        self._settled_ns = self._paid_ns = 0
+        self._settled_ns = self._paid_ns = self._period_ns = 0
         self._extra_turn = server.left_ns <= 0
         self._turn_end_ns = end_ns
 

@@ -51,16 +51,17 @@ PARAMETERS: Final = (
         minimum=0,
         maximum=SWITCH_DEADLINE_NS // US,
         default=0,
-        doc="Longest switch from one vcoproc to another that the guarantees reckon with.",
+        doc="Longest switch, two messages and a burst in it, that the guarantees reckon with.",
     ),
     Parameter(
         name="refusal_us",
         scope=Scope.COPROC,
         unit="us",
         minimum=0,
-        maximum=SWITCH_DEADLINE_NS // US,
+        maximum=2 * SWITCH_DEADLINE_NS // US,
         default=0,
-        doc="Longest refusal to leave that the guarantees reckon with.",
+        doc="Longest refusals of a turn, to be taken in and to leave together, "
+        "that the guarantees reckon with.",
     ),
 )
 

@@ -173,11 +173,15 @@ class Resident:
         if vcoproc_id == self.id:
             self.since_ns = None
 
+    def forget(self, vcoproc_id: int) -> None:
+        if vcoproc_id == self.id:
+            self.id = self.since_ns = None
+
     def charge(self, usage: Usage) -> None:
         if usage.vcoproc_id != self.id:
             return
         if usage.left:
-            self.id = self.since_ns = None
+            self.forget(usage.vcoproc_id)
         elif self.since_ns is not None:
             self.since_ns = usage.now_ns
 

@@ -2,45 +2,73 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from vcoproc import limits
-from vcoproc.errors import ConfigProblem, InvalidArgument, InvalidConfig, NotFound
+from vcoproc.errors import InvalidArgument
+from vcoproc_toolstack import target
+from vcoproc_toolstack.cli.access import access_app
+from vcoproc_toolstack.cli.config import (
+    CppOption,
+    IncludeOption,
+    config_app,
+    domain_device_tree,
+)
+from vcoproc_toolstack.cli.coprocs import coproc_app
+from vcoproc_toolstack.cli.domains import domain_app
 from vcoproc_toolstack.cli.options import (
     EPILOG,
+    REACH,
+    FilterOption,
     Output,
     OutputOption,
-    RequestIdOption,
     RunDirOption,
     connect,
     group,
-    print_json,
+    print_data,
     run_dir_of,
 )
 from vcoproc_toolstack.cli.sched import sched_app
+from vcoproc_toolstack.cli.vcoprocs import vcoproc_app
 
 _EXIT_USAGE = 2
 
-app = group("One coprocessor, many domains: runs and steers a vcoproc cluster.")
-domain_app = group("Virtual machines with their memory and vcoprocs.")
-coproc_app = group("The shared coprocessors of this system.")
-vcoproc_app = group("What domains have of the coprocessors.")
+app = group("One coprocessor, many domains: runs and steers a vcoproc cluster.", completion=True)
 app.add_typer(domain_app, name="domain")
 app.add_typer(coproc_app, name="coproc")
 app.add_typer(vcoproc_app, name="vcoproc")
 app.add_typer(sched_app, name="sched")
+app.add_typer(config_app, name="config")
+domain_app.command("device-tree", epilog=EPILOG)(domain_device_tree)
+app.add_typer(access_app, name="access")
+
+
+@app.callback()
+def reach(
+    address: Annotated[
+        str,
+        typer.Option(metavar="HOST:PORT", help="Cluster over TCP; default: $VCOPROC_ADDRESS."),
+    ] = "",
+    tls_dir: Annotated[
+        Path | None,
+        typer.Option(help="Your certificate, ca.crt, client.*; default: $VCOPROC_TLS_DIR."),
+    ] = None,
+) -> None:
+    """One coprocessor, many domains: runs and steers a vcoproc cluster."""
+    REACH.address, REACH.tls_dir = address or None, tls_dir
+
 
 # --- the cluster ----------------------------------------------------------------------------------
 
 
 @app.command(epilog=EPILOG)
 def up(
-    tree: Annotated[Path, typer.Option("--tree", help="The system's device tree (.dts).")],
+    tree: Annotated[
+        Path, typer.Option("--tree", help="The system's device tree, source or compiled.")
+    ],
     run_dir: RunDirOption = None,
     instances: Annotated[
         int, typer.Option(min=1, help="Coprocs to start for each template of the tree.")
@@ -50,13 +78,35 @@ def up(
         typer.Option(help="Logs, a file for each process; default: in the run directory."),
     ] = None,
     store: Annotated[
+        str,
+        typer.Option(
+            envvar=target.VARIABLE,
+            help="The toolstack's store: SQLite file or postgresql:// URL; "
+            "default: a file in the run directory.",
+        ),
+    ] = "",
+    include: IncludeOption = None,
+    cpp: CppOption = False,
+    listen: Annotated[
+        str, typer.Option(metavar="HOST:PORT", help="Also serve the control API here, over TLS.")
+    ] = "",
+    tls_dir: Annotated[
         Path | None,
-        typer.Option(help="The toolstack's store; default: in the run directory."),
+        typer.Option(help="Directory with ca.crt, server.crt and server.key; see `access init`."),
+    ] = None,
+    access: Annotated[
+        Path | None, typer.Option(help="File that says which role a certificate's name has.")
     ] = None,
 ) -> None:
     """Starts every process of a cluster on this machine, and runs until Ctrl-C."""
     from vcoproc_toolstack.cli.foreground import run_cluster
-    from vcoproc_toolstack.cli.up import Cluster
+    from vcoproc_toolstack.cli.up import Cluster, ListenOn
+
+    listen_on = None
+    if listen:
+        if tls_dir is None or access is None:
+            raise InvalidArgument("--listen", "needs --tls-dir and --access")
+        listen_on = ListenOn(listen, _existing(tls_dir), _existing(access))
 
     cluster = Cluster(
         _existing(tree),
@@ -64,6 +114,9 @@ def up(
         instances=instances,
         log_dir=log_dir,
         store=store,
+        include=include or (),
+        cpp=cpp,
+        listen=listen_on,
         report=lambda text: typer.echo(text, err=True),
     )
     run_cluster(cluster)
@@ -92,7 +145,8 @@ def demo(
         typer.echo(f"error: the demo is not installed, it lacks {error.name}", err=True)
         typer.echo("next: pip install vcoproc-demo, or -e examples/demo in a checkout", err=True)
         raise typer.Exit(_EXIT_USAGE) from None
-    code = run(run_dir=run_dir, out=out, firmware=firmware, json_output=output is Output.JSON)
+    json_output = output is not Output.TABLE
+    code = run(run_dir=run_dir, out=out, firmware=firmware, json_output=json_output)
     raise typer.Exit(code)
 
 
@@ -105,148 +159,82 @@ def events(
         int | None,
         typer.Option(min=0, help="Print events after this revision; default: all that are kept."),
     ] = None,
+    filter: Annotated[
+        str,
+        typer.Option(metavar="TERMS", help='Only those, as in "type=vcoproc kind=FAULTED".'),
+    ] = "",
     run_dir: RunDirOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Prints what has changed in the cluster, oldest first."""
     from vcoproc_toolstack.cli.watching import print_events
 
-    with connect(run_dir) as client:
-        print_events(client, follow=follow, after=revision, json=output is Output.JSON)
+    with connect(run_dir) as cluster:
+        print_events(cluster, filter=filter, follow=follow, after=revision, output=output)
 
 
-# --- domains --------------------------------------------------------------------------------------
-
-
-@domain_app.command("create", epilog=EPILOG)
-def domain_create(
-    file: Annotated[Path, typer.Argument(help="The domain's file, xl.cfg format.")],
-    run_dir: RunDirOption = None,
-    request_id: RequestIdOption = "",
-    output: OutputOption = Output.TABLE,
+@app.command(epilog=EPILOG)
+def faults(
+    filter: FilterOption = "", run_dir: RunDirOption = None, output: OutputOption = Output.TABLE
 ) -> None:
-    """Creates a domain with its memory and all its vcoprocs, or nothing at all."""
-    text = _read_config(file)
-    with connect(run_dir) as client:
-        from vcoproc.api.v1 import toolstack_pb2 as api
+    """Lists faults of vcoprocs and coprocs, newest first."""
+    from vcoproc.client import calls
 
-        name = str(file) if len(os.fsencode(file)) <= limits.FILE_NAME_BYTES_MAX else file.name
-        request = api.CreateDomainRequest(config=text, file_name=name, request_id=request_id)
-        _show_domain(client.change("CreateDomain", request), output)
-
-
-@domain_app.command("destroy", epilog=EPILOG)
-def domain_destroy(
-    name: Annotated[str, typer.Argument(help="Name of the domain.")],
-    run_dir: RunDirOption = None,
-    request_id: RequestIdOption = "",
-    output: OutputOption = Output.TABLE,
-) -> None:
-    """Destroys a domain: its vcoprocs leave their coprocs, its memory is released."""
-    with connect(run_dir) as client:
-        from vcoproc.api.v1 import toolstack_pb2 as api
-
-        request = api.DestroyDomainRequest(name=f"domains/{name}", request_id=request_id)
-        answer = client.change("DestroyDomain", request)
-    if output is Output.JSON:
-        print_json(answer)
-    else:
-        typer.echo(f"domain {name} is destroyed")
-
-
-@domain_app.command("list", epilog=EPILOG)
-def domain_list(run_dir: RunDirOption = None, output: OutputOption = Output.TABLE) -> None:
-    """Lists all domains."""
-    with connect(run_dir) as client:
-        from vcoproc.api.v1 import toolstack_pb2 as api
-
-        answer = client.list("ListDomains", api.ListDomainsRequest(), "domains")
-    if output is Output.JSON:
-        print_json(answer)
+    with connect(run_dir) as cluster:
+        answer = cluster.whole(calls.faults(filter))
+    if print_data(output, answer):
         return
     from vcoproc_toolstack.cli import tables
 
-    tables.domains(answer)
+    tables.faults(answer.faults)
 
 
-@domain_app.command("show", epilog=EPILOG)
-def domain_show(
-    name: Annotated[str, typer.Argument(help="Name of the domain.")],
-    run_dir: RunDirOption = None,
-    output: OutputOption = Output.TABLE,
+@app.command(epilog=EPILOG)
+def lines(
+    filter: FilterOption = "", run_dir: RunDirOption = None, output: OutputOption = Output.TABLE
 ) -> None:
-    """Shows one domain: where its vcoprocs' registers and interrupts are."""
-    with connect(run_dir) as client:
-        from vcoproc.api.v1 import toolstack_pb2 as api
+    """Lists interrupt lines as the irq-router has them."""
+    from vcoproc.client import calls
 
-        answer = client.read("GetDomain", api.GetDomainRequest(name=f"domains/{name}"))
-    _show_domain(answer, output)
-
-
-def _show_domain(answer: Any, output: Output) -> None:
-    if output is Output.JSON:
-        print_json(answer)
+    with connect(run_dir) as cluster:
+        answer = cluster.whole(calls.lines(filter))
+    if print_data(output, answer):
         return
     from vcoproc_toolstack.cli import tables
 
-    tables.domain(answer)
+    tables.lines(answer.lines)
 
 
-# --- coprocs and vcoprocs -------------------------------------------------------------------------
-
-
-@coproc_app.command("list", epilog=EPILOG)
-def coproc_list(run_dir: RunDirOption = None, output: OutputOption = Output.TABLE) -> None:
-    """Lists the shared coprocs."""
-    with connect(run_dir) as client:
-        from vcoproc.api.v1 import toolstack_pb2 as api
-
-        answer = client.list("ListCoprocs", api.ListCoprocsRequest(), "coprocs")
-    if output is Output.JSON:
-        print_json(answer)
+@app.command(epilog=EPILOG)
+def status(run_dir: RunDirOption = None, output: OutputOption = Output.TABLE) -> None:
+    """Shows the whole cluster at one moment; `--output json` has everything."""
+    with connect(run_dir) as cluster:
+        answer = cluster.picture()
+    if print_data(output, answer):
         return
     from vcoproc_toolstack.cli import tables
 
-    tables.coprocs(answer)
+    tables.picture(answer)
 
 
-@coproc_app.command("show", epilog=EPILOG)
-def coproc_show(
-    name: Annotated[str, typer.Argument(help="Name of the coproc.")],
+@app.command(epilog=EPILOG)
+def top(
+    interval_s: Annotated[
+        float, typer.Option("--delay", "-d", min=0.1, max=60, help="Seconds between two looks.")
+    ] = 1.0,
+    batch: Annotated[
+        bool, typer.Option("--batch", "-b", help="Print one look after the other; no keys.")
+    ] = False,
+    count: Annotated[
+        int, typer.Option("--count", "-n", min=0, help="End after so many looks; 0: never.")
+    ] = 0,
     run_dir: RunDirOption = None,
-    output: OutputOption = Output.TABLE,
 ) -> None:
-    """Shows one coproc."""
-    with connect(run_dir) as client:
-        from vcoproc.api.v1 import toolstack_pb2 as api
+    """Shows live who has the coprocs, and what they do; press h for the keys."""
+    from vcoproc_toolstack.cli import top as live
 
-        answer = client.read("GetCoproc", api.GetCoprocRequest(name=f"coprocs/{name}"))
-    if output is Output.JSON:
-        print_json(answer)
-        return
-    from vcoproc_toolstack.cli import tables
-
-    tables.coproc(answer)
-
-
-@vcoproc_app.command("list", epilog=EPILOG)
-def vcoproc_list(
-    domain: Annotated[str, typer.Option(help="Only those of this domain.")] = "",
-    run_dir: RunDirOption = None,
-    output: OutputOption = Output.TABLE,
-) -> None:
-    """Lists vcoprocs with their state and accounting."""
-    with connect(run_dir) as client:
-        from vcoproc.api.v1 import toolstack_pb2 as api
-
-        request = api.ListVcoprocsRequest(domain=f"domains/{domain}" if domain else "")
-        answer = client.list("ListVcoprocs", request, "vcoprocs")
-    if output is Output.JSON:
-        print_json(answer)
-        return
-    from vcoproc_toolstack.cli import tables
-
-    tables.vcoprocs(answer.vcoprocs)
+    with connect(run_dir) as cluster:
+        live.run(cluster, interval_s=interval_s, batch=batch, count=count)
 
 
 # --- files and the end ----------------------------------------------------------------------------
@@ -257,19 +245,6 @@ def _existing(path: Path) -> Path:
     if not path.exists():
         raise InvalidArgument(str(path), "there is no such file")
     return path
-
-
-def _read_config(path: Path) -> str:
-    from vcoproc.config.files import read_source
-
-    try:
-        return read_source(path).decode()
-    except NotFound:
-        raise InvalidArgument(str(path), "there is no such file") from None
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        problem = ConfigProblem(str(path), line, "file", "is not UTF-8 text")
-        raise InvalidConfig([problem]) from None
 
 
 def main() -> None:

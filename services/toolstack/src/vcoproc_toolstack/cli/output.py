@@ -1,23 +1,45 @@
-"""Answers of the cluster as JSON for programs."""
+"""Answers of the cluster as JSON or YAML for programs."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from google.protobuf.message import Message
 
 
-def to_json(message: Message, *, indent: int | None = 2) -> str:
-    """A message as JSON: names as in the proto file, every field there, 64-bit numbers as numbers.
+def to_text(answer: Message | Mapping[str, Any], form: str) -> str:
+    """An answer as "json" or "yaml". A mapping may hold messages, also in lists."""
+    plain = _plain(answer)
+    return json.dumps(plain, indent=2) if form == "json" else _yaml(plain)
 
-    Bytes are hexadecimal, enums their names, a message that is absent is null.
-    """
-    return json.dumps(to_dict(message), indent=indent)
+
+def to_item(item: Message, form: str) -> str:
+    """One of many: JSON in one line, or a YAML document."""
+    plain = to_dict(item)
+    return json.dumps(plain) if form == "json" else f"---\n{_yaml(plain)}"
+
+
+def _yaml(plain: Any) -> str:
+    import yaml
+
+    return str(yaml.safe_dump(plain, sort_keys=False))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Message):
+        return to_dict(value)
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    return [_plain(each) for each in value] if isinstance(value, list) else value
 
 
 def to_dict(message: Message) -> dict[str, Any]:
-    """See `to_json`."""
+    """A message: names as in the proto file, every field there, 64-bit numbers as numbers.
+
+    Bytes are hexadecimal, enums their names, a message that is absent is null.
+    """
     return {field.name: _field(message, field) for field in message.DESCRIPTOR.fields}
 
 

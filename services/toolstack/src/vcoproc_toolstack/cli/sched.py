@@ -8,13 +8,14 @@ import typer
 
 from vcoproc_toolstack.cli.options import (
     EPILOG,
+    CoprocArgument,
     Output,
     OutputOption,
     RequestIdOption,
     RunDirOption,
     connect,
     group,
-    print_json,
+    print_data,
 )
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 sched_app = group("How coprocs are scheduled. See also docs/scheduling.md.")
 
-CoprocArgument = Annotated[str, typer.Argument(metavar="COPROC", help="Name of the coproc.")]
 ParameterOption = Annotated[
     list[str] | None,
     typer.Option("--param", "-p", metavar="KEY=VALUE", help="A parameter to set; repeatable."),
@@ -36,8 +36,7 @@ def sched_list(run_dir: RunDirOption = None, output: OutputOption = Output.TABLE
 
     with connect(run_dir) as client:
         found = sched_calls.schedules(client)
-    if output is Output.JSON:
-        sched_calls.print_dict({"schedules": found})
+    if print_data(output, {"schedules": found}):
         return
     from vcoproc_toolstack.cli import sched_tables
 
@@ -55,8 +54,7 @@ def sched_show(
 
     with connect(run_dir) as client:
         found = sched_calls.schedule(client, coproc)
-    if output is Output.JSON:
-        print_json(found)
+    if print_data(output, found):
         return
     from vcoproc_toolstack.cli import sched_tables
 
@@ -94,9 +92,8 @@ def sched_set(
     )
     with connect(run_dir) as client:
         sched_calls.name_all(client, request)
-        answer = client.change("SetSchedule", request)
-    if output is Output.JSON:
-        print_json(answer)
+        answer = sched_calls.set_schedule(client, request)
+    if print_data(output, answer):
         return
     from vcoproc_toolstack.cli import sched_tables
 
@@ -121,8 +118,7 @@ def sched_params(
         if given:
             sched_calls.set_parameters(client, target, given, request_id)
         found = sched_calls.parameters(client, target)
-    if output is Output.JSON:
-        sched_calls.print_dict(found)
+    if print_data(output, found):
         return
     from vcoproc_toolstack.cli import sched_tables
 
@@ -145,9 +141,7 @@ def sched_log(
     from vcoproc_toolstack.cli import sched_calls
 
     with connect(run_dir) as client:
-        sched_calls.print_log(
-            client, coproc, follow=follow, count=count, json=output is Output.JSON
-        )
+        sched_calls.print_log(client, coproc, follow=follow, count=count, output=output)
 
 
 @sched_app.command("analyse", epilog=EPILOG)
@@ -157,7 +151,7 @@ def sched_analyse(
         int, typer.Option(min=0, help="Cost of a switch; 0: the longest observed.")
     ] = 0,
     refusal_us: Annotated[
-        int, typer.Option(min=0, help="Longest refusal to leave; 0: the coproc's bound.")
+        int, typer.Option(min=0, help="Longest refusal, out or in; 0: the coproc's bounds.")
     ] = 0,
     work_us: Annotated[
         int, typer.Option(min=0, help="Time that each one runs after a wake; 0: 1 ms.")
@@ -168,18 +162,15 @@ def sched_analyse(
     """Shows what every vcoproc is sure to get, its longest wait, and what was observed."""
     with connect(run_dir) as client:
         from vcoproc import limits
-        from vcoproc.api.v1 import toolstack_pb2 as api
         from vcoproc_toolstack.cli import sched_calls
 
-        request = api.AnalyseScheduleRequest(
-            coproc=f"coprocs/{coproc}",
+        answer = client.analyse(
+            coproc,
             switch_ns=sched_calls.check_number("--switch-us", switch_us * limits.US),
             refusal_ns=sched_calls.check_number("--refusal-us", refusal_us * limits.US),
             work_ns=sched_calls.check_number("--work-us", work_us * limits.US),
         )
-        answer = client.read("AnalyseSchedule", request)
-    if output is Output.JSON:
-        print_json(answer)
+    if print_data(output, answer):
         return
     from vcoproc_toolstack.cli import sched_tables
 
@@ -189,12 +180,11 @@ def sched_analyse(
 @sched_app.command("algorithms", epilog=EPILOG)
 def sched_algorithms(run_dir: RunDirOption = None, output: OutputOption = Output.TABLE) -> None:
     """Lists the algorithms that are installed, with every parameter."""
-    with connect(run_dir) as client:
-        from vcoproc.api.v1 import toolstack_pb2 as api
+    from vcoproc.client import calls
 
-        answer = client.read("ListAlgorithms", api.ListAlgorithmsRequest())
-    if output is Output.JSON:
-        print_json(answer)
+    with connect(run_dir) as client:
+        answer = client.call(calls.algorithms())
+    if print_data(output, answer):
         return
     from vcoproc_toolstack.cli import sched_tables
 
@@ -283,4 +273,4 @@ def _xl(
 
     sched_xl.check(asked, coproc_wide)
     with connect(run_dir) as client:
-        sched_xl.run(client, asked, coproc_wide, json=output is Output.JSON)
+        sched_xl.run(client, asked, coproc_wide, output=output)

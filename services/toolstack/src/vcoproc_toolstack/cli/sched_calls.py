@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json as json_module
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import typer
-from google.protobuf.message import Message
 
 from vcoproc.api.v1 import toolstack_pb2 as api
+from vcoproc.client import Cluster
+from vcoproc.client.calls import Call, new_request_id
 from vcoproc.config.problems import parameter_name, parse_number, shorten
 from vcoproc.errors import InvalidArgument, NotFound
-from vcoproc_toolstack.cli.client import Client
-from vcoproc_toolstack.cli.output import to_dict, to_json
+from vcoproc_toolstack.cli.options import Output, print_item
+from vcoproc_toolstack.cli.output import to_dict
 
 ALL: Final = "all"
 _INT64_MAX: Final = 2**63 - 1
@@ -99,13 +99,13 @@ def set_request(
     )
 
 
-def name_all(client: Client, request: api.SetScheduleRequest) -> None:
+def name_all(client: Cluster, request: api.SetScheduleRequest) -> None:
     """Puts every vcoproc of the coproc in the place of "all"; those named have their own words."""
     given = {each.vcoproc: dict(each.parameters) for each in request.vcoprocs}
     common = given.pop(ALL, None)
     if common is None:
         return
-    found = client.read("GetSchedule", api.GetScheduleRequest(coproc=request.coproc))
+    found = client.schedule(request.coproc)
     for each in found.vcoprocs:
         given[each.vcoproc] = {**common, **given.get(each.vcoproc, {})}
     del request.vcoprocs[:]
@@ -113,25 +113,28 @@ def name_all(client: Client, request: api.SetScheduleRequest) -> None:
         request.vcoprocs.add(vcoproc=name, parameters=parameters)
 
 
+def set_schedule(client: Cluster, request: api.SetScheduleRequest) -> api.SetScheduleResponse:
+    """Sets what a request says. Raises: VcoprocError."""
+    request.request_id = request.request_id or new_request_id()
+    return client.call(
+        Call("toolstack", "SetSchedule", request, api.SetScheduleResponse, change=True)
+    )
+
+
 # --- questions ------------------------------------------------------------------------------------
 
 
-def schedule(client: Client, coproc: str) -> api.Schedule:
+def schedule(client: Cluster, coproc: str) -> api.Schedule:
     """One coproc. Raises: VcoprocError."""
-    request = api.GetScheduleRequest(coproc=f"coprocs/{coproc}")
-    found: api.Schedule = client.read("GetSchedule", request)
-    return found
+    return client.schedule(f"coprocs/{coproc}")
 
 
-def schedules(client: Client) -> list[api.Schedule]:
+def schedules(client: Cluster) -> list[api.Schedule]:
     """All coprocs, in the order of the tree. Raises: VcoprocError."""
-    coprocs = client.list("ListCoprocs", api.ListCoprocsRequest(), "coprocs").coprocs
-    return [
-        client.read("GetSchedule", api.GetScheduleRequest(coproc=each.name)) for each in coprocs
-    ]
+    return [client.schedule(each.name) for each in list(client.coprocs())]
 
 
-def parameters(client: Client, target: str) -> dict[str, Any]:
+def parameters(client: Cluster, target: str) -> dict[str, Any]:
     """All parameters of a coproc or of DOMAIN/VCOPROC, with their descriptions.
 
     Raises:
@@ -139,8 +142,7 @@ def parameters(client: Client, target: str) -> dict[str, Any]:
     """
     if "/" in target:
         name = vcoproc_name(target)
-        vcoproc = client.read("GetVcoproc", api.GetVcoprocRequest(name=name))
-        found = client.read("GetSchedule", api.GetScheduleRequest(coproc=vcoproc.coproc))
+        found = client.schedule(client.vcoproc(name).coproc)
         values = [dict(each.parameters) for each in found.vcoprocs if each.vcoproc == name]
         if not values:
             raise NotFound("vcoproc", target)
@@ -148,7 +150,7 @@ def parameters(client: Client, target: str) -> dict[str, Any]:
     else:
         found = schedule(client, target)
         name, of = found.coproc, dict(found.parameters)
-    algorithms = client.read("ListAlgorithms", api.ListAlgorithmsRequest()).algorithms
+    algorithms = client.algorithms()
     infos = [
         info
         for each in algorithms
@@ -168,61 +170,36 @@ def parameters(client: Client, target: str) -> dict[str, Any]:
 
 
 def set_parameters(
-    client: Client, target: str, given: Mapping[str, int], request_id: str = ""
+    client: Cluster, target: str, given: Mapping[str, int], request_id: str = ""
 ) -> None:
     """Sets some parameters of a coproc or of DOMAIN/VCOPROC. Raises: VcoprocError."""
     if "/" in target:
-        name = vcoproc_name(target)
-        client.change(
-            "SetVcoprocParameters",
-            api.SetVcoprocParametersRequest(name=name, parameters=given, request_id=request_id),
-        )
+        client.set_parameters(vcoproc_name(target), given, request_id=request_id)
     else:
-        coproc = f"coprocs/{target}"
-        client.change(
-            "SetSchedule",
-            api.SetScheduleRequest(coproc=coproc, parameters=given, request_id=request_id),
-        )
+        client.set_schedule(f"coprocs/{target}", parameters=given, request_id=request_id)
 
 
 # --- answers --------------------------------------------------------------------------------------
 
 
-def print_dict(answer: Mapping[str, Any]) -> None:
-    """Prints something that is no single message as JSON."""
-
-    def plain(value: Any) -> Any:
-        return to_dict(value) if isinstance(value, Message) else value
-
-    found = {
-        key: [plain(each) for each in value] if isinstance(value, list) else plain(value)
-        for key, value in answer.items()
-    }
-    typer.echo(json_module.dumps(found, indent=2))
-
-
-def print_log(client: Client, coproc: str, *, follow: bool, count: int, json: bool) -> None:
+def print_log(client: Cluster, coproc: str, *, follow: bool, count: int, output: Output) -> None:
     """Prints the newest decisions that are kept, then those that come, or ends."""
     name = f"coprocs/{coproc}"
-    kept: Sequence[api.Decision] = list(
-        client.stream("WatchDecisions", api.WatchDecisionsRequest(coproc=name))
-    )
+    kept = list(client.decisions(name))
     for decision in kept[len(kept) - min(count, len(kept)) :]:
-        _print_decision(decision, json)
+        _print_decision(decision, output)
     if not follow:
         return
     after = kept[-1].number if kept else 0
-    request = api.WatchDecisionsRequest(coproc=name, after_number=after, follow=True)
     try:
-        for decision in client.stream("WatchDecisions", request):
-            _print_decision(decision, json)
+        for decision in client.decisions(name, after=after, follow=True):
+            _print_decision(decision, output)
     except KeyboardInterrupt:
         return  # the usual way to end it
 
 
-def _print_decision(decision: api.Decision, json: bool) -> None:
-    if json:
-        typer.echo(to_json(decision, indent=None))
+def _print_decision(decision: api.Decision, output: Output) -> None:
+    if print_item(output, decision):
         return
     from vcoproc_toolstack.cli.sched_tables import decision_lines
 

@@ -78,7 +78,10 @@ def schedule(found: api.Schedule) -> None:
     if any(each.slices.turn_count for each in found.vcoprocs):
         out.print()
         slices(found)
-    if any(each.refusals.refusal_count for each in found.vcoprocs):
+    if any(
+        each.refusals.refusal_count or each.switch_in_refusals.refusal_count
+        for each in found.vcoprocs
+    ):
         out.print()
         refusals(found)
 
@@ -137,24 +140,30 @@ def slices(found: api.Schedule) -> None:
 
 
 def refusals(found: api.Schedule) -> None:
-    """How long each refused to leave."""
+    """How long each refused to leave, and how long the coproc refused to take each in."""
     show(
-        ("VCOPROC", "REFUSALS>", "BUSY>", "FORCED>", "IN ALL>", "LONGEST>", "HOW LONG"),
+        (
+            "VCOPROC", "SWITCH", "REFUSALS>", "BUSY>", "FORCED>", "GIVEN UP>",
+            "IN ALL>", "LONGEST>", "HOW LONG",
+        ),
         (
             (
                 short(each.vcoproc),
-                str(each.refusals.refusal_count),
-                str(each.refusals.busy_count),
-                str(each.refusals.forced_count),
-                _ms(each.refusals.total_ns),
-                f"{each.refusals.longest_us} us",
-                _distribution(list(each.refusals.bucket_counts)),
+                switch,
+                str(figures.refusal_count),
+                str(figures.busy_count),
+                str(figures.forced_count) if switch == "out" else "-",
+                str(figures.given_up_count) if switch == "in" else "-",
+                _ms(figures.total_ns),
+                f"{figures.longest_us} us",
+                _distribution(list(figures.bucket_counts)),
             )
             for each in found.vcoprocs
-            if each.refusals.refusal_count
+            for switch, figures in (("out", each.refusals), ("in", each.switch_in_refusals))
+            if figures.refusal_count
         ),
         empty="",
-    )
+    )  # fmt: skip
 
 
 def _distribution(counts: list[int]) -> str:
@@ -224,7 +233,8 @@ def algorithms(answer: api.ListAlgorithmsResponse) -> None:
 def analysis(answer: api.ScheduleAnalysis) -> None:
     console().print(
         f"coproc {_last(answer.coproc)}: {answer.algorithm}, reckoned with switches of "
-        f"{_us(answer.switch_ns)}, refusals of {_us(answer.refusal_ns)}, "
+        f"{_us(answer.switch_ns)}, refusals of {_us(answer.refusal_ns)} to leave and "
+        f"{_us(answer.switch_in_refusal_ns)} to be taken in, "
         f"and {_us(answer.work_ns)} of work after a wake"
     )
     show(

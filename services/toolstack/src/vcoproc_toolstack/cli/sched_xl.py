@@ -12,9 +12,10 @@ import typer
 
 from vcoproc import limits
 from vcoproc.api.v1 import toolstack_pb2 as api
+from vcoproc.client import Cluster
 from vcoproc.errors import InvalidArgument, NotFound
 from vcoproc_toolstack.cli import sched_calls
-from vcoproc_toolstack.cli.client import Client
+from vcoproc_toolstack.cli.options import Output, print_data
 from vcoproc_toolstack.cli.sched_tables import short
 from vcoproc_toolstack.cli.tables import show
 
@@ -72,7 +73,7 @@ def check(asked: Asked, coproc_wide: CoprocWide) -> None:
             raise InvalidArgument(name, why)
 
 
-def run(client: Client, asked: Asked, coproc_wide: CoprocWide, *, json: bool) -> None:
+def run(client: Cluster, asked: Asked, coproc_wide: CoprocWide, *, output: Output) -> None:
     """Shows, or sets and shows nothing, as xl does. Raises: VcoprocError."""
     schedparam, tslice_ms, ratelimit_us = coproc_wide
     found = _find(client, asked)
@@ -83,25 +84,24 @@ def run(client: Client, asked: Asked, coproc_wide: CoprocWide, *, json: bool) ->
             slice_us=(tslice_ms or 0) * (limits.MS // limits.US),
             parameters=parameters,
         )
-        answer = client.change("SetSchedule", request)
-        if json:
-            sched_calls.print_dict({"schedules": [answer.schedule]})
+        answer = sched_calls.set_schedule(client, request)
+        print_data(output, {"schedules": [answer.schedule]})
         return
     if any(asked.columns.values()):
         _set(client, asked, found)
-        if not json:
+        if output is Output.TABLE:
             return
         found = _find(client, asked)
-    if json:
-        sched_calls.print_dict({"vcoprocs": [v for _, vcoprocs in found for v in vcoprocs]})
-    elif schedparam:
+    if print_data(output, {"vcoprocs": [v for _, vcoprocs in found for v in vcoprocs]}):
+        return
+    if schedparam:
         for schedule, _ in found:
             typer.echo(_coproc_line(schedule))
     else:
         _print(asked, found)
 
 
-def _find(client: Client, asked: Asked) -> Found:
+def _find(client: Cluster, asked: Asked) -> Found:
     """The coprocs that are meant, each with the vcoprocs that are meant."""
     if asked.coproc:
         schedule = sched_calls.schedule(client, asked.coproc)
@@ -135,11 +135,11 @@ def _find(client: Client, asked: Asked) -> Found:
     return found
 
 
-def _check_found(client: Client, asked: Asked, named: set[str], found: Found) -> None:
+def _check_found(client: Cluster, asked: Asked, named: set[str], found: Found) -> None:
     missing = named - {each.vcoproc for _, vcoprocs in found for each in vcoprocs}
     if not missing and found:
         return
-    domain = client.read("GetDomain", api.GetDomainRequest(name=f"domains/{asked.domain}"))
+    domain = client.domain(asked.domain)
     strangers = missing - {each.name for each in domain.vcoprocs}
     if strangers:
         raise NotFound("vcoproc", short(min(strangers)))
@@ -148,7 +148,7 @@ def _check_found(client: Client, asked: Asked, named: set[str], found: Found) ->
     raise InvalidArgument("-d", f"{what} {verb} on a coproc that is scheduled by {asked.algorithm}")
 
 
-def _set(client: Client, asked: Asked, found: Found) -> None:
+def _set(client: Cluster, asked: Asked, found: Found) -> None:
     """Sets the parameters; those of vcoprocs on one coproc all together or not at all."""
     named = [name for name in asked.vcoprocs if name != ALL]
     for schedule, vcoprocs in found:
@@ -161,16 +161,9 @@ def _set(client: Client, asked: Asked, found: Found) -> None:
             }
         if len(by_name) == 1:
             [(resource, given)] = by_name.items()
-            request = api.SetVcoprocParametersRequest(name=resource, parameters=given)
-            client.change("SetVcoprocParameters", request)
-            continue
-        together = [
-            api.VcoprocParameters(vcoproc=resource, parameters=given)
-            for resource, given in by_name.items()
-        ]
-        client.change(
-            "SetSchedule", api.SetScheduleRequest(coproc=schedule.coproc, vcoprocs=together)
-        )
+            client.set_parameters(resource, given)
+        else:
+            client.set_schedule(schedule.coproc, vcoprocs=by_name)
 
 
 def _coproc_line(schedule: api.Schedule) -> str:

@@ -3,7 +3,8 @@
 Theory of operation:
     One thread owns all children, from the first fork to the last wait. It sleeps in poll until a
     child says that it serves (a datagram as of sd_notify(3)), a child ends (its pidfd becomes
-    readable), somebody wants the end (an eventfd), or a restart is due.
+    readable), somebody wants something (an eventfd), or a restart is due. Children may be added and
+    dismissed while it runs.
 Invariants:
     The thread ends only when no child is left. It lives as long as its children, because the kernel
     delivers the parent-death signal when the thread that forked ends, not the process.
@@ -14,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import queue
 import select
 import signal
 import socket
@@ -28,7 +30,7 @@ from typing import Final
 
 from vcoproc import limits
 from vcoproc.errors import PeerError
-from vcoproc.runtime.process import DIE_WITH_PARENT
+from vcoproc.runtime.process import DIE_WITH_PARENT, EXIT_REMOVED
 
 _TAIL_BYTES: Final = 4096
 _TAIL_LINES: Final = 8
@@ -47,8 +49,8 @@ class StartFailed(PeerError):
 
     reason = "START_FAILED"
 
-    def __init__(self, process: str, exit_code: int | None, words: str) -> None:
-        limit_s = limits.START_TIMEOUT_NS // limits.S
+    def __init__(self, process: str, exit_code: int | None, words: str, limit_ns: int = 0) -> None:
+        limit_s = limit_ns // limits.S
         how = f"did not serve within {limit_s} s" if exit_code is None else _ending(exit_code)
         super().__init__(f"{process} {how}" + (f":\n{words}" if words else ""))
         self.process = process
@@ -67,11 +69,15 @@ class StartAborted(PeerError):
 
 @dataclass(frozen=True, slots=True)
 class ChildSpec:
-    """A process to keep alive. log: where its stderr is appended; None for our own stderr."""
+    """A process to keep alive. log: where its stderr is appended; None for our own stderr.
+
+    environ: variables of this process alone.
+    """
 
     name: str
     command: tuple[str, ...]
     log: Path | None
+    environ: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -80,11 +86,19 @@ class _Child:
     process: subprocess.Popen[bytes] | None = None
     pidfd: int = -1
     ready: bool = False
+    served: bool = False
+    """It, or one before it, has served."""
     log_offset: int = 0
     started_ns: int = 0
     delay_ns: int = limits.RESTART_DELAY_NS_MIN
     restart_ns: int | None = None
     """When it is to be started again; None while it runs."""
+    needless: bool = False
+    """It said that there is nothing for it to do, and has not served since."""
+    kill_ns: int | None = None
+    """It is dismissed: when it is ended by force. None while it is to be kept alive."""
+    successor: ChildSpec | None = None
+    """Who is started once this one, which is dismissed, has ended."""
 
 
 @dataclass(slots=True)
@@ -114,6 +128,7 @@ class Supervisor:
         environ: Mapping[str, str] | None = None,
     ) -> None:
         self._children = [_Child(spec) for spec in specs]
+        self._orders: queue.SimpleQueue[ChildSpec | str] = queue.SimpleQueue()
         self._notify_path = notify_path
         self._report = report
         self._environ = dict(os.environ if environ is None else environ)
@@ -138,6 +153,23 @@ class Supervisor:
         if self._outcome.error is not None:
             self._join()
             raise self._outcome.error
+
+    def add(self, spec: ChildSpec) -> None:
+        """Starts one more child, and keeps it alive. One of that name that is dismissed comes back.
+
+        Does nothing when there is one already.
+        """
+        self._order(spec)
+
+    def dismiss(self, name: str) -> None:
+        """Ends a child, by force after `limits.STOP_TIMEOUT_NS`; it is not started again."""
+        self._order(name)
+
+    def _order(self, order: ChildSpec | str) -> None:
+        self._orders.put(order)
+        with self._lock:
+            if not self._closed:
+                os.eventfd_write(self._wake, 1)
 
     def request_stop(self) -> None:
         """Asks for the end; a second time: without waiting for anybody. Safe in signal handlers."""
@@ -165,7 +197,7 @@ class Supervisor:
         """The processes that run now, by name."""
         return {
             child.spec.name: process.pid
-            for child in self._children
+            for child in list(self._children)
             if (process := child.process) is not None
         }
 
@@ -201,19 +233,22 @@ class Supervisor:
             self._outcome.done.set()
 
     def _keep_alive(self) -> None:
-        deadline_ns = time.monotonic_ns() + limits.START_TIMEOUT_NS
+        limit_ns = limits.START_TIMEOUT_NS
+        limit_ns = max(limit_ns, limit_ns * len(self._children) // limits.START_TOGETHER)
+        deadline_ns = time.monotonic_ns() + limit_ns
         for child in self._children:
             self._spawn(child)
         while not self._stop_count:
             starting = not self._outcome.done.is_set()
-            if starting and all(child.ready for child in self._children):
+            if starting and all(child.ready or child.needless for child in self._children):
                 self._outcome.done.set()
                 continue
             if starting and time.monotonic_ns() >= deadline_ns:
-                slow = next(child for child in self._children if not child.ready)
-                raise StartFailed(slow.spec.name, None, _tail(slow))
+                slow = next(c for c in self._children if not (c.ready or c.needless))
+                raise StartFailed(slow.spec.name, None, _tail(slow), limit_ns)
             self._wait(deadline_ns if starting else None)
             self._bury()
+            self._obey()
             self._respawn()
         if not self._outcome.done.is_set():
             raise StartAborted
@@ -221,7 +256,8 @@ class Supervisor:
     def _wait(self, deadline_ns: int | None) -> None:
         """Sleeps until something happens, and hears who serves."""
         assert self._notify is not None
-        due = [child.restart_ns for child in self._children if child.restart_ns is not None]
+        times_ns = [(child.restart_ns, child.kill_ns) for child in self._children]
+        due = [time_ns for pair in times_ns for time_ns in pair if time_ns is not None]
         if deadline_ns is not None:
             due.append(deadline_ns)
         poll = select.poll()
@@ -235,6 +271,8 @@ class Supervisor:
             # Upwards: a millisecond too late is no harm, too early would spin.
             timeout_ms = max(0, -((time.monotonic_ns() - min(due)) // limits.MS))
         poll.poll(timeout_ms)
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._wake)
         self._hear()
 
     def _hear(self) -> None:
@@ -253,12 +291,15 @@ class Supervisor:
         for child in self._children:
             if child.process is not None and child.process.pid == pid and not child.ready:
                 child.ready = True
+                child.needless = False
                 if self._outcome.done.is_set():
-                    self._say(f"{child.spec.name} serves again (pid {pid})")
+                    self._say(f"{child.spec.name} serves{' again' * child.served} (pid {pid})")
+                child.served = True
 
     def _spawn(self, child: _Child) -> None:
         environ = {
             **self._environ,
+            **child.spec.environ,
             "NOTIFY_SOCKET": str(self._notify_path),
             DIE_WITH_PARENT: str(os.getpid()),
         }
@@ -287,12 +328,18 @@ class Supervisor:
 
     def _bury(self) -> None:
         """Looks who has ended, and says when it is to be started again."""
-        for child in self._children:
+        for child in list(self._children):
             if child.process is None or child.process.poll() is None:
                 continue
             exit_code = child.process.returncode
             self._forget(child)
-            if not self._outcome.done.is_set():
+            if child.kill_ns is not None:
+                self._children.remove(child)
+                if child.successor is not None:
+                    self._children.append(_Child(child.successor, restart_ns=0))
+                continue
+            child.needless = exit_code == EXIT_REMOVED
+            if not self._outcome.done.is_set() and not child.needless:
                 raise StartFailed(child.spec.name, exit_code, _tail(child))
             now_ns = time.monotonic_ns()
             if now_ns - child.started_ns >= limits.RESTART_FORGIVEN_NS:
@@ -300,11 +347,44 @@ class Supervisor:
             child.restart_ns = now_ns + child.delay_ns
             wait_ms = child.delay_ns // limits.MS
             child.delay_ns = min(2 * child.delay_ns, limits.RESTART_DELAY_NS_MAX)
+            if child.needless:
+                continue  # who knows whether it is to be there will add or dismiss it
             words = _tail(child)
             self._say(
                 f"{child.spec.name} {_ending(exit_code)}; starting it again in {wait_ms} ms"
                 + (f"\n{words}" if words else "")
             )
+
+    def _obey(self) -> None:
+        """Takes on and dismisses children as ordered."""
+        while not self._orders.empty():
+            order = self._orders.get()
+            if isinstance(order, ChildSpec):
+                self._take_on(order)
+            else:
+                self._dismiss(order)
+        now_ns = time.monotonic_ns()
+        for child in self._children:
+            if child.kill_ns is not None and child.process is not None and now_ns >= child.kill_ns:
+                self._say(f"{child.spec.name} did not stop in time and is killed")
+                child.process.kill()
+                child.kill_ns = now_ns + limits.STOP_TIMEOUT_NS
+
+    def _take_on(self, spec: ChildSpec) -> None:
+        present = [child for child in self._children if child.spec.name == spec.name]
+        if not present:
+            self._children.append(_Child(spec, restart_ns=0))
+        elif present[0].kill_ns is not None:
+            present[0].successor = spec
+
+    def _dismiss(self, name: str) -> None:
+        for child in [child for child in self._children if child.spec.name == name]:
+            child.successor = None
+            if child.process is None:
+                self._children.remove(child)
+            elif child.kill_ns is None:
+                child.process.send_signal(signal.SIGTERM)
+                child.kill_ns = time.monotonic_ns() + limits.STOP_TIMEOUT_NS
 
     def _respawn(self) -> None:
         now_ns = time.monotonic_ns()

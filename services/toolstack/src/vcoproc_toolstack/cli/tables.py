@@ -12,10 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from vcoproc import limits
+from vcoproc.api.v1 import audit_pb2, cluster_pb2
 from vcoproc.api.v1 import toolstack_pb2 as api
+from vcoproc.client.names import short_name
 
 _GOOD = ("ONLINE", "RUNNING")
-_BAD = ("FAULTED", "FAILED", "LOST", "OFFLINE")
+_BAD = ("CRASHED", "FAULTED", "FAILED", "LOST", "OFFLINE")
 _WIDTH_OF_A_PIPE = 10_000
 """Columns are never folded for a program that reads them."""
 
@@ -82,20 +84,33 @@ def domains(answer: api.ListDomainsResponse) -> None:
     )
 
 
+def domain_state(found: api.Domain) -> str:
+    """A domain in one line."""
+    state = _enum(api.Domain.State.Name(found.state))
+    why = f" ({found.state_reason})" if found.state_reason else ""
+    head = f"domain {_last(found.name)}: domid {found.domid}, {state}{why}"
+    return f"{head}, {_size(found.memory_bytes)}"
+
+
 def domain(found: api.Domain) -> None:
     out = console()
-    state = _enum(api.Domain.State.Name(found.state))
-    out.print(
-        f"domain {_last(found.name)}: domid {found.domid}, {state}, {_size(found.memory_bytes)}"
-    )
+    out.print(domain_state(found), markup=False)
     if found.unknown_keys:
         out.print(f"keys of its file that are not used: {', '.join(found.unknown_keys)}")
     out.print()
-    vcoprocs(found.vcoprocs)
-    out.print()
+    _with_places(found.vcoprocs)
+
+
+def vcoproc(found: api.Vcoproc) -> None:
+    _with_places([found])
+
+
+def _with_places(found: Sequence[api.Vcoproc]) -> None:
+    vcoprocs(found)
+    console().print()
     show(
         ("VCOPROC", "PLACE", "WHERE", "KIND"),
-        (row for vcoproc in found.vcoprocs for row in _places(vcoproc)),
+        (row for vcoproc in found for row in _places(vcoproc)),
         empty="",
     )
 
@@ -123,7 +138,7 @@ def vcoprocs(found: Iterable[api.Vcoproc]) -> None:
         ("NAME", "ID>", "COPROC", "STATE", "RAN>", "WAITED>", "SWITCHES>", "PARAMETERS"),
         (
             (
-                vcoproc.name.removeprefix("domains/").replace("/vcoprocs/", "/"),
+                short_name(vcoproc.name),
                 str(vcoproc.vcoproc_id),
                 _last(vcoproc.coproc),
                 _enum(api.Vcoproc.State.Name(vcoproc.state)),
@@ -143,21 +158,21 @@ def _figures(vcoproc: api.Vcoproc) -> tuple[str, str, str]:
     return (_ms(figures.run_ns), _ms(figures.wait_ns), str(figures.switch_count))
 
 
-def coprocs(answer: api.ListCoprocsResponse) -> None:
+def coprocs(found: Iterable[api.Coproc]) -> None:
     show(
         ("NAME", "STATE", "TYPE", "SCHEDULER", "SLICE>", "VCOPROCS>", "CURRENT", "SWITCHES>"),
         (
             (
                 _last(coproc.name),
-                _enum(api.Coproc.State.Name(coproc.state)),
+                _coproc_state(coproc),
                 coproc.compatible,
                 coproc.scheduler,
                 f"{coproc.slice_us} us",
                 f"{coproc.vcoproc_count}/{coproc.vcoproc_count_max}",
-                coproc.current_vcoproc.removeprefix("domains/").replace("/vcoprocs/", "/") or "-",
+                short_name(coproc.current_vcoproc) or "-",
                 str(coproc.switch_count),
             )
-            for coproc in answer.coprocs
+            for coproc in found
         ),
         empty="no coprocs",
     )
@@ -166,7 +181,7 @@ def coprocs(answer: api.ListCoprocsResponse) -> None:
 def coproc(found: api.Coproc) -> None:
     rows = (
         ("name", _last(found.name)),
-        ("state", _enum(api.Coproc.State.Name(found.state))),
+        ("state", _coproc_state(found)),
         ("type", found.compatible),
         ("node", found.path),
         ("scheduler", f"{found.scheduler}, slice {found.slice_us} us"),
@@ -175,17 +190,141 @@ def coproc(found: api.Coproc) -> None:
         ("switches", str(found.switch_count)),
         ("private memory", _size(found.private_memory_bytes)),
         ("clock", f"{found.clock_hz} Hz"),
+        ("refusals", f"asked for {found.refusal_drain_us} us, at most {found.refusal_us} us"),
+        ("memory of its domains", _memory(found)),
+        ("from", "added at run time" if found.added else "the system's device tree"),
     )
     show(("COPROC", ""), rows, empty="")
 
 
+def _coproc_state(found: api.Coproc) -> str:
+    state = _enum(api.Coproc.State.Name(found.state))
+    return f"{state}, draining" if found.draining else state
+
+
+def _memory(found: api.Coproc) -> str:
+    limit = f" of at most {_size(found.memory_bytes_max)}" if found.memory_bytes_max else ""
+    return f"{_size(found.memory_bytes)}{limit}"
+
+
+def coproc_types(found: Iterable[api.CoprocType]) -> None:
+    show(
+        ("TYPE", "COPROCS>", "AVAILABLE>", "VCOPROCS>", "FREE>", "MOST ROOM"),
+        (
+            (
+                each.compatible,
+                str(each.coproc_count),
+                str(each.available_count),
+                str(each.vcoproc_count),
+                str(each.free_count),
+                ", ".join(f"{_last(room.coproc)} {room.free_count}" for room in each.rooms[:3])
+                or "-",
+            )
+            for each in found
+        ),
+        empty="no coprocessor types",
+    )
+
+
+def lines(found: Iterable[cluster_pb2.Line]) -> None:
+    show(
+        ("LINE", "COPROC", "IRQ>", "KIND", "STATE", "RAISED>", "INJECTED>", "MERGED>"),
+        (
+            (
+                _line_name(line.name),
+                _last(line.coproc),
+                str(line.irq),
+                "level" if line.level else "edge",
+                " ".join(
+                    word
+                    for word, holds in (
+                        ("high", line.high),
+                        ("pending", line.pending),
+                        ("active", line.active),
+                        ("masked", not line.enabled),
+                    )
+                    if holds
+                )
+                or "-",
+                str(line.raised_count),
+                str(line.injected_count),
+                str(line.merged_count),
+            )
+            for line in found
+        ),
+        empty="no interrupt lines",
+    )
+
+
+def _line_name(name: str) -> str:
+    vcoproc, _, line = name.partition("/lines/")
+    return f"{short_name(vcoproc)}/{line}"
+
+
+def faults(found: Iterable[cluster_pb2.Fault]) -> None:
+    show(
+        ("REVISION>", "TIME", "WHO", "NOW", "CODE>", "ADDRESS>", "WHY"),
+        (
+            (
+                str(each.revision),
+                _clock(each.time_ns),
+                short_name(each.name),
+                "FAULTED" if each.current else "-",
+                str(each.code),
+                f"{each.address:#010x}",
+                each.why,
+            )
+            for each in found
+        ),
+        empty="no faults",
+    )
+
+
+def audit(found: Iterable[audit_pb2.AuditEntry]) -> None:
+    show(
+        ("NUMBER>", "TIME", "CALLER", "ROLE", "CALL", "WHAT", "OUTCOME"),
+        (
+            (
+                str(each.number),
+                time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(each.time_ns // limits.S)),
+                each.caller,
+                _enum(audit_pb2.Caller.Role.Name(each.role)).lower(),
+                each.method,
+                short_name(each.name) or "-",
+                each.outcome or "under way",
+            )
+            for each in found
+        ),
+        empty="no changes yet",
+    )
+
+
+def picture(found: cluster_pb2.Cluster) -> None:
+    out = console()
+    services = ", ".join(
+        f"{each.name} {'ONLINE' if each.online else 'OFFLINE'}" for each in found.services
+    )
+    out.print(f"revision {found.revision}; {services}", markup=False)
+    for gap in found.gaps:
+        out.print(f"could not be asked: {gap}", markup=False)
+    out.print()
+    coprocs(found.coprocs)
+    out.print()
+    domains(api.ListDomainsResponse(domains=found.domains))
+
+
+def _clock(time_ns: int) -> str:
+    seconds, rest_ns = divmod(time_ns, limits.S)
+    clock = time.strftime("%H:%M:%S", time.localtime(seconds))
+    return f"{clock}.{rest_ns // limits.MS:03}"
+
+
 def event_line(event: api.Event) -> str:
     """One event in one line."""
-    seconds, rest_ns = divmod(event.time_ns, limits.S)
-    clock = time.strftime("%H:%M:%S", time.localtime(seconds))
     kind = _enum(api.Event.Kind.Name(event.kind))
-    head = f"{event.revision:>6}  {clock}.{rest_ns // limits.MS:03}  {kind:<9}  {event.name}"
-    return f"{head}  {event.description}"
+    head = f"{event.revision:>6}  {_clock(event.time_ns)}  {kind:<9}  {event.name}"
+    tail = f"  [{event.actor}]" if event.actor else ""
+    return f"{head}  {event.description}{tail}"
 
 
 def processes(rows: Iterable[tuple[str, int, str]]) -> None:

@@ -7,7 +7,8 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -15,10 +16,13 @@ from typing import Final
 from vcoproc.config import CoprocConfig, SystemConfig, read_system_file
 from vcoproc.errors import InvalidArgument, RequestError
 from vcoproc.runtime.rundir import RunDir
+from vcoproc_toolstack.cli.following import CoprocFollower
 from vcoproc_toolstack.cli.supervisor import ChildSpec, Supervisor
+from vcoproc_toolstack.target import VARIABLE
 
 _LOCK: Final = "up.lock"
 _LOG_DIR: Final = "log"
+_SERVICES: Final = ("toolstack", "scheduler", "irq-router")
 _OURS: Final = ("*.sock", "*.grpc", "*.lock", "cluster.key*", "toolstack.db*", "memory", _LOG_DIR)
 """Everything that a cluster leaves in its run directory."""
 
@@ -34,6 +38,20 @@ class RunDirBusy(RequestError):
         self.owner = owner
 
 
+@dataclass(frozen=True, slots=True)
+class ListenOn:
+    """How the control API is served over TCP: see `vcoproc-toolstack --help`."""
+
+    address: str
+    tls_dir: Path
+    access_file: Path
+
+    def arguments(self) -> tuple[str, ...]:
+        """For the toolstack's command."""
+        files = ("--tls-dir", str(self.tls_dir.absolute()))
+        return ("--listen", self.address, *files, "--access", str(self.access_file.absolute()))
+
+
 class Cluster:
     """A cluster of child processes.
 
@@ -42,12 +60,18 @@ class Cluster:
         with Cluster(Path("examples/demo.dts"), Path("/dev/shm/test")) as cluster:
             domain = vcoproc.guest.Domain("fir", cluster.run_dir)
 
+    A coproc that is added at run time gets a coproc-sim too, and that of a removed one ends.
+
     Args:
         tree: the system's device tree.
         run_dir: made when it does not exist, and then removed at the end.
-        instances: coproc-sims for each template of the tree.
+        instances: coproc-sims for each template of the tree, and at most for each that is added.
         log_dir: one file for each process; in the run directory (and gone with it) when None.
-        store: the toolstack's file; in the run directory when None.
+        store: of the toolstack: a path or a postgresql:// URL; a file in the run directory when
+            None.
+        include: folders of what the tree includes, besides its own.
+        cpp: whether the C preprocessor has to be run on the tree first.
+        listen: where the control API is served over TCP too; nowhere when None.
         report: is told, in words for people, of processes that die and return.
 
     Raises:
@@ -63,12 +87,21 @@ class Cluster:
         *,
         instances: int = 1,
         log_dir: Path | None = None,
-        store: Path | None = None,
+        store: Path | str | None = None,
+        include: Iterable[Path] = (),
+        cpp: bool = False,
+        listen: ListenOn | None = None,
         report: Callable[[str], None] = lambda _text: None,
     ) -> None:
+        self._listen = listen
         self._tree = Path(tree).absolute()
-        self.system = read_system_file(tree)
+        self._include = tuple(Path(folder).absolute() for folder in include)
+        self._cpp = cpp
+        self.system = read_system_file(tree, include=self._include, cpp=cpp)
         self.coprocs = coprocs_to_start(self.system, instances)
+        self._instances = instances
+        self._followed = {coproc.name for coproc in self.coprocs}
+        self._follower: CoprocFollower | None = None
         self._directory = RunDir(run_dir)
         self.run_dir = self._directory.path
         self._log_dir = log_dir
@@ -101,10 +134,12 @@ class Cluster:
             self._directory.cluster_key()
             notify_path = self._directory.socket_path("notify")
             notify_path.unlink(missing_ok=True)  # of one that was killed
-            self._supervisor = Supervisor(self._specs(log_dir), notify_path, report=self._report)
+            self._supervisor = Supervisor(self._specs(), notify_path, report=self._report)
             if self._stop_requested:
                 self._supervisor.request_stop()
             self._supervisor.start()
+            self._follower = CoprocFollower(self.run_dir, self._instances, self._follow)
+            self._follower.start()
         except BaseException:
             self._supervisor = None
             self._clean(keep=self._before)
@@ -127,6 +162,8 @@ class Cluster:
         if self._supervisor is None:
             return
         try:
+            if self._follower is not None:
+                self._follower.stop()
             self._supervisor.stop()
         finally:
             self._supervisor = None
@@ -148,17 +185,37 @@ class Cluster:
     ) -> None:
         self.stop()
 
-    def _specs(self, log_dir: Path) -> list[ChildSpec]:
-        def spec(name: str, module: str, *arguments: str) -> ChildSpec:
-            # -P: what lies in the directory that the user is in must not be imported.
-            command = (sys.executable, "-P", "-m", module, "--run-dir", str(self.run_dir))
-            return ChildSpec(name, (*command, *arguments), log_dir / f"{name}.log")
+    def _follow(self, names: set[str]) -> None:
+        """Adds and ends coproc-sims. names: of all coprocs that are to have one."""
+        assert self._supervisor is not None
+        for name in sorted(names - self._followed):
+            self._report(f"coproc {name} was added")
+            self._supervisor.add(self._coproc_spec(name))
+        for name in sorted(self._followed - names):
+            self._report(f"coproc {name} was removed")
+            self._supervisor.dismiss(_child(name))
+        self._followed = names
 
-        store = () if self._store is None else ("--store", str(self._store))
+    def _coproc_spec(self, name: str) -> ChildSpec:
+        return self._spec(_child(name), "vcoproc_sim", "--coproc", name)
+
+    def _spec(self, name: str, module: str, *arguments: str, **environ: str) -> ChildSpec:
+        # -P: what lies in the directory that the user is in must not be imported.
+        command = (sys.executable, "-P", "-m", module, "--run-dir", str(self.run_dir))
+        log_dir = self._log_dir or self.run_dir / _LOG_DIR
+        return ChildSpec(name, (*command, *arguments), log_dir / f"{name}.log", environ)
+
+    def _specs(self) -> list[ChildSpec]:
+        spec = self._spec
+        # Not on the command line: everybody can read it, and a URL may have a password.
+        store = {VARIABLE: str(self._store or "")}
+        folders = [part for folder in self._include for part in ("--include", str(folder))]
+        tree = ("--tree", str(self._tree), *folders, *(("--cpp",) if self._cpp else ()))
+        listen = () if self._listen is None else self._listen.arguments()
         # The one that takes longest to start goes first.
         return [
-            spec("toolstack", "vcoproc_toolstack", "--tree", str(self._tree), *store),
-            *(spec(coproc.name, "vcoproc_sim", "--coproc", coproc.name) for coproc in self.coprocs),
+            spec("toolstack", "vcoproc_toolstack", *tree, *listen, **store),
+            *(self._coproc_spec(coproc.name) for coproc in self.coprocs),
             spec("scheduler", "vcoproc_scheduler"),
             spec("irq-router", "vcoproc_irq_router"),
         ]
@@ -196,6 +253,11 @@ def coprocs_to_start(system: SystemConfig, instances: int) -> tuple[CoprocConfig
             raise InvalidArgument("instances", why)
         found += [coproc.instance(index) for index in range(instances)]
     return tuple(found)
+
+
+def _child(coproc: str) -> str:
+    """What the coproc-sim of a coproc is called: as it, unless that is what a service is called."""
+    return f"coproc:{coproc}" if coproc in _SERVICES else coproc
 
 
 def _lock(run_dir: Path) -> int:

@@ -2,40 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import typer
 
-from vcoproc import limits
-from vcoproc.api.v1 import toolstack_pb2 as api
-from vcoproc_toolstack.cli.client import Client
-from vcoproc_toolstack.cli.output import to_json
+from vcoproc.client import Cluster, calls
+from vcoproc.limits import S
+from vcoproc_toolstack.cli.options import Output, print_item
+
+PATIENCE_NS: Final = 10 * S
+"""How long a cluster that does not answer is waited for."""
 
 
-def print_events(client: Client, *, follow: bool, after: int | None, json: bool) -> None:
+def print_events(
+    client: Cluster, *, filter: str, follow: bool, after: int | None, output: Output
+) -> None:
     """Prints events after a revision, then those that come, or ends.
 
     Args:
         after: None for all that are kept.
     """
-    newest = client.read("ListDomains", api.ListDomainsRequest(page_size=1)).revision
-    # Revision 1 is that of a cluster in which nothing has happened; 0 would mean: from now on.
-    first = max(1, newest - limits.EVENTS_KEPT_MAX) if after is None else max(1, after)
-    if not follow and first == newest:
+    kept = client.whole(calls.events(filter, after or 0))
+    for event in kept.events:
+        _print(event, output)
+    if not follow:
         return
     try:
-        for event in client.watch(api.WatchEventsRequest(revision=first)):
-            _print(event, json)
-            if not follow and event.revision >= newest:
-                return
+        for event in client.watch(filter, revision=kept.revision, patience_ns=PATIENCE_NS):
+            _print(event, output)
     except KeyboardInterrupt:
         return  # the usual way to end it
 
 
-def _print(event: Any, json: bool) -> None:
-    if json:
-        typer.echo(to_json(event, indent=None))
-    else:
+def _print(event: Any, output: Output) -> None:
+    if not print_item(output, event):
         from vcoproc_toolstack.cli.tables import event_line
 
         typer.echo(event_line(event))

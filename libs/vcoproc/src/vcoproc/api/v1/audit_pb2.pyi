@@ -21,6 +21,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class GetCallerRequest(_message.Message):
+    """Of the call GetCaller."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -47,6 +49,7 @@ class Caller(_message.Message):
     class _RoleEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Caller._Role.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         ROLE_UNSPECIFIED: Caller._Role.ValueType  # 0
+        """Never sent."""
         ROLE_VIEWER: Caller._Role.ValueType  # 1
         """May look at everything but secrets."""
         ROLE_OPERATOR: Caller._Role.ValueType  # 2
@@ -54,8 +57,11 @@ class Caller(_message.Message):
         ROLE_ADMIN: Caller._Role.ValueType  # 3
         """May also change coprocs, open domains and read the audit log."""
 
-    class Role(_Role, metaclass=_RoleEnumTypeWrapper): ...
+    class Role(_Role, metaclass=_RoleEnumTypeWrapper):
+        """Each role may do what the ones before it may."""
+
     ROLE_UNSPECIFIED: Caller.Role.ValueType  # 0
+    """Never sent."""
     ROLE_VIEWER: Caller.Role.ValueType  # 1
     """May look at everything but secrets."""
     ROLE_OPERATOR: Caller.Role.ValueType  # 2
@@ -68,6 +74,7 @@ class Caller(_message.Message):
     name: _builtins.str
     """Common name of the client's certificate, or "uid N" of the owner on the Unix socket."""
     role: Global___Caller.Role.ValueType
+    """What it may do."""
     def __init__(
         self,
         *,
@@ -84,6 +91,8 @@ Global___Caller: _TypeAlias = Caller  # noqa: Y015
 
 @_typing.final
 class ListAuditEntriesRequest(_message.Message):
+    """Of the call ListAuditEntries."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
@@ -92,6 +101,7 @@ class ListAuditEntriesRequest(_message.Message):
     page_size: _builtins.int
     """1..1000; 0 means 1000."""
     page_token: _builtins.str
+    """next_page_token of the page before; empty for the first page."""
     filter: _builtins.str
     """Fields: caller, method, name, outcome."""
     def __init__(
@@ -111,13 +121,18 @@ Global___ListAuditEntriesRequest: _TypeAlias = ListAuditEntriesRequest  # noqa: 
 
 @_typing.final
 class ListAuditEntriesResponse(_message.Message):
+    """One page of a list, or all of it."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ENTRIES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """Asks for the page after this one; empty on the last page."""
     @_builtins.property
-    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditEntry]: ...
+    def entries(self) -> _containers.RepeatedCompositeFieldContainer[Global___AuditEntry]:
+        """Newest first."""
+
     def __init__(
         self,
         *,
@@ -155,6 +170,7 @@ class AuditEntry(_message.Message):
     caller: _builtins.str
     """Who: Caller.name, and the role that it had."""
     role: Global___Caller.Role.ValueType
+    """The role that it had."""
     method: _builtins.str
     """What: for example "CreateDomain"."""
     name: _builtins.str
@@ -164,6 +180,7 @@ class AuditEntry(_message.Message):
     before: _builtins.str
     """The resource before and after, as JSON; empty when there was none."""
     after: _builtins.str
+    """As before; empty when the change was refused."""
     outcome: _builtins.str
     """"OK", the reason of the error, or empty while it is under way."""
     def __init__(

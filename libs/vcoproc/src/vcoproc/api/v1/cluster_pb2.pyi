@@ -21,6 +21,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class GetClusterRequest(_message.Message):
+    """Of the call GetCluster."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -54,19 +56,29 @@ class Cluster(_message.Message):
     time_ns: _builtins.int
     """Unix time in nanoseconds."""
     @_builtins.property
-    def domains(self) -> _containers.RepeatedCompositeFieldContainer[_toolstack_pb2.Domain]: ...
+    def domains(self) -> _containers.RepeatedCompositeFieldContainer[_toolstack_pb2.Domain]:
+        """Sorted by name, with their vcoprocs."""
+
     @_builtins.property
-    def coprocs(self) -> _containers.RepeatedCompositeFieldContainer[_toolstack_pb2.Coproc]: ...
+    def coprocs(self) -> _containers.RepeatedCompositeFieldContainer[_toolstack_pb2.Coproc]:
+        """In the order of ListCoprocs."""
+
     @_builtins.property
     def schedules(self) -> _containers.RepeatedCompositeFieldContainer[_toolstack_pb2.Schedule]:
         """One for each coproc that the scheduler knows."""
 
     @_builtins.property
-    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___Line]: ...
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___Line]:
+        """Sorted by name."""
+
     @_builtins.property
-    def types(self) -> _containers.RepeatedCompositeFieldContainer[_toolstack_pb2.CoprocType]: ...
+    def types(self) -> _containers.RepeatedCompositeFieldContainer[_toolstack_pb2.CoprocType]:
+        """Sorted by name."""
+
     @_builtins.property
-    def services(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServiceStatus]: ...
+    def services(self) -> _containers.RepeatedCompositeFieldContainer[Global___ServiceStatus]:
+        """Those that every cluster has one of."""
+
     @_builtins.property
     def gaps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What could not be asked, for people: "scheduler: does not answer"."""
@@ -94,6 +106,8 @@ Global___Cluster: _TypeAlias = Cluster  # noqa: Y015
 
 @_typing.final
 class ServiceStatus(_message.Message):
+    """Whether a service answers."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -101,6 +115,7 @@ class ServiceStatus(_message.Message):
     name: _builtins.str
     """"scheduler" or "irq-router"."""
     online: _builtins.bool
+    """It answers."""
     def __init__(
         self,
         *,
@@ -117,6 +132,8 @@ Global___ServiceStatus: _TypeAlias = ServiceStatus  # noqa: Y015
 
 @_typing.final
 class GetStatisticsRequest(_message.Message):
+    """Of the call GetStatistics."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -132,6 +149,8 @@ Global___GetStatisticsRequest: _TypeAlias = GetStatisticsRequest  # noqa: Y015
 
 @_typing.final
 class Statistics(_message.Message):
+    """Counters, all read at about the same time."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     CLOCK_NS_FIELD_NUMBER: _builtins.int
@@ -140,7 +159,9 @@ class Statistics(_message.Message):
     clock_ns: _builtins.int
     """Time of a clock that only rises, in nanoseconds, when the counters were read."""
     @_builtins.property
-    def coprocs(self) -> _containers.RepeatedCompositeFieldContainer[Global___CoprocStatistics]: ...
+    def coprocs(self) -> _containers.RepeatedCompositeFieldContainer[Global___CoprocStatistics]:
+        """In the order of ListCoprocs."""
+
     @_builtins.property
     def gaps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """What could not be asked, for people."""
@@ -177,14 +198,21 @@ class CoprocStatistics(_message.Message):
     coproc: _builtins.str
     """Format: coprocs/{coproc}."""
     state: _toolstack_pb2.Coproc.State.ValueType
+    """As Coproc.state."""
     scheduler: _builtins.str
+    """Name of the algorithm that decides."""
     current_vcoproc: _builtins.str
     """Resource name of the vcoproc on the hardware, or empty."""
     switch_count: _builtins.int
+    """Contexts that were put on it."""
     trap_count: _builtins.int
+    """Register accesses of drivers that were served."""
     interrupt_count: _builtins.int
+    """Interrupts that the vcoprocs raised that it has now: falls when one leaves."""
     @_builtins.property
-    def vcoprocs(self) -> _containers.RepeatedCompositeFieldContainer[Global___VcoprocStatistics]: ...
+    def vcoprocs(self) -> _containers.RepeatedCompositeFieldContainer[Global___VcoprocStatistics]:
+        """All that it has."""
+
     def __init__(
         self,
         *,
@@ -220,11 +248,17 @@ class VcoprocStatistics(_message.Message):
     vcoproc: _builtins.str
     """Format: domains/{domain}/vcoprocs/{vcoproc}."""
     state: _toolstack_pb2.Vcoproc.State.ValueType
+    """As Vcoproc.state."""
     refusal_count: _builtins.int
+    """Switches that it refused."""
     trap_count: _builtins.int
+    """Register accesses of its driver that were served."""
     interrupt_count: _builtins.int
+    """Interrupts that it raised."""
     @_builtins.property
-    def accounting(self) -> _toolstack_pb2.Accounting: ...
+    def accounting(self) -> _toolstack_pb2.Accounting:
+        """Absent while the scheduler does not answer."""
+
     def __init__(
         self,
         *,
@@ -245,6 +279,8 @@ Global___VcoprocStatistics: _TypeAlias = VcoprocStatistics  # noqa: Y015
 
 @_typing.final
 class ListLinesRequest(_message.Message):
+    """Of the call ListLines."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
@@ -253,6 +289,7 @@ class ListLinesRequest(_message.Message):
     page_size: _builtins.int
     """1..1000; 0 means 1000."""
     page_token: _builtins.str
+    """next_page_token of the page before; empty for the first page."""
     filter: _builtins.str
     """Fields: domain, vcoproc, coproc, line, irq, pending, active, enabled."""
     def __init__(
@@ -272,13 +309,18 @@ Global___ListLinesRequest: _TypeAlias = ListLinesRequest  # noqa: Y015
 
 @_typing.final
 class ListLinesResponse(_message.Message):
+    """One page of lines."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     LINES_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """Asks for the page after this one; empty on the last page."""
     @_builtins.property
-    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___Line]: ...
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___Line]:
+        """Sorted by name."""
+
     def __init__(
         self,
         *,
@@ -295,6 +337,8 @@ Global___ListLinesResponse: _TypeAlias = ListLinesResponse  # noqa: Y015
 
 @_typing.final
 class WatchLinesRequest(_message.Message):
+    """Of the call WatchLines."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     FILTER_FIELD_NUMBER: _builtins.int
@@ -319,15 +363,19 @@ Global___WatchLinesRequest: _TypeAlias = WatchLinesRequest  # noqa: Y015
 
 @_typing.final
 class WatchLinesResponse(_message.Message):
+    """What has changed since the sample before."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     LINES_FIELD_NUMBER: _builtins.int
     REMOVED_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___Line]: ...
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___Line]:
+        """New and changed ones."""
+
     @_builtins.property
     def removed(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Lines that are gone since the last sample: Line.name."""
+        """Lines that are gone since the last sample, or no longer match the filter: Line.name."""
 
     def __init__(
         self,
@@ -367,14 +415,19 @@ class Line(_message.Message):
     irq: _builtins.int
     """Interrupt number in the domain."""
     level: _builtins.bool
+    """Level-triggered; false: edge-triggered."""
     high: _builtins.bool
     """The coproc drives it high; for a level line."""
     pending: _builtins.bool
+    """It waits to be injected."""
     active: _builtins.bool
     """Injected, and the domain has not said end of interrupt."""
     enabled: _builtins.bool
+    """The domain has not masked it."""
     raised_count: _builtins.int
+    """Times that the coproc raised it."""
     injected_count: _builtins.int
+    """Times that it was injected into the domain."""
     merged_count: _builtins.int
     """Edges that merged with one that was pending already."""
     def __init__(
@@ -402,6 +455,8 @@ Global___Line: _TypeAlias = Line  # noqa: Y015
 
 @_typing.final
 class ListFaultsRequest(_message.Message):
+    """Of the call ListFaults."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
@@ -410,6 +465,7 @@ class ListFaultsRequest(_message.Message):
     page_size: _builtins.int
     """1..1000; 0 means 1000."""
     page_token: _builtins.str
+    """next_page_token of the page before; empty for the first page."""
     filter: _builtins.str
     """Fields: name, code, current."""
     def __init__(
@@ -429,13 +485,18 @@ Global___ListFaultsRequest: _TypeAlias = ListFaultsRequest  # noqa: Y015
 
 @_typing.final
 class ListFaultsResponse(_message.Message):
+    """One page of a list, or all of it."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     FAULTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """Asks for the page after this one; empty on the last page."""
     @_builtins.property
-    def faults(self) -> _containers.RepeatedCompositeFieldContainer[Global___Fault]: ...
+    def faults(self) -> _containers.RepeatedCompositeFieldContainer[Global___Fault]:
+        """Newest first."""
+
     def __init__(
         self,
         *,
@@ -452,6 +513,8 @@ Global___ListFaultsResponse: _TypeAlias = ListFaultsResponse  # noqa: Y015
 
 @_typing.final
 class Fault(_message.Message):
+    """A fault of a vcoproc or a coproc."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REVISION_FIELD_NUMBER: _builtins.int
@@ -466,7 +529,7 @@ class Fault(_message.Message):
     name: _builtins.str
     """Resource name of the vcoproc or coproc that faulted."""
     code: _builtins.int
-    """FAULT_STATUS; 0 for a coproc."""
+    """FAULT_STATUS; 0 for a coproc, and for one that an older version noted."""
     address: _builtins.int
     """FAULT_ADDRESS."""
     why: _builtins.str

@@ -79,14 +79,15 @@ class ClusterServiceServicer:
 
     def GetCluster(self, request, context):
         """Everything at once: all desired state is of one revision, and what is alive was asked while that
-        revision held.
+        revision held. In a cluster that changes faster than it can be asked a gap says so.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetStatistics(self, request, context):
-        """Counters of all coprocs and vcoprocs, to make rates of.
+        """Counters of all coprocs and vcoprocs, to make rates of. A service that does not answer is a gap, and
+        the answer does not wait for it longer than 0.3 seconds.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -100,8 +101,10 @@ class ClusterServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def WatchLines(self, request, context):
-        """Lines whose state or counts have changed, sampled at an interval; first all of them. Counts only
-        rise, so that nothing between two samples is missed.
+        """Lines whose state or counts have changed, sampled at an interval; first all of them, in several
+        messages when they are many. Counts only rise, so that nothing between two samples is missed.
+        UNAVAILABLE when the irq-router does not answer: its counts may begin again. Where there are very
+        many lines the samples are further apart than asked for.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

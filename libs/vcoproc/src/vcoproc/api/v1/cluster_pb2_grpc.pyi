@@ -36,15 +36,19 @@ class ClusterServiceStub:
     def __new__(cls, channel: _aio.Channel) -> ClusterServiceAsyncStub: ...
     GetCluster: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.GetClusterRequest, _cluster_pb2.Cluster]
     """Everything at once: all desired state is of one revision, and what is alive was asked while that
-    revision held.
+    revision held. In a cluster that changes faster than it can be asked a gap says so.
     """
     GetStatistics: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.GetStatisticsRequest, _cluster_pb2.Statistics]
-    """Counters of all coprocs and vcoprocs, to make rates of."""
+    """Counters of all coprocs and vcoprocs, to make rates of. A service that does not answer is a gap, and
+    the answer does not wait for it longer than 0.3 seconds.
+    """
     ListLines: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.ListLinesRequest, _cluster_pb2.ListLinesResponse]
     """Interrupt lines of all vcoprocs as the irq-router has them now."""
     WatchLines: _grpc.UnaryStreamMultiCallable[_cluster_pb2.WatchLinesRequest, _cluster_pb2.WatchLinesResponse]
-    """Lines whose state or counts have changed, sampled at an interval; first all of them. Counts only
-    rise, so that nothing between two samples is missed.
+    """Lines whose state or counts have changed, sampled at an interval; first all of them, in several
+    messages when they are many. Counts only rise, so that nothing between two samples is missed.
+    UNAVAILABLE when the irq-router does not answer: its counts may begin again. Where there are very
+    many lines the samples are further apart than asked for.
     """
     ListFaults: _grpc.UnaryUnaryMultiCallable[_cluster_pb2.ListFaultsRequest, _cluster_pb2.ListFaultsResponse]
     """Faults of vcoprocs and coprocs that are kept, newest first."""
@@ -60,15 +64,19 @@ class ClusterServiceAsyncStub(ClusterServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetCluster: _aio.UnaryUnaryMultiCallable[_cluster_pb2.GetClusterRequest, _cluster_pb2.Cluster]  # type: ignore[assignment]
     """Everything at once: all desired state is of one revision, and what is alive was asked while that
-    revision held.
+    revision held. In a cluster that changes faster than it can be asked a gap says so.
     """
     GetStatistics: _aio.UnaryUnaryMultiCallable[_cluster_pb2.GetStatisticsRequest, _cluster_pb2.Statistics]  # type: ignore[assignment]
-    """Counters of all coprocs and vcoprocs, to make rates of."""
+    """Counters of all coprocs and vcoprocs, to make rates of. A service that does not answer is a gap, and
+    the answer does not wait for it longer than 0.3 seconds.
+    """
     ListLines: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ListLinesRequest, _cluster_pb2.ListLinesResponse]  # type: ignore[assignment]
     """Interrupt lines of all vcoprocs as the irq-router has them now."""
     WatchLines: _aio.UnaryStreamMultiCallable[_cluster_pb2.WatchLinesRequest, _cluster_pb2.WatchLinesResponse]  # type: ignore[assignment]
-    """Lines whose state or counts have changed, sampled at an interval; first all of them. Counts only
-    rise, so that nothing between two samples is missed.
+    """Lines whose state or counts have changed, sampled at an interval; first all of them, in several
+    messages when they are many. Counts only rise, so that nothing between two samples is missed.
+    UNAVAILABLE when the irq-router does not answer: its counts may begin again. Where there are very
+    many lines the samples are further apart than asked for.
     """
     ListFaults: _aio.UnaryUnaryMultiCallable[_cluster_pb2.ListFaultsRequest, _cluster_pb2.ListFaultsResponse]  # type: ignore[assignment]
     """Faults of vcoprocs and coprocs that are kept, newest first."""
@@ -87,7 +95,7 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_pb2.Cluster, _abc.Awaitable[_cluster_pb2.Cluster]]:
         """Everything at once: all desired state is of one revision, and what is alive was asked while that
-        revision held.
+        revision held. In a cluster that changes faster than it can be asked a gap says so.
         """
 
     @_abc_1.abstractmethod
@@ -96,7 +104,9 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cluster_pb2.GetStatisticsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_cluster_pb2.Statistics, _abc.Awaitable[_cluster_pb2.Statistics]]:
-        """Counters of all coprocs and vcoprocs, to make rates of."""
+        """Counters of all coprocs and vcoprocs, to make rates of. A service that does not answer is a gap, and
+        the answer does not wait for it longer than 0.3 seconds.
+        """
 
     @_abc_1.abstractmethod
     def ListLines(
@@ -112,8 +122,10 @@ class ClusterServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _cluster_pb2.WatchLinesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_cluster_pb2.WatchLinesResponse], _abc.AsyncIterator[_cluster_pb2.WatchLinesResponse]]:
-        """Lines whose state or counts have changed, sampled at an interval; first all of them. Counts only
-        rise, so that nothing between two samples is missed.
+        """Lines whose state or counts have changed, sampled at an interval; first all of them, in several
+        messages when they are many. Counts only rise, so that nothing between two samples is missed.
+        UNAVAILABLE when the irq-router does not answer: its counts may begin again. Where there are very
+        many lines the samples are further apart than asked for.
         """
 
     @_abc_1.abstractmethod

@@ -20,6 +20,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class SaveDomainRequest(_message.Message):
+    """Of the call SaveDomain."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -66,6 +68,8 @@ Global___SnapshotChunk: _TypeAlias = SnapshotChunk  # noqa: Y015
 
 @_typing.final
 class RestoreDomainRequest(_message.Message):
+    """Of the call RestoreDomain."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     OPTIONS_FIELD_NUMBER: _builtins.int
@@ -94,6 +98,8 @@ Global___RestoreDomainRequest: _TypeAlias = RestoreDomainRequest  # noqa: Y015
 
 @_typing.final
 class RestoreDomainOptions(_message.Message):
+    """How to restore a domain."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
@@ -123,6 +129,7 @@ class RestoreDomainOptions(_message.Message):
     new_name: _builtins.str
     """Name for the domain; empty: the one that it had."""
     request_id: _builtins.str
+    """See the header of this file."""
     paused: _builtins.bool
     """Leave it PAUSED."""
     @_builtins.property
@@ -147,6 +154,8 @@ Global___RestoreDomainOptions: _TypeAlias = RestoreDomainOptions  # noqa: Y015
 
 @_typing.final
 class SaveVcoprocRequest(_message.Message):
+    """Of the call SaveVcoproc."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -167,6 +176,8 @@ Global___SaveVcoprocRequest: _TypeAlias = SaveVcoprocRequest  # noqa: Y015
 
 @_typing.final
 class RestoreVcoprocRequest(_message.Message):
+    """Of the call RestoreVcoproc."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     OPTIONS_FIELD_NUMBER: _builtins.int
@@ -195,6 +206,8 @@ Global___RestoreVcoprocRequest: _TypeAlias = RestoreVcoprocRequest  # noqa: Y015
 
 @_typing.final
 class RestoreVcoprocOptions(_message.Message):
+    """Which vcoproc to restore."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -202,6 +215,7 @@ class RestoreVcoprocOptions(_message.Message):
     name: _builtins.str
     """Format: domains/{domain}/vcoprocs/{vcoproc}."""
     request_id: _builtins.str
+    """See the header of this file."""
     def __init__(
         self,
         *,

@@ -12,7 +12,8 @@ Errors carry a google.rpc.ErrorInfo with domain "vcoproc" and a stable reason (U
   UNAVAILABLE         PEER_LOST, PEER_TIMEOUT, PEER_REJECTED: a service does not answer; retry
                       STORE_UNAVAILABLE: nothing can be kept just now, so nothing is changed; retry
   OUT_OF_RANGE        REVISION_GONE: the watch must start again from a list
-  ABORTED             WATCHER_TOO_SLOW: the watch must be resumed from the revision it has
+  ABORTED             WATCHER_TOO_SLOW: the watch must be resumed from the revision it has. A stream
+                      that is not read at all is cut, and has code and text alone
   UNAUTHENTICATED     UNAUTHENTICATED: no client certificate that this cluster knows
   PERMISSION_DENIED   PERMISSION_DENIED: the caller's role does not allow this call
 
@@ -21,6 +22,15 @@ first one's answer and changes nothing. Empty: not idempotent. It stays known fo
 
 A filter is a list of terms with spaces between, all of which must hold: FIELD=VALUE or FIELD!=VALUE,
 where "*" in a value stands for any text. Each list says which fields it knows. At most 1024 bytes.
+A resource is meant by its whole name or by the last word of it: domains/fir or fir. States and kinds
+are written large or small, with or without STATE_ or KIND_. Numbers are decimal or hexadecimal, and
+switches are true or false. A filter that can never match is INVALID_ARGUMENT.
+
+A page_token says after which resource the next page begins: one that is there all the time is listed
+once, whatever comes and goes meanwhile. It belongs to its list and filter.
+
+A call whose request, or its next part, does not come whole within 10 seconds is ended with
+INVALID_ARGUMENT; so is with ABORTED a stream whose answer is not taken within 10 seconds.
 """
 
 from collections import abc as _abc
@@ -52,9 +62,13 @@ class Domain(_message.Message):
     class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Domain._State.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         STATE_UNSPECIFIED: Domain._State.ValueType  # 0
+        """Never sent."""
         STATE_CREATING: Domain._State.ValueType  # 1
+        """It is being made; it is RUNNING next, or gone."""
         STATE_RUNNING: Domain._State.ValueType  # 2
+        """Its vcoprocs run when it is their turn."""
         STATE_DESTROYING: Domain._State.ValueType  # 3
+        """It is being unmade."""
         STATE_STOPPED: Domain._State.ValueType  # 4
         """It has neither memory nor contexts: it was shut down, or never started."""
         STATE_PAUSED: Domain._State.ValueType  # 5
@@ -68,9 +82,13 @@ class Domain(_message.Message):
         """Output only; changed by the verbs of the service."""
 
     STATE_UNSPECIFIED: Domain.State.ValueType  # 0
+    """Never sent."""
     STATE_CREATING: Domain.State.ValueType  # 1
+    """It is being made; it is RUNNING next, or gone."""
     STATE_RUNNING: Domain.State.ValueType  # 2
+    """Its vcoprocs run when it is their turn."""
     STATE_DESTROYING: Domain.State.ValueType  # 3
+    """It is being unmade."""
     STATE_STOPPED: Domain.State.ValueType  # 4
     """It has neither memory nor contexts: it was shut down, or never started."""
     STATE_PAUSED: Domain.State.ValueType  # 5
@@ -94,7 +112,9 @@ class Domain(_message.Message):
     name: _builtins.str
     """Format: domains/{domain}. The domain's name of its configuration, 1..63 bytes."""
     domid: _builtins.int
-    """Output only. 1..32751 (Xen: below DOMID_FIRST_RESERVED)."""
+    """Output only. 0..32751 (Xen: below DOMID_FIRST_RESERVED). 0 is the first domain, domains/Domain-0,
+    which is there when the system's device tree asks for it.
+    """
     memory_bytes: _builtins.int
     """Bytes of memory, a multiple of 4096."""
     state: Global___Domain.State.ValueType
@@ -104,10 +124,11 @@ class Domain(_message.Message):
     create_time_ns: _builtins.int
     """Output only. Unix time in nanoseconds."""
     revision: _builtins.int
-    """Output only. Revision of the event that changed it last."""
+    """Output only. Revision of the event that changed it, or one of its vcoprocs, last."""
     on_poweroff: _builtins.str
-    """What follows when it is shut down, and when it crashes: "destroy", "restart" or "preserve"."""
+    """What follows when it is shut down: "destroy", "restart" or "preserve"."""
     on_crash: _builtins.str
+    """What follows when it crashes: the same words."""
     @_builtins.property
     def vcoprocs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Vcoproc]:
         """Output only."""
@@ -152,17 +173,23 @@ class Coproc(_message.Message):
     class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Coproc._State.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         STATE_UNSPECIFIED: Coproc._State.ValueType  # 0
+        """Never sent."""
         STATE_OFFLINE: Coproc._State.ValueType  # 1
         """In the device tree, but no coproc-sim has leased it."""
         STATE_ONLINE: Coproc._State.ValueType  # 2
+        """A coproc-sim has leased it."""
         STATE_FAILED: Coproc._State.ValueType  # 3
         """It failed; its vcoprocs are faulted."""
 
-    class State(_State, metaclass=_StateEnumTypeWrapper): ...
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """Output only; changes as coproc-sims come and go."""
+
     STATE_UNSPECIFIED: Coproc.State.ValueType  # 0
+    """Never sent."""
     STATE_OFFLINE: Coproc.State.ValueType  # 1
     """In the device tree, but no coproc-sim has leased it."""
     STATE_ONLINE: Coproc.State.ValueType  # 2
+    """A coproc-sim has leased it."""
     STATE_FAILED: Coproc.State.ValueType  # 3
     """It failed; its vcoprocs are faulted."""
 
@@ -187,6 +214,7 @@ class Coproc(_message.Message):
     REVISION_FIELD_NUMBER: _builtins.int
     ADDED_FIELD_NUMBER: _builtins.int
     ALIASES_FIELD_NUMBER: _builtins.int
+    TEMPLATE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Format: coprocs/{coproc}."""
     path: _builtins.str
@@ -194,6 +222,7 @@ class Coproc(_message.Message):
     compatible: _builtins.str
     """Coprocessor type, for example "vcoproc,cortex-m4"."""
     state: Global___Coproc.State.ValueType
+    """Output only."""
     scheduler: _builtins.str
     """Scheduling algorithm, for example "rr"."""
     slice_us: _builtins.int
@@ -201,6 +230,7 @@ class Coproc(_message.Message):
     vcoproc_count: _builtins.int
     """Vcoprocs on it now, and how many it may have."""
     vcoproc_count_max: _builtins.int
+    """1..1024."""
     private_memory_bytes: _builtins.int
     """Private memory of a context, in bytes."""
     clock_hz: _builtins.int
@@ -216,14 +246,19 @@ class Coproc(_message.Message):
     memory_bytes: _builtins.int
     """Memory of the domains on it now."""
     refusal_us: _builtins.int
-    """Longest time that a vcoproc may refuse to leave, in microseconds, and how long it is only asked."""
+    """Longest time that a vcoproc may refuse to leave, in microseconds."""
     refusal_drain_us: _builtins.int
+    """How long it is only asked before that, in microseconds."""
     state_reason: _builtins.str
     """Output only. Why it is in this state, for people; empty when there is nothing to say."""
     revision: _builtins.int
-    """Output only. Revision of the event that changed it last."""
+    """Output only. Revision of the event that changed it, or its schedule, last; 0 before the first."""
     added: _builtins.bool
     """Added at run time; false: it is in the system's device tree."""
+    template: _builtins.str
+    """Output only. Name of the template that makes it on demand, without "coprocs/"; it is called after
+    it, with a dash and a number. Empty for a coproc that has a node of its own.
+    """
     @_builtins.property
     def aliases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names that it has in /aliases of its tree."""
@@ -252,10 +287,11 @@ class Coproc(_message.Message):
         revision: _builtins.int = ...,
         added: _builtins.bool = ...,
         aliases: _abc.Iterable[_builtins.str] | None = ...,
+        template: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["added", b"added", "aliases", b"aliases", "clock_hz", b"clock_hz", "compatible", b"compatible", "current_vcoproc", b"current_vcoproc", "draining", b"draining", "memory_bytes", b"memory_bytes", "memory_bytes_max", b"memory_bytes_max", "name", b"name", "path", b"path", "private_memory_bytes", b"private_memory_bytes", "refusal_drain_us", b"refusal_drain_us", "refusal_us", b"refusal_us", "revision", b"revision", "scheduler", b"scheduler", "slice_us", b"slice_us", "state", b"state", "state_reason", b"state_reason", "switch_count", b"switch_count", "vcoproc_count", b"vcoproc_count", "vcoproc_count_max", b"vcoproc_count_max"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["added", b"added", "aliases", b"aliases", "clock_hz", b"clock_hz", "compatible", b"compatible", "current_vcoproc", b"current_vcoproc", "draining", b"draining", "memory_bytes", b"memory_bytes", "memory_bytes_max", b"memory_bytes_max", "name", b"name", "path", b"path", "private_memory_bytes", b"private_memory_bytes", "refusal_drain_us", b"refusal_drain_us", "refusal_us", b"refusal_us", "revision", b"revision", "scheduler", b"scheduler", "slice_us", b"slice_us", "state", b"state", "state_reason", b"state_reason", "switch_count", b"switch_count", "template", b"template", "vcoproc_count", b"vcoproc_count", "vcoproc_count_max", b"vcoproc_count_max"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -274,10 +310,15 @@ class Vcoproc(_message.Message):
     class _StateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Vcoproc._State.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         STATE_UNSPECIFIED: Vcoproc._State.ValueType  # 0
+        """Neither the scheduler nor the coproc can tell."""
         STATE_SLEEPING: Vcoproc._State.ValueType  # 1
+        """It has nothing to execute."""
         STATE_WAITING: Vcoproc._State.ValueType  # 2
+        """It has something to execute and waits for its turn."""
         STATE_RUNNING: Vcoproc._State.ValueType  # 3
+        """It is on the coproc."""
         STATE_FAULTED: Vcoproc._State.ValueType  # 4
+        """It faulted, and runs again after a reset by its driver."""
         STATE_LOST: Vcoproc._State.ValueType  # 5
         """Its coproc does not answer."""
         STATE_PAUSED: Vcoproc._State.ValueType  # 6
@@ -285,12 +326,19 @@ class Vcoproc(_message.Message):
         STATE_STOPPED: Vcoproc._State.ValueType  # 7
         """Its domain is STOPPED: it has no context."""
 
-    class State(_State, metaclass=_StateEnumTypeWrapper): ...
+    class State(_State, metaclass=_StateEnumTypeWrapper):
+        """Output only; changes by scheduling and by the verbs of its domain."""
+
     STATE_UNSPECIFIED: Vcoproc.State.ValueType  # 0
+    """Neither the scheduler nor the coproc can tell."""
     STATE_SLEEPING: Vcoproc.State.ValueType  # 1
+    """It has nothing to execute."""
     STATE_WAITING: Vcoproc.State.ValueType  # 2
+    """It has something to execute and waits for its turn."""
     STATE_RUNNING: Vcoproc.State.ValueType  # 3
+    """It is on the coproc."""
     STATE_FAULTED: Vcoproc.State.ValueType  # 4
+    """It faulted, and runs again after a reset by its driver."""
     STATE_LOST: Vcoproc.State.ValueType  # 5
     """Its coproc does not answer."""
     STATE_PAUSED: Vcoproc.State.ValueType  # 6
@@ -337,13 +385,17 @@ class Vcoproc(_message.Message):
     state: Global___Vcoproc.State.ValueType
     """Output only."""
     revision: _builtins.int
-    """Output only. Revision of the event that changed it last."""
+    """Output only. Revision of the event that changed it, or its whole domain, last."""
     compatible: _builtins.str
     """Coprocessor type, for example "vcoproc,cortex-m4"."""
     @_builtins.property
-    def ranges(self) -> _containers.RepeatedCompositeFieldContainer[Global___RegisterRange]: ...
+    def ranges(self) -> _containers.RepeatedCompositeFieldContainer[Global___RegisterRange]:
+        """Output only. In the platform's order."""
+
     @_builtins.property
-    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___InterruptLine]: ...
+    def lines(self) -> _containers.RepeatedCompositeFieldContainer[Global___InterruptLine]:
+        """Output only. In the platform's order."""
+
     @_builtins.property
     def parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Scheduling parameters, by the algorithm's names and units."""
@@ -385,9 +437,11 @@ class RegisterRange(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     MAPPED_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """As in reg-names of the coproc's node."""
     base_ipa: _builtins.int
     """Guest-physical address, unsigned on purpose."""
     size_bytes: _builtins.int
+    """Whole pages of 4096 bytes, at most 16 MiB."""
     mapped: _builtins.bool
     """Shared memory instead of traps."""
     def __init__(
@@ -408,15 +462,19 @@ Global___RegisterRange: _TypeAlias = RegisterRange  # noqa: Y015
 
 @_typing.final
 class InterruptLine(_message.Message):
+    """An interrupt output of a vcoproc."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     IRQ_FIELD_NUMBER: _builtins.int
     LEVEL_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """As in interrupt-names of the coproc's node."""
     irq: _builtins.int
     """Interrupt number in the domain, 32..1019."""
     level: _builtins.bool
+    """Level-triggered; false: edge-triggered."""
     def __init__(
         self,
         *,
@@ -447,13 +505,21 @@ class Accounting(_message.Message):
     WAKE_COUNT_FIELD_NUMBER: _builtins.int
     INSTRUCTION_COUNT_FIELD_NUMBER: _builtins.int
     run_ns: _builtins.int
+    """On the coproc."""
     wait_ns: _builtins.int
+    """It wanted the coproc and had to wait."""
     refused_ns: _builtins.int
+    """It refused to leave, charged to it."""
     overtime_ns: _builtins.int
+    """Beyond its slices, because no decision had come; part of run_ns."""
     switch_ns: _builtins.int
+    """Switches to it."""
     switch_count: _builtins.int
+    """Times that it was switched in."""
     wake_count: _builtins.int
+    """Times that it wanted the coproc after a sleep."""
     instruction_count: _builtins.int
+    """Instructions that it executed."""
     def __init__(
         self,
         *,
@@ -476,6 +542,8 @@ Global___Accounting: _TypeAlias = Accounting  # noqa: Y015
 
 @_typing.final
 class CreateDomainRequest(_message.Message):
+    """Of the call CreateDomain."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     CONFIG_FIELD_NUMBER: _builtins.int
@@ -512,6 +580,8 @@ Global___CreateDomainRequest: _TypeAlias = CreateDomainRequest  # noqa: Y015
 
 @_typing.final
 class StartDomainRequest(_message.Message):
+    """Of the call StartDomain."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -519,6 +589,7 @@ class StartDomainRequest(_message.Message):
     name: _builtins.str
     """Format: domains/{domain}."""
     request_id: _builtins.str
+    """See the header of this file."""
     def __init__(
         self,
         *,
@@ -535,6 +606,8 @@ Global___StartDomainRequest: _TypeAlias = StartDomainRequest  # noqa: Y015
 
 @_typing.final
 class PauseDomainRequest(_message.Message):
+    """Of the call PauseDomain."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -542,6 +615,7 @@ class PauseDomainRequest(_message.Message):
     name: _builtins.str
     """Format: domains/{domain}."""
     request_id: _builtins.str
+    """See the header of this file."""
     def __init__(
         self,
         *,
@@ -558,6 +632,8 @@ Global___PauseDomainRequest: _TypeAlias = PauseDomainRequest  # noqa: Y015
 
 @_typing.final
 class ResumeDomainRequest(_message.Message):
+    """Of the call ResumeDomain."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -565,6 +641,7 @@ class ResumeDomainRequest(_message.Message):
     name: _builtins.str
     """Format: domains/{domain}."""
     request_id: _builtins.str
+    """See the header of this file."""
     def __init__(
         self,
         *,
@@ -581,6 +658,8 @@ Global___ResumeDomainRequest: _TypeAlias = ResumeDomainRequest  # noqa: Y015
 
 @_typing.final
 class ShutDownDomainRequest(_message.Message):
+    """Of the call ShutDownDomain."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -589,6 +668,7 @@ class ShutDownDomainRequest(_message.Message):
     name: _builtins.str
     """Format: domains/{domain}."""
     request_id: _builtins.str
+    """See the header of this file."""
     timeout_us: _builtins.int
     """How long its vcoprocs may go on until they sleep, in microseconds, 0..60000000; then they are taken
     off all the same. 0: at once.
@@ -610,6 +690,8 @@ Global___ShutDownDomainRequest: _TypeAlias = ShutDownDomainRequest  # noqa: Y015
 
 @_typing.final
 class CrashDomainRequest(_message.Message):
+    """Of the call CrashDomain."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -618,6 +700,7 @@ class CrashDomainRequest(_message.Message):
     name: _builtins.str
     """Format: domains/{domain}."""
     request_id: _builtins.str
+    """See the header of this file."""
     why: _builtins.str
     """What happened, for people. At most 1024 bytes."""
     def __init__(
@@ -637,6 +720,8 @@ Global___CrashDomainRequest: _TypeAlias = CrashDomainRequest  # noqa: Y015
 
 @_typing.final
 class RenameDomainRequest(_message.Message):
+    """Of the call RenameDomain."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -645,6 +730,7 @@ class RenameDomainRequest(_message.Message):
     name: _builtins.str
     """Format: domains/{domain}."""
     request_id: _builtins.str
+    """See the header of this file."""
     new_name: _builtins.str
     """Without "domains/". 1..63 bytes."""
     def __init__(
@@ -664,6 +750,8 @@ Global___RenameDomainRequest: _TypeAlias = RenameDomainRequest  # noqa: Y015
 
 @_typing.final
 class GetDomainDeviceTreeRequest(_message.Message):
+    """Of the call GetDomainDeviceTree."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -684,6 +772,8 @@ Global___GetDomainDeviceTreeRequest: _TypeAlias = GetDomainDeviceTreeRequest  # 
 
 @_typing.final
 class GetDomainDeviceTreeResponse(_message.Message):
+    """A device-tree fragment, in both its forms."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SOURCE_FIELD_NUMBER: _builtins.int
@@ -708,6 +798,8 @@ Global___GetDomainDeviceTreeResponse: _TypeAlias = GetDomainDeviceTreeResponse  
 
 @_typing.final
 class DestroyDomainRequest(_message.Message):
+    """Of the call DestroyDomain."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -715,6 +807,7 @@ class DestroyDomainRequest(_message.Message):
     name: _builtins.str
     """Format: domains/{domain}."""
     request_id: _builtins.str
+    """See the header of this file."""
     def __init__(
         self,
         *,
@@ -731,6 +824,8 @@ Global___DestroyDomainRequest: _TypeAlias = DestroyDomainRequest  # noqa: Y015
 
 @_typing.final
 class DestroyDomainResponse(_message.Message):
+    """Nothing."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -746,10 +841,13 @@ Global___DestroyDomainResponse: _TypeAlias = DestroyDomainResponse  # noqa: Y015
 
 @_typing.final
 class GetDomainRequest(_message.Message):
+    """Of the call GetDomain."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """Format: domains/{domain}."""
     def __init__(
         self,
         *,
@@ -765,6 +863,8 @@ Global___GetDomainRequest: _TypeAlias = GetDomainRequest  # noqa: Y015
 
 @_typing.final
 class ListDomainsRequest(_message.Message):
+    """Of the call ListDomains."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
@@ -793,16 +893,21 @@ Global___ListDomainsRequest: _TypeAlias = ListDomainsRequest  # noqa: Y015
 
 @_typing.final
 class ListDomainsResponse(_message.Message):
+    """One page of a list, or all of it."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     DOMAINS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """Asks for the page after this one; empty on the last page."""
     revision: _builtins.int
     """Watch from here to miss nothing."""
     @_builtins.property
-    def domains(self) -> _containers.RepeatedCompositeFieldContainer[Global___Domain]: ...
+    def domains(self) -> _containers.RepeatedCompositeFieldContainer[Global___Domain]:
+        """Sorted by name."""
+
     def __init__(
         self,
         *,
@@ -820,10 +925,13 @@ Global___ListDomainsResponse: _TypeAlias = ListDomainsResponse  # noqa: Y015
 
 @_typing.final
 class OpenDomainRequest(_message.Message):
+    """Of the call OpenDomain."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """Format: domains/{domain}."""
     def __init__(
         self,
         *,
@@ -853,11 +961,17 @@ class DomainAccess(_message.Message):
     irq_endpoint: _builtins.str
     """ZeroMQ endpoint of the irq-router."""
     @_builtins.property
-    def domain(self) -> Global___Domain: ...
+    def domain(self) -> Global___Domain:
+        """The domain itself."""
+
     @_builtins.property
-    def memory(self) -> _containers.RepeatedCompositeFieldContainer[Global___MemoryRegion]: ...
+    def memory(self) -> _containers.RepeatedCompositeFieldContainer[Global___MemoryRegion]:
+        """Its memory, in rising order of addresses."""
+
     @_builtins.property
-    def vcoprocs(self) -> _containers.RepeatedCompositeFieldContainer[Global___VcoprocAccess]: ...
+    def vcoprocs(self) -> _containers.RepeatedCompositeFieldContainer[Global___VcoprocAccess]:
+        """How each of its vcoprocs is reached."""
+
     def __init__(
         self,
         *,
@@ -877,6 +991,8 @@ Global___DomainAccess: _TypeAlias = DomainAccess  # noqa: Y015
 
 @_typing.final
 class MemoryRegion(_message.Message):
+    """A piece of memory at an address of a domain, backed by a file."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     BASE_IPA_FIELD_NUMBER: _builtins.int
@@ -884,10 +1000,13 @@ class MemoryRegion(_message.Message):
     PATH_FIELD_NUMBER: _builtins.int
     OFFSET_BYTES_FIELD_NUMBER: _builtins.int
     base_ipa: _builtins.int
+    """Guest-physical address, a multiple of 4096."""
     size_bytes: _builtins.int
+    """A multiple of 4096."""
     path: _builtins.str
-    """File that backs it, and where it begins in that file."""
+    """File that backs it."""
     offset_bytes: _builtins.int
+    """Where it begins in that file."""
     def __init__(
         self,
         *,
@@ -906,6 +1025,8 @@ Global___MemoryRegion: _TypeAlias = MemoryRegion  # noqa: Y015
 
 @_typing.final
 class VcoprocAccess(_message.Message):
+    """How the driver of a vcoproc reaches it."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -919,6 +1040,7 @@ class VcoprocAccess(_message.Message):
     trap_credential: _builtins.bytes
     """Secret for the coproc-sim."""
     trap_endpoint: _builtins.str
+    """ZeroMQ endpoint of the coproc-sim."""
     compatible: _builtins.str
     """Coprocessor type."""
     @_builtins.property
@@ -949,6 +1071,8 @@ Global___VcoprocAccess: _TypeAlias = VcoprocAccess  # noqa: Y015
 
 @_typing.final
 class RegisterInfo(_message.Message):
+    """A register of a coprocessor type."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     RANGE_FIELD_NUMBER: _builtins.int
@@ -961,13 +1085,17 @@ class RegisterInfo(_message.Message):
     range: _builtins.str
     """Name of the range it is in."""
     name: _builtins.str
+    """As in the documentation of the type, for example "DOORBELL"."""
     offset: _builtins.int
+    """Bytes from the start of its range."""
     width_bytes: _builtins.int
+    """1, 2 or 4."""
     access: _builtins.str
     """"ro", "rw", "wo" or "w1c"."""
     when_out: _builtins.str
     """What an access does while switched out: "shadow", "replay", "hold", "const" or "deny"."""
     description: _builtins.str
+    """For people."""
     def __init__(
         self,
         *,
@@ -989,10 +1117,13 @@ Global___RegisterInfo: _TypeAlias = RegisterInfo  # noqa: Y015
 
 @_typing.final
 class GetCoprocRequest(_message.Message):
+    """Of the call GetCoproc."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """Format: coprocs/{coproc}."""
     def __init__(
         self,
         *,
@@ -1008,25 +1139,33 @@ Global___GetCoprocRequest: _TypeAlias = GetCoprocRequest  # noqa: Y015
 
 @_typing.final
 class ListCoprocsRequest(_message.Message):
+    """Of the call ListCoprocs."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
+    SHOW_UNUSED_FIELD_NUMBER: _builtins.int
     page_size: _builtins.int
+    """1..1000; 0 means 1000."""
     page_token: _builtins.str
+    """next_page_token of the page before; empty for the first page."""
     filter: _builtins.str
     """Fields: state, name, compatible, scheduler, draining."""
+    show_unused: _builtins.bool
+    """Also those that templates make on demand and that nobody has demanded yet."""
     def __init__(
         self,
         *,
         page_size: _builtins.int = ...,
         page_token: _builtins.str = ...,
         filter: _builtins.str = ...,
+        show_unused: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token", "show_unused", b"show_unused"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1034,15 +1173,21 @@ Global___ListCoprocsRequest: _TypeAlias = ListCoprocsRequest  # noqa: Y015
 
 @_typing.final
 class ListCoprocsResponse(_message.Message):
+    """One page of a list, or all of it."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     COPROCS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """Asks for the page after this one; empty on the last page."""
     revision: _builtins.int
+    """Watch from here to miss nothing."""
     @_builtins.property
-    def coprocs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Coproc]: ...
+    def coprocs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Coproc]:
+        """In the order of the tree, then those added at run time."""
+
     def __init__(
         self,
         *,
@@ -1060,6 +1205,8 @@ Global___ListCoprocsResponse: _TypeAlias = ListCoprocsResponse  # noqa: Y015
 
 @_typing.final
 class AddCoprocsRequest(_message.Message):
+    """Of the call AddCoprocs."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TREE_FIELD_NUMBER: _builtins.int
@@ -1070,13 +1217,16 @@ class AddCoprocsRequest(_message.Message):
     tree: _builtins.bytes
     """Text of a system tree, or a compiled one. At most 1 MiB. What it shares is added."""
     file_name: _builtins.str
-    """Name of that file, for error messages."""
+    """Name of that file, for error messages. At most 512 bytes."""
     request_id: _builtins.str
+    """See the header of this file."""
     validate_only: _builtins.bool
     """Change nothing: the answer is what would be added."""
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Identifiers of those to add; empty: all that the tree shares."""
+        """Identifiers of those to add; empty: all that the tree shares. Also names like "ncore-3", for one of
+        a template that is there and from which just that one was removed.
+        """
 
     def __init__(
         self,
@@ -1097,11 +1247,15 @@ Global___AddCoprocsRequest: _TypeAlias = AddCoprocsRequest  # noqa: Y015
 
 @_typing.final
 class AddCoprocsResponse(_message.Message):
+    """What AddCoprocs added, or would add."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     COPROCS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def coprocs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Coproc]: ...
+    def coprocs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Coproc]:
+        """Those that were added, in the order of the tree; of a template, all that it makes on demand."""
+
     def __init__(
         self,
         *,
@@ -1117,6 +1271,8 @@ Global___AddCoprocsResponse: _TypeAlias = AddCoprocsResponse  # noqa: Y015
 
 @_typing.final
 class DrainCoprocRequest(_message.Message):
+    """Of the call DrainCoproc."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -1125,6 +1281,7 @@ class DrainCoprocRequest(_message.Message):
     name: _builtins.str
     """Format: coprocs/{coproc}."""
     request_id: _builtins.str
+    """See the header of this file."""
     move_vcoprocs: _builtins.bool
     """Also move its vcoprocs to other coprocs of the type that have room."""
     def __init__(
@@ -1144,6 +1301,8 @@ Global___DrainCoprocRequest: _TypeAlias = DrainCoprocRequest  # noqa: Y015
 
 @_typing.final
 class UndrainCoprocRequest(_message.Message):
+    """Of the call UndrainCoproc."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -1151,6 +1310,7 @@ class UndrainCoprocRequest(_message.Message):
     name: _builtins.str
     """Format: coprocs/{coproc}."""
     request_id: _builtins.str
+    """See the header of this file."""
     def __init__(
         self,
         *,
@@ -1167,6 +1327,8 @@ Global___UndrainCoprocRequest: _TypeAlias = UndrainCoprocRequest  # noqa: Y015
 
 @_typing.final
 class RemoveCoprocRequest(_message.Message):
+    """Of the call RemoveCoproc."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -1175,6 +1337,7 @@ class RemoveCoprocRequest(_message.Message):
     name: _builtins.str
     """Format: coprocs/{coproc}."""
     request_id: _builtins.str
+    """See the header of this file."""
     destroy_vcoprocs: _builtins.bool
     """Destroy the vcoprocs that it has."""
     def __init__(
@@ -1194,6 +1357,8 @@ Global___RemoveCoprocRequest: _TypeAlias = RemoveCoprocRequest  # noqa: Y015
 
 @_typing.final
 class RemoveCoprocResponse(_message.Message):
+    """Nothing."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -1209,6 +1374,8 @@ Global___RemoveCoprocResponse: _TypeAlias = RemoveCoprocResponse  # noqa: Y015
 
 @_typing.final
 class ReplaceCoprocRequest(_message.Message):
+    """Of the call ReplaceCoproc."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -1217,6 +1384,7 @@ class ReplaceCoprocRequest(_message.Message):
     name: _builtins.str
     """Format: coprocs/{coproc}."""
     request_id: _builtins.str
+    """See the header of this file."""
     replacement: _builtins.str
     """Format: coprocs/{coproc}. Who takes its place."""
     def __init__(
@@ -1236,6 +1404,8 @@ Global___ReplaceCoprocRequest: _TypeAlias = ReplaceCoprocRequest  # noqa: Y015
 
 @_typing.final
 class ListCoprocTypesRequest(_message.Message):
+    """Of the call ListCoprocTypes."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -1251,11 +1421,15 @@ Global___ListCoprocTypesRequest: _TypeAlias = ListCoprocTypesRequest  # noqa: Y0
 
 @_typing.final
 class ListCoprocTypesResponse(_message.Message):
+    """One page of a list, or all of it."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     TYPES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def types(self) -> _containers.RepeatedCompositeFieldContainer[Global___CoprocType]: ...
+    def types(self) -> _containers.RepeatedCompositeFieldContainer[Global___CoprocType]:
+        """Sorted by name."""
+
     def __init__(
         self,
         *,
@@ -1284,11 +1458,13 @@ class CoprocType(_message.Message):
     compatible: _builtins.str
     """For example "vcoproc,cortex-m4"."""
     coproc_count: _builtins.int
-    """Coprocs of it in the system; those that are online and not draining."""
+    """Coprocs of it in the system, as ListCoprocs has them."""
     available_count: _builtins.int
+    """Those that are online and not draining."""
     vcoproc_count: _builtins.int
-    """Vcoprocs on all of them, and how many more the available ones take."""
+    """Vcoprocs on all of them."""
     free_count: _builtins.int
+    """How many more vcoprocs the available ones take."""
     @_builtins.property
     def rooms(self) -> _containers.RepeatedCompositeFieldContainer[Global___CoprocRoom]:
         """Who has room, most room first."""
@@ -1313,6 +1489,8 @@ Global___CoprocType: _TypeAlias = CoprocType  # noqa: Y015
 
 @_typing.final
 class CoprocRoom(_message.Message):
+    """How much room a coproc has."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     COPROC_FIELD_NUMBER: _builtins.int
@@ -1320,6 +1498,7 @@ class CoprocRoom(_message.Message):
     coproc: _builtins.str
     """Format: coprocs/{coproc}."""
     free_count: _builtins.int
+    """How many more vcoprocs it takes."""
     def __init__(
         self,
         *,
@@ -1336,6 +1515,8 @@ Global___CoprocRoom: _TypeAlias = CoprocRoom  # noqa: Y015
 
 @_typing.final
 class CreateVcoprocRequest(_message.Message):
+    """Of the call CreateVcoproc."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     DOMAIN_FIELD_NUMBER: _builtins.int
@@ -1347,6 +1528,7 @@ class CreateVcoprocRequest(_message.Message):
     spec: _builtins.str
     """As in the domain file: "coproc=dsp0,name=audio,weight=512"."""
     request_id: _builtins.str
+    """See the header of this file."""
     validate_only: _builtins.bool
     """Change nothing: the answer is the vcoproc as it would be, without its number."""
     def __init__(
@@ -1367,6 +1549,8 @@ Global___CreateVcoprocRequest: _TypeAlias = CreateVcoprocRequest  # noqa: Y015
 
 @_typing.final
 class MoveVcoprocRequest(_message.Message):
+    """Of the call MoveVcoproc."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -1375,6 +1559,7 @@ class MoveVcoprocRequest(_message.Message):
     name: _builtins.str
     """Format: domains/{domain}/vcoprocs/{vcoproc}."""
     request_id: _builtins.str
+    """See the header of this file."""
     coproc: _builtins.str
     """Format: coprocs/{coproc}. Where it goes."""
     def __init__(
@@ -1394,12 +1579,16 @@ Global___MoveVcoprocRequest: _TypeAlias = MoveVcoprocRequest  # noqa: Y015
 
 @_typing.final
 class DestroyVcoprocRequest(_message.Message):
+    """Of the call DestroyVcoproc."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """Format: domains/{domain}/vcoprocs/{vcoproc}."""
     request_id: _builtins.str
+    """See the header of this file."""
     def __init__(
         self,
         *,
@@ -1416,6 +1605,8 @@ Global___DestroyVcoprocRequest: _TypeAlias = DestroyVcoprocRequest  # noqa: Y015
 
 @_typing.final
 class DestroyVcoprocResponse(_message.Message):
+    """Nothing."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -1431,10 +1622,13 @@ Global___DestroyVcoprocResponse: _TypeAlias = DestroyVcoprocResponse  # noqa: Y0
 
 @_typing.final
 class GetVcoprocRequest(_message.Message):
+    """Of the call GetVcoproc."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """Format: domains/{domain}/vcoprocs/{vcoproc}."""
     def __init__(
         self,
         *,
@@ -1450,6 +1644,8 @@ Global___GetVcoprocRequest: _TypeAlias = GetVcoprocRequest  # noqa: Y015
 
 @_typing.final
 class ListVcoprocsRequest(_message.Message):
+    """Of the call ListVcoprocs."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     DOMAIN_FIELD_NUMBER: _builtins.int
@@ -1459,7 +1655,9 @@ class ListVcoprocsRequest(_message.Message):
     domain: _builtins.str
     """Format: domains/{domain}; empty for all."""
     page_size: _builtins.int
+    """1..1000; 0 means 1000."""
     page_token: _builtins.str
+    """next_page_token of the page before; empty for the first page."""
     filter: _builtins.str
     """Fields: state, name, domain, coproc, compatible."""
     def __init__(
@@ -1480,15 +1678,21 @@ Global___ListVcoprocsRequest: _TypeAlias = ListVcoprocsRequest  # noqa: Y015
 
 @_typing.final
 class ListVcoprocsResponse(_message.Message):
+    """One page of a list, or all of it."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     VCOPROCS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """Asks for the page after this one; empty on the last page."""
     revision: _builtins.int
+    """Watch from here to miss nothing."""
     @_builtins.property
-    def vcoprocs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Vcoproc]: ...
+    def vcoprocs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Vcoproc]:
+        """Sorted by name."""
+
     def __init__(
         self,
         *,
@@ -1506,6 +1710,8 @@ Global___ListVcoprocsResponse: _TypeAlias = ListVcoprocsResponse  # noqa: Y015
 
 @_typing.final
 class WatchEventsRequest(_message.Message):
+    """Of the call WatchEvents."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     REVISION_FIELD_NUMBER: _builtins.int
@@ -1530,6 +1736,8 @@ Global___WatchEventsRequest: _TypeAlias = WatchEventsRequest  # noqa: Y015
 
 @_typing.final
 class ListEventsRequest(_message.Message):
+    """Of the call ListEvents."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
@@ -1539,10 +1747,11 @@ class ListEventsRequest(_message.Message):
     page_size: _builtins.int
     """1..1000; 0 means 1000."""
     page_token: _builtins.str
+    """next_page_token of the page before; empty for the first page."""
     filter: _builtins.str
     """As of WatchEvents."""
     after_revision: _builtins.int
-    """Only events after this revision."""
+    """Only events after this revision; 0: all that are kept."""
     def __init__(
         self,
         *,
@@ -1561,16 +1770,21 @@ Global___ListEventsRequest: _TypeAlias = ListEventsRequest  # noqa: Y015
 
 @_typing.final
 class ListEventsResponse(_message.Message):
+    """One page of a list, or all of it."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     EVENTS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
+    """Asks for the page after this one; empty on the last page."""
     revision: _builtins.int
     """Watch from here to miss nothing."""
     @_builtins.property
-    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___Event]: ...
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___Event]:
+        """Oldest first."""
+
     def __init__(
         self,
         *,
@@ -1599,25 +1813,39 @@ class Event(_message.Message):
     class _KindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Event._Kind.ValueType], _builtins.type):
         DESCRIPTOR: _descriptor.EnumDescriptor
         KIND_UNSPECIFIED: Event._Kind.ValueType  # 0
+        """Never sent."""
         KIND_CREATED: Event._Kind.ValueType  # 1
+        """It is there from now on."""
         KIND_DESTROYED: Event._Kind.ValueType  # 2
+        """It is gone."""
         KIND_CHANGED: Event._Kind.ValueType  # 3
+        """Its state or its settings changed."""
         KIND_FAULTED: Event._Kind.ValueType  # 4
+        """A vcoproc or a coproc faulted."""
         KIND_ONLINE: Event._Kind.ValueType  # 5
         """A service or coproc came or went."""
         KIND_OFFLINE: Event._Kind.ValueType  # 6
+        """As KIND_ONLINE."""
         KIND_FELL_BACK: Event._Kind.ValueType  # 7
         """The scheduling algorithm of a coproc failed, and "rr" took over."""
 
-    class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
+    class Kind(_Kind, metaclass=_KindEnumTypeWrapper):
+        """What happened."""
+
     KIND_UNSPECIFIED: Event.Kind.ValueType  # 0
+    """Never sent."""
     KIND_CREATED: Event.Kind.ValueType  # 1
+    """It is there from now on."""
     KIND_DESTROYED: Event.Kind.ValueType  # 2
+    """It is gone."""
     KIND_CHANGED: Event.Kind.ValueType  # 3
+    """Its state or its settings changed."""
     KIND_FAULTED: Event.Kind.ValueType  # 4
+    """A vcoproc or a coproc faulted."""
     KIND_ONLINE: Event.Kind.ValueType  # 5
     """A service or coproc came or went."""
     KIND_OFFLINE: Event.Kind.ValueType  # 6
+    """As KIND_ONLINE."""
     KIND_FELL_BACK: Event.Kind.ValueType  # 7
     """The scheduling algorithm of a coproc failed, and "rr" took over."""
 
@@ -1633,8 +1861,11 @@ class Event(_message.Message):
     revision: _builtins.int
     """Rising by one with each event."""
     name: _builtins.str
-    """Resource name of what changed."""
+    """Resource name of what changed: domains/{domain}, domains/{domain}/vcoprocs/{vcoproc},
+    coprocs/{coproc}, coprocs/{coproc}/schedule for how a coproc is scheduled, services/{service}.
+    """
     kind: Global___Event.Kind.ValueType
+    """What happened."""
     description: _builtins.str
     """For people."""
     time_ns: _builtins.int
@@ -1642,11 +1873,17 @@ class Event(_message.Message):
     actor: _builtins.str
     """Who caused it: a caller's name, or empty for the cluster itself."""
     @_builtins.property
-    def domain(self) -> Global___Domain: ...
+    def domain(self) -> Global___Domain:
+        """Of an event of a domain."""
+
     @_builtins.property
-    def vcoproc(self) -> Global___Vcoproc: ...
+    def vcoproc(self) -> Global___Vcoproc:
+        """Of an event of a vcoproc."""
+
     @_builtins.property
-    def coproc(self) -> Global___Coproc: ...
+    def coproc(self) -> Global___Coproc:
+        """Of an event of a coproc or its schedule."""
+
     def __init__(
         self,
         *,
@@ -1672,6 +1909,8 @@ Global___Event: _TypeAlias = Event  # noqa: Y015
 
 @_typing.final
 class ListAlgorithmsRequest(_message.Message):
+    """Of the call ListAlgorithms."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     def __init__(
@@ -1687,11 +1926,15 @@ Global___ListAlgorithmsRequest: _TypeAlias = ListAlgorithmsRequest  # noqa: Y015
 
 @_typing.final
 class ListAlgorithmsResponse(_message.Message):
+    """One page of a list, or all of it."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     ALGORITHMS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def algorithms(self) -> _containers.RepeatedCompositeFieldContainer[Global___Algorithm]: ...
+    def algorithms(self) -> _containers.RepeatedCompositeFieldContainer[Global___Algorithm]:
+        """Sorted by name."""
+
     def __init__(
         self,
         *,
@@ -1707,6 +1950,8 @@ Global___ListAlgorithmsResponse: _TypeAlias = ListAlgorithmsResponse  # noqa: Y0
 
 @_typing.final
 class Algorithm(_message.Message):
+    """A scheduling algorithm that is installed."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -1717,7 +1962,9 @@ class Algorithm(_message.Message):
     description: _builtins.str
     """One line for people."""
     @_builtins.property
-    def parameters(self) -> _containers.RepeatedCompositeFieldContainer[Global___ParameterDescription]: ...
+    def parameters(self) -> _containers.RepeatedCompositeFieldContainer[Global___ParameterDescription]:
+        """Those of a coproc and those of each vcoproc."""
+
     def __init__(
         self,
         *,
@@ -1735,6 +1982,8 @@ Global___Algorithm: _TypeAlias = Algorithm  # noqa: Y015
 
 @_typing.final
 class ParameterDescription(_message.Message):
+    """A parameter of an algorithm."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
@@ -1745,12 +1994,17 @@ class ParameterDescription(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     PER_COPROC_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    """For example "weight"."""
     unit: _builtins.str
     """"us", "%", or empty for none."""
     minimum: _builtins.int
+    """Smallest value."""
     maximum: _builtins.int
+    """Largest value."""
     default_value: _builtins.int
+    """Value when nobody sets one."""
     description: _builtins.str
+    """For people."""
     per_coproc: _builtins.bool
     """Of the coproc; otherwise of each vcoproc."""
     def __init__(
@@ -1774,6 +2028,8 @@ Global___ParameterDescription: _TypeAlias = ParameterDescription  # noqa: Y015
 
 @_typing.final
 class GetScheduleRequest(_message.Message):
+    """Of the call GetSchedule."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     COPROC_FIELD_NUMBER: _builtins.int
@@ -1833,6 +2089,7 @@ class Schedule(_message.Message):
     coproc: _builtins.str
     """Format: coprocs/{coproc}."""
     algorithm: _builtins.str
+    """Who decides now."""
     slice_us: _builtins.int
     """Granted time per turn, in microseconds."""
     fallback: _builtins.str
@@ -1854,7 +2111,9 @@ class Schedule(_message.Message):
         """Every parameter of the coproc, defaults resolved."""
 
     @_builtins.property
-    def vcoprocs(self) -> _containers.RepeatedCompositeFieldContainer[Global___VcoprocSchedule]: ...
+    def vcoprocs(self) -> _containers.RepeatedCompositeFieldContainer[Global___VcoprocSchedule]:
+        """All that the coproc has."""
+
     def __init__(
         self,
         *,
@@ -1881,6 +2140,8 @@ Global___Schedule: _TypeAlias = Schedule  # noqa: Y015
 
 @_typing.final
 class VcoprocSchedule(_message.Message):
+    """How a vcoproc is scheduled, and what came of it."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
@@ -1910,9 +2171,11 @@ class VcoprocSchedule(_message.Message):
     STATE_FIELD_NUMBER: _builtins.int
     SLICES_FIELD_NUMBER: _builtins.int
     LONGEST_WAIT_NS_FIELD_NUMBER: _builtins.int
+    SWITCH_IN_REFUSALS_FIELD_NUMBER: _builtins.int
     vcoproc: _builtins.str
     """Format: domains/{domain}/vcoprocs/{vcoproc}."""
     state: Global___Vcoproc.State.ValueType
+    """As Vcoproc.state."""
     longest_wait_ns: _builtins.int
     """Longest time from wanting the coproc until a turn began, in nanoseconds."""
     @_builtins.property
@@ -1920,11 +2183,21 @@ class VcoprocSchedule(_message.Message):
         """Every parameter, defaults resolved."""
 
     @_builtins.property
-    def accounting(self) -> Global___Accounting: ...
+    def accounting(self) -> Global___Accounting:
+        """Times and counts since it was created."""
+
     @_builtins.property
-    def refusals(self) -> Global___Refusals: ...
+    def refusals(self) -> Global___Refusals:
+        """To leave the coproc."""
+
     @_builtins.property
-    def slices(self) -> Global___Slices: ...
+    def slices(self) -> Global___Slices:
+        """Planned against actual length of its turns."""
+
+    @_builtins.property
+    def switch_in_refusals(self) -> Global___Refusals:
+        """When the coproc was to take it in. They are its own: accounting.refused_ns has both."""
+
     def __init__(
         self,
         *,
@@ -1935,10 +2208,11 @@ class VcoprocSchedule(_message.Message):
         state: Global___Vcoproc.State.ValueType = ...,
         slices: Global___Slices | None = ...,
         longest_wait_ns: _builtins.int = ...,
+        switch_in_refusals: Global___Refusals | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accounting", b"accounting", "refusals", b"refusals", "slices", b"slices"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accounting", b"accounting", "refusals", b"refusals", "slices", b"slices", "switch_in_refusals", b"switch_in_refusals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounting", b"accounting", "longest_wait_ns", b"longest_wait_ns", "parameters", b"parameters", "refusals", b"refusals", "slices", b"slices", "state", b"state", "vcoproc", b"vcoproc"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounting", b"accounting", "longest_wait_ns", b"longest_wait_ns", "parameters", b"parameters", "refusals", b"refusals", "slices", b"slices", "state", b"state", "switch_in_refusals", b"switch_in_refusals", "vcoproc", b"vcoproc"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1957,14 +2231,19 @@ class Slices(_message.Message):
     ERROR_NS_FIELD_NUMBER: _builtins.int
     ERROR_MAX_NS_FIELD_NUMBER: _builtins.int
     turn_count: _builtins.int
+    """Turns that have ended."""
     planned_ns: _builtins.int
+    """How long they were to be in all."""
     actual_ns: _builtins.int
+    """How long they were in all."""
     full_count: _builtins.int
     """Of turns that ended because their slice was over, and not late for want of a decision: how many,
     and the difference of planned and actual, in all and the largest.
     """
     error_ns: _builtins.int
+    """Difference of planned and actual, in all."""
     error_max_ns: _builtins.int
+    """The largest difference."""
     def __init__(
         self,
         *,
@@ -1985,7 +2264,7 @@ Global___Slices: _TypeAlias = Slices  # noqa: Y015
 
 @_typing.final
 class Refusals(_message.Message):
-    """How long a vcoproc refused to leave the coprocessor, over all its switches."""
+    """How long a vcoproc refused to leave the coproc, or the coproc to take it in, over all its switches."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1995,12 +2274,19 @@ class Refusals(_message.Message):
     BUCKET_COUNTS_FIELD_NUMBER: _builtins.int
     BUSY_COUNT_FIELD_NUMBER: _builtins.int
     TOTAL_NS_FIELD_NUMBER: _builtins.int
+    GIVEN_UP_COUNT_FIELD_NUMBER: _builtins.int
     refusal_count: _builtins.int
+    """Switches that it refused."""
     forced_count: _builtins.int
+    """How often only force made it leave."""
     longest_us: _builtins.int
+    """The longest refusal."""
     busy_count: _builtins.int
-    """How often it said busy meanwhile."""
+    """How often the coproc said busy meanwhile."""
     total_ns: _builtins.int
+    """All refusals together."""
+    given_up_count: _builtins.int
+    """Turns that were given up at the bound, since the coproc did not take it in."""
     @_builtins.property
     def bucket_counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Count of refusals below 1, 2, 4, 8, ... microseconds; the last has all longer ones."""
@@ -2014,10 +2300,11 @@ class Refusals(_message.Message):
         bucket_counts: _abc.Iterable[_builtins.int] | None = ...,
         busy_count: _builtins.int = ...,
         total_ns: _builtins.int = ...,
+        given_up_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket_counts", b"bucket_counts", "busy_count", b"busy_count", "forced_count", b"forced_count", "longest_us", b"longest_us", "refusal_count", b"refusal_count", "total_ns", b"total_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bucket_counts", b"bucket_counts", "busy_count", b"busy_count", "forced_count", b"forced_count", "given_up_count", b"given_up_count", "longest_us", b"longest_us", "refusal_count", b"refusal_count", "total_ns", b"total_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2025,6 +2312,8 @@ Global___Refusals: _TypeAlias = Refusals  # noqa: Y015
 
 @_typing.final
 class SetScheduleRequest(_message.Message):
+    """Of the call SetSchedule."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
@@ -2060,6 +2349,7 @@ class SetScheduleRequest(_message.Message):
     slice_us: _builtins.int
     """100..10000000; 0: the same."""
     request_id: _builtins.str
+    """See the header of this file."""
     @_builtins.property
     def parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
         """Those named are set, the others stay."""
@@ -2090,6 +2380,8 @@ Global___SetScheduleRequest: _TypeAlias = SetScheduleRequest  # noqa: Y015
 
 @_typing.final
 class VcoprocParameters(_message.Message):
+    """Parameters of one vcoproc."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
@@ -2136,12 +2428,16 @@ Global___VcoprocParameters: _TypeAlias = VcoprocParameters  # noqa: Y015
 
 @_typing.final
 class SetScheduleResponse(_message.Message):
+    """What came of SetSchedule."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     SCHEDULE_FIELD_NUMBER: _builtins.int
     LOST_PARAMETERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def schedule(self) -> Global___Schedule: ...
+    def schedule(self) -> Global___Schedule:
+        """As it is in force now."""
+
     @_builtins.property
     def lost_parameters(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Parameters that the new algorithm does not know: "weight of domains/d/vcoprocs/v"."""
@@ -2162,6 +2458,8 @@ Global___SetScheduleResponse: _TypeAlias = SetScheduleResponse  # noqa: Y015
 
 @_typing.final
 class SetVcoprocParametersRequest(_message.Message):
+    """Of the call SetVcoprocParameters."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     @_typing.final
@@ -2190,8 +2488,11 @@ class SetVcoprocParametersRequest(_message.Message):
     name: _builtins.str
     """Format: domains/{domain}/vcoprocs/{vcoproc}."""
     request_id: _builtins.str
+    """See the header of this file."""
     @_builtins.property
-    def parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]: ...
+    def parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Those named are set, the others stay."""
+
     def __init__(
         self,
         *,
@@ -2209,6 +2510,8 @@ Global___SetVcoprocParametersRequest: _TypeAlias = SetVcoprocParametersRequest  
 
 @_typing.final
 class WatchDecisionsRequest(_message.Message):
+    """Of the call WatchDecisions."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     COPROC_FIELD_NUMBER: _builtins.int
@@ -2219,6 +2522,7 @@ class WatchDecisionsRequest(_message.Message):
     after_number: _builtins.int
     """Only decisions with a higher number; 0: all that are kept."""
     follow: _builtins.bool
+    """Stay open, and send decisions as they are made."""
     def __init__(
         self,
         *,
@@ -2236,6 +2540,8 @@ Global___WatchDecisionsRequest: _TypeAlias = WatchDecisionsRequest  # noqa: Y015
 
 @_typing.final
 class Decision(_message.Message):
+    """One decision of a scheduler."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     NUMBER_FIELD_NUMBER: _builtins.int
@@ -2253,12 +2559,14 @@ class Decision(_message.Message):
     vcoproc: _builtins.str
     """Who was chosen: resource name, or empty for nobody."""
     algorithm: _builtins.str
+    """Who decided."""
     why: _builtins.str
     """"idle": the coproc is free for it. "slice": after the present slice. "preempt": now. "renew": one
     more slice for the current one. "vacate": the current one leaves for nobody. "withheld": somebody
     waits and gets nothing. "revoke": the current one runs on after all.
     """
     slice_ns: _builtins.int
+    """For how long."""
     clock_ns: _builtins.int
     """Time of the coproc's clock."""
     current_vcoproc: _builtins.str
@@ -2266,6 +2574,7 @@ class Decision(_message.Message):
     not_before_ns: _builtins.int
     """Bounds of the turn on the coproc's clock; 0 for none."""
     until_ns: _builtins.int
+    """When it ends at the latest, on the coproc's clock; 0: after slice_ns."""
     missed_count: _builtins.int
     """Decisions before this one that were forgotten before they could be sent."""
     def __init__(
@@ -2292,6 +2601,8 @@ Global___Decision: _TypeAlias = Decision  # noqa: Y015
 
 @_typing.final
 class AnalyseScheduleRequest(_message.Message):
+    """Of the call AnalyseSchedule."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     COPROC_FIELD_NUMBER: _builtins.int
@@ -2303,7 +2614,7 @@ class AnalyseScheduleRequest(_message.Message):
     switch_ns: _builtins.int
     """Cost of a switch to reckon with, in nanoseconds; 0: the longest since the scheduler started."""
     refusal_ns: _builtins.int
-    """Longest refusal to reckon with; 0: the bound that the coproc has."""
+    """Longest refusal to reckon with, to leave and to be taken in; 0: the bounds that the coproc has."""
     work_ns: _builtins.int
     """How long each vcoproc wants to run after a wake; 0: 1 ms."""
     def __init__(
@@ -2324,6 +2635,8 @@ Global___AnalyseScheduleRequest: _TypeAlias = AnalyseScheduleRequest  # noqa: Y0
 
 @_typing.final
 class ScheduleAnalysis(_message.Message):
+    """What the vcoprocs of a coproc are sure to get."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     COPROC_FIELD_NUMBER: _builtins.int
@@ -2332,14 +2645,23 @@ class ScheduleAnalysis(_message.Message):
     REFUSAL_NS_FIELD_NUMBER: _builtins.int
     VCOPROCS_FIELD_NUMBER: _builtins.int
     WORK_NS_FIELD_NUMBER: _builtins.int
+    SWITCH_IN_REFUSAL_NS_FIELD_NUMBER: _builtins.int
     coproc: _builtins.str
+    """Format: coprocs/{coproc}."""
     algorithm: _builtins.str
+    """Who decides."""
     switch_ns: _builtins.int
-    """What was reckoned with."""
+    """What was reckoned with: the longest switch, and the longest refusal to leave."""
     refusal_ns: _builtins.int
+    """Longest refusal that was reckoned with."""
     work_ns: _builtins.int
+    """Work after a wake that was reckoned with."""
+    switch_in_refusal_ns: _builtins.int
+    """And the longest refusal to be taken in."""
     @_builtins.property
-    def vcoprocs(self) -> _containers.RepeatedCompositeFieldContainer[Global___VcoprocAnalysis]: ...
+    def vcoprocs(self) -> _containers.RepeatedCompositeFieldContainer[Global___VcoprocAnalysis]:
+        """All that the coproc has."""
+
     def __init__(
         self,
         *,
@@ -2349,10 +2671,11 @@ class ScheduleAnalysis(_message.Message):
         refusal_ns: _builtins.int = ...,
         vcoprocs: _abc.Iterable[Global___VcoprocAnalysis] | None = ...,
         work_ns: _builtins.int = ...,
+        switch_in_refusal_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "coproc", b"coproc", "refusal_ns", b"refusal_ns", "switch_ns", b"switch_ns", "vcoprocs", b"vcoprocs", "work_ns", b"work_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "coproc", b"coproc", "refusal_ns", b"refusal_ns", "switch_in_refusal_ns", b"switch_in_refusal_ns", "switch_ns", b"switch_ns", "vcoprocs", b"vcoprocs", "work_ns", b"work_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2360,6 +2683,8 @@ Global___ScheduleAnalysis: _TypeAlias = ScheduleAnalysis  # noqa: Y015
 
 @_typing.final
 class VcoprocAnalysis(_message.Message):
+    """What one vcoproc is sure to get."""
+
     DESCRIPTOR: _descriptor.Descriptor
 
     VCOPROC_FIELD_NUMBER: _builtins.int
@@ -2397,3 +2722,126 @@ class VcoprocAnalysis(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___VcoprocAnalysis: _TypeAlias = VcoprocAnalysis  # noqa: Y015
+
+@_typing.final
+class GetConfigurationRequest(_message.Message):
+    """Of the call GetConfiguration."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COPROC_FIELD_NUMBER: _builtins.int
+    coproc: _builtins.str
+    """Format: coprocs/{coproc}; empty for all of them and the first domain."""
+    def __init__(
+        self,
+        *,
+        coproc: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coproc", b"coproc"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetConfigurationRequest: _TypeAlias = GetConfigurationRequest  # noqa: Y015
+
+@_typing.final
+class Configuration(_message.Message):
+    """Settings that are in force; docs/configuration.md has their meaning, units and ranges."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FILE_NAME_FIELD_NUMBER: _builtins.int
+    SETTINGS_FIELD_NUMBER: _builtins.int
+    file_name: _builtins.str
+    """The system's device tree."""
+    @_builtins.property
+    def settings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Setting]:
+        """By resource, in the order of the tree."""
+
+    def __init__(
+        self,
+        *,
+        file_name: _builtins.str = ...,
+        settings: _abc.Iterable[Global___Setting] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file_name", b"file_name", "settings", b"settings"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Configuration: _TypeAlias = Configuration  # noqa: Y015
+
+@_typing.final
+class Setting(_message.Message):
+    """One setting of a coproc, or of the first domain as the device tree has it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    class _Source:
+        ValueType = _typing.NewType("ValueType", _builtins.int)
+        V: _TypeAlias = ValueType  # noqa: Y015
+
+    class _SourceEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[Setting._Source.ValueType], _builtins.type):
+        DESCRIPTOR: _descriptor.EnumDescriptor
+        SOURCE_UNSPECIFIED: Setting._Source.ValueType  # 0
+        """Never sent."""
+        SOURCE_DEFAULT: Setting._Source.ValueType  # 1
+        """Nobody said anything else."""
+        SOURCE_FILE: Setting._Source.ValueType  # 2
+        """The device tree says so, or the domain's file."""
+        SOURCE_RUN_TIME: Setting._Source.ValueType  # 3
+        """SetSchedule."""
+        SOURCE_CHOSEN: Setting._Source.ValueType  # 4
+        """A free place was taken, since no file says where."""
+
+    class Source(_Source, metaclass=_SourceEnumTypeWrapper):
+        """Where a value comes from."""
+
+    SOURCE_UNSPECIFIED: Setting.Source.ValueType  # 0
+    """Never sent."""
+    SOURCE_DEFAULT: Setting.Source.ValueType  # 1
+    """Nobody said anything else."""
+    SOURCE_FILE: Setting.Source.ValueType  # 2
+    """The device tree says so, or the domain's file."""
+    SOURCE_RUN_TIME: Setting.Source.ValueType  # 3
+    """SetSchedule."""
+    SOURCE_CHOSEN: Setting.Source.ValueType  # 4
+    """A free place was taken, since no file says where."""
+
+    RESOURCE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    FILE_FIELD_NUMBER: _builtins.int
+    LINE_FIELD_NUMBER: _builtins.int
+    resource: _builtins.str
+    """Format: coprocs/{coproc} or domains/{domain}."""
+    name: _builtins.str
+    """As in the device tree, for example "slice-us" or "scheduler-params.frame_us"."""
+    value: _builtins.str
+    """As in the device tree, for people."""
+    source: Global___Setting.Source.ValueType
+    """Where it comes from."""
+    file: _builtins.str
+    """File in which it is given, for SOURCE_FILE."""
+    line: _builtins.int
+    """Line there, counted from 1; 0 in a compiled tree."""
+    def __init__(
+        self,
+        *,
+        resource: _builtins.str = ...,
+        name: _builtins.str = ...,
+        value: _builtins.str = ...,
+        source: Global___Setting.Source.ValueType = ...,
+        file: _builtins.str = ...,
+        line: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "line", b"line", "name", b"name", "resource", b"resource", "source", b"source", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Setting: _TypeAlias = Setting  # noqa: Y015

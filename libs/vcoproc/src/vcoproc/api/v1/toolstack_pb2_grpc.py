@@ -221,6 +221,11 @@ class ToolstackServiceStub:
                 request_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.AnalyseScheduleRequest.SerializeToString,
                 response_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ScheduleAnalysis.FromString,
                 _registered_method=True)
+        self.GetConfiguration = channel.unary_unary(
+                '/vcoproc.api.v1.ToolstackService/GetConfiguration',
+                request_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.GetConfigurationRequest.SerializeToString,
+                response_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Configuration.FromString,
+                _registered_method=True)
 
 
 class ToolstackServiceServicer:
@@ -292,13 +297,15 @@ class ToolstackServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetDomain(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """One domain. NOT_FOUND when there is none of that name.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListDomains(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Domains, sorted by name.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -311,7 +318,8 @@ class ToolstackServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetDomainDeviceTree(self, request, context):
-        """The device-tree fragment that a domain's drivers find their vcoprocs by.
+        """The device-tree fragment that a domain's drivers find their vcoprocs by: a partial tree as xl's key
+        device_tree takes it. docs/configuration.md describes it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -334,20 +342,23 @@ class ToolstackServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetCoproc(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """One coproc. NOT_FOUND when there is none of that name.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListCoprocs(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Coprocs, in the order of the tree.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def AddCoprocs(self, request, context):
         """Adds coprocs of a device tree to the system, all or none. They are OFFLINE until a coproc-sim leases
-        them. ALREADY_EXISTS when one of them is there. Idempotent by request_id.
+        them, and outlast a restart. ALREADY_EXISTS when one of them is there, INVALID_CONFIG when a name,
+        alias, path or address of one is that of a coproc that is there. Idempotent by request_id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -355,7 +366,8 @@ class ToolstackServiceServicer:
 
     def DrainCoproc(self, request, context):
         """From now on a coproc takes no new vcoprocs; those that it has stay, or are moved to other coprocs of
-        the same type when the request says so. Idempotent by request_id.
+        the same type when the request says so: all of them, or nothing changes (RESOURCE_EXHAUSTED
+        LIMIT_EXCEEDED when not all of them fit). Idempotent by request_id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -369,8 +381,9 @@ class ToolstackServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RemoveCoproc(self, request, context):
-        """Removes a coproc from the system. FAILED_PRECONDITION WRONG_STATE while it has vcoprocs, unless
-        they are to be destroyed with it. Idempotent by request_id.
+        """Removes a coproc from the system, until it is added again; that its tree has it does not matter.
+        FAILED_PRECONDITION WRONG_STATE while it has vcoprocs, unless they are to be destroyed with it.
+        Idempotent by request_id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -406,13 +419,15 @@ class ToolstackServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def GetVcoproc(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """One vcoproc. NOT_FOUND when there is none of that name.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListVcoprocs(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Vcoprocs, sorted by name.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -445,13 +460,14 @@ class ToolstackServiceServicer:
     def WatchEvents(self, request, context):
         """Streams every change after a revision, oldest first, and stays open. A client that reads too slowly
         gets ABORTED WATCHER_TOO_SLOW and may resume from the last revision that it has seen.
+        OUT_OF_RANGE REVISION_GONE when events after the revision are no longer kept: the newest 10000 are.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListEvents(self, request, context):
-        """Events that are kept, oldest first.
+        """Events that are kept, oldest first. OUT_OF_RANGE REVISION_GONE as of WatchEvents.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -496,6 +512,13 @@ class ToolstackServiceServicer:
 
     def AnalyseSchedule(self, request, context):
         """Worst-case service of every vcoproc of a coproc, beside what was observed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetConfiguration(self, request, context):
+        """What is in force, setting by setting, and where each value came from.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -688,6 +711,11 @@ def add_ToolstackServiceServicer_to_server(servicer, server):
                     servicer.AnalyseSchedule,
                     request_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.AnalyseScheduleRequest.FromString,
                     response_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ScheduleAnalysis.SerializeToString,
+            ),
+            'GetConfiguration': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetConfiguration,
+                    request_deserializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.GetConfigurationRequest.FromString,
+                    response_serializer=vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Configuration.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1690,6 +1718,33 @@ class ToolstackService:
             '/vcoproc.api.v1.ToolstackService/AnalyseSchedule',
             vcoproc_dot_api_dot_v1_dot_toolstack__pb2.AnalyseScheduleRequest.SerializeToString,
             vcoproc_dot_api_dot_v1_dot_toolstack__pb2.ScheduleAnalysis.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetConfiguration(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vcoproc.api.v1.ToolstackService/GetConfiguration',
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.GetConfigurationRequest.SerializeToString,
+            vcoproc_dot_api_dot_v1_dot_toolstack__pb2.Configuration.FromString,
             options,
             channel_credentials,
             insecure,

@@ -12,7 +12,8 @@ Errors carry a google.rpc.ErrorInfo with domain "vcoproc" and a stable reason (U
   UNAVAILABLE         PEER_LOST, PEER_TIMEOUT, PEER_REJECTED: a service does not answer; retry
                       STORE_UNAVAILABLE: nothing can be kept just now, so nothing is changed; retry
   OUT_OF_RANGE        REVISION_GONE: the watch must start again from a list
-  ABORTED             WATCHER_TOO_SLOW: the watch must be resumed from the revision it has
+  ABORTED             WATCHER_TOO_SLOW: the watch must be resumed from the revision it has. A stream
+                      that is not read at all is cut, and has code and text alone
   UNAUTHENTICATED     UNAUTHENTICATED: no client certificate that this cluster knows
   PERMISSION_DENIED   PERMISSION_DENIED: the caller's role does not allow this call
 
@@ -21,6 +22,15 @@ first one's answer and changes nothing. Empty: not idempotent. It stays known fo
 
 A filter is a list of terms with spaces between, all of which must hold: FIELD=VALUE or FIELD!=VALUE,
 where "*" in a value stands for any text. Each list says which fields it knows. At most 1024 bytes.
+A resource is meant by its whole name or by the last word of it: domains/fir or fir. States and kinds
+are written large or small, with or without STATE_ or KIND_. Numbers are decimal or hexadecimal, and
+switches are true or false. A filter that can never match is INVALID_ARGUMENT.
+
+A page_token says after which resource the next page begins: one that is there all the time is listed
+once, whatever comes and goes meanwhile. It belongs to its list and filter.
+
+A call whose request, or its next part, does not come whole within 10 seconds is ended with
+INVALID_ARGUMENT; so is with ABORTED a stream whose answer is not taken within 10 seconds.
 """
 
 from collections import abc as _abc
@@ -85,11 +95,15 @@ class ToolstackServiceStub:
     Idempotent by request_id.
     """
     GetDomain: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.GetDomainRequest, _toolstack_pb2.Domain]
+    """One domain. NOT_FOUND when there is none of that name."""
     ListDomains: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.ListDomainsRequest, _toolstack_pb2.ListDomainsResponse]
+    """Domains, sorted by name."""
     OpenDomain: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.OpenDomainRequest, _toolstack_pb2.DomainAccess]
     """What a domain needs to run its drivers: memory files, sockets and secrets. For its owner only."""
     GetDomainDeviceTree: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.GetDomainDeviceTreeRequest, _toolstack_pb2.GetDomainDeviceTreeResponse]
-    """The device-tree fragment that a domain's drivers find their vcoprocs by."""
+    """The device-tree fragment that a domain's drivers find their vcoprocs by: a partial tree as xl's key
+    device_tree takes it. docs/configuration.md describes it.
+    """
     SaveDomain: _grpc.UnaryStreamMultiCallable[_snapshot_pb2.SaveDomainRequest, _snapshot_pb2.SnapshotChunk]
     """Writes down a domain with its memory, contexts and interrupts. It is paused meanwhile, and then goes
     on, or is shut down when the request says so. The chunks in order are a file for RestoreDomain.
@@ -99,20 +113,25 @@ class ToolstackServiceStub:
     following ones hold the file. Idempotent by request_id.
     """
     GetCoproc: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.GetCoprocRequest, _toolstack_pb2.Coproc]
+    """One coproc. NOT_FOUND when there is none of that name."""
     ListCoprocs: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.ListCoprocsRequest, _toolstack_pb2.ListCoprocsResponse]
+    """Coprocs, in the order of the tree."""
     AddCoprocs: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.AddCoprocsRequest, _toolstack_pb2.AddCoprocsResponse]
     """Adds coprocs of a device tree to the system, all or none. They are OFFLINE until a coproc-sim leases
-    them. ALREADY_EXISTS when one of them is there. Idempotent by request_id.
+    them, and outlast a restart. ALREADY_EXISTS when one of them is there, INVALID_CONFIG when a name,
+    alias, path or address of one is that of a coproc that is there. Idempotent by request_id.
     """
     DrainCoproc: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.DrainCoprocRequest, _toolstack_pb2.Coproc]
     """From now on a coproc takes no new vcoprocs; those that it has stay, or are moved to other coprocs of
-    the same type when the request says so. Idempotent by request_id.
+    the same type when the request says so: all of them, or nothing changes (RESOURCE_EXHAUSTED
+    LIMIT_EXCEEDED when not all of them fit). Idempotent by request_id.
     """
     UndrainCoproc: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.UndrainCoprocRequest, _toolstack_pb2.Coproc]
     """Takes a drain back. Idempotent by request_id."""
     RemoveCoproc: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.RemoveCoprocRequest, _toolstack_pb2.RemoveCoprocResponse]
-    """Removes a coproc from the system. FAILED_PRECONDITION WRONG_STATE while it has vcoprocs, unless
-    they are to be destroyed with it. Idempotent by request_id.
+    """Removes a coproc from the system, until it is added again; that its tree has it does not matter.
+    FAILED_PRECONDITION WRONG_STATE while it has vcoprocs, unless they are to be destroyed with it.
+    Idempotent by request_id.
     """
     ReplaceCoproc: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.ReplaceCoprocRequest, _toolstack_pb2.Coproc]
     """Moves every vcoproc of a coproc to another one of the same type and then removes it; whole or not
@@ -125,7 +144,9 @@ class ToolstackServiceStub:
     DestroyVcoproc: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.DestroyVcoprocRequest, _toolstack_pb2.DestroyVcoprocResponse]
     """Detaches a vcoproc. Idempotent by request_id."""
     GetVcoproc: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.GetVcoprocRequest, _toolstack_pb2.Vcoproc]
+    """One vcoproc. NOT_FOUND when there is none of that name."""
     ListVcoprocs: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.ListVcoprocsRequest, _toolstack_pb2.ListVcoprocsResponse]
+    """Vcoprocs, sorted by name."""
     MoveVcoproc: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.MoveVcoprocRequest, _toolstack_pb2.Vcoproc]
     """Moves a vcoproc with its context to another coproc of the same type: it stops, is written down, and
     goes on there. Its driver finds it again by itself. FAILED_PRECONDITION WRONG_STATE when the coproc
@@ -142,9 +163,10 @@ class ToolstackServiceStub:
     WatchEvents: _grpc.UnaryStreamMultiCallable[_toolstack_pb2.WatchEventsRequest, _toolstack_pb2.Event]
     """Streams every change after a revision, oldest first, and stays open. A client that reads too slowly
     gets ABORTED WATCHER_TOO_SLOW and may resume from the last revision that it has seen.
+    OUT_OF_RANGE REVISION_GONE when events after the revision are no longer kept: the newest 10000 are.
     """
     ListEvents: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.ListEventsRequest, _toolstack_pb2.ListEventsResponse]
-    """Events that are kept, oldest first."""
+    """Events that are kept, oldest first. OUT_OF_RANGE REVISION_GONE as of WatchEvents."""
     ListAlgorithms: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.ListAlgorithmsRequest, _toolstack_pb2.ListAlgorithmsResponse]
     """All installed scheduling algorithms, with a description of every parameter."""
     GetSchedule: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.GetScheduleRequest, _toolstack_pb2.Schedule]
@@ -160,6 +182,8 @@ class ToolstackServiceStub:
     """Decisions of a coproc's scheduler after a number, oldest first; stays open when follow is set."""
     AnalyseSchedule: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.AnalyseScheduleRequest, _toolstack_pb2.ScheduleAnalysis]
     """Worst-case service of every vcoproc of a coproc, beside what was observed."""
+    GetConfiguration: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.GetConfigurationRequest, _toolstack_pb2.Configuration]
+    """What is in force, setting by setting, and where each value came from."""
 
 @_typing.type_check_only
 class ToolstackServiceAsyncStub(ToolstackServiceStub):
@@ -197,11 +221,15 @@ class ToolstackServiceAsyncStub(ToolstackServiceStub):
     Idempotent by request_id.
     """
     GetDomain: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.GetDomainRequest, _toolstack_pb2.Domain]  # type: ignore[assignment]
+    """One domain. NOT_FOUND when there is none of that name."""
     ListDomains: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.ListDomainsRequest, _toolstack_pb2.ListDomainsResponse]  # type: ignore[assignment]
+    """Domains, sorted by name."""
     OpenDomain: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.OpenDomainRequest, _toolstack_pb2.DomainAccess]  # type: ignore[assignment]
     """What a domain needs to run its drivers: memory files, sockets and secrets. For its owner only."""
     GetDomainDeviceTree: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.GetDomainDeviceTreeRequest, _toolstack_pb2.GetDomainDeviceTreeResponse]  # type: ignore[assignment]
-    """The device-tree fragment that a domain's drivers find their vcoprocs by."""
+    """The device-tree fragment that a domain's drivers find their vcoprocs by: a partial tree as xl's key
+    device_tree takes it. docs/configuration.md describes it.
+    """
     SaveDomain: _aio.UnaryStreamMultiCallable[_snapshot_pb2.SaveDomainRequest, _snapshot_pb2.SnapshotChunk]  # type: ignore[assignment]
     """Writes down a domain with its memory, contexts and interrupts. It is paused meanwhile, and then goes
     on, or is shut down when the request says so. The chunks in order are a file for RestoreDomain.
@@ -211,20 +239,25 @@ class ToolstackServiceAsyncStub(ToolstackServiceStub):
     following ones hold the file. Idempotent by request_id.
     """
     GetCoproc: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.GetCoprocRequest, _toolstack_pb2.Coproc]  # type: ignore[assignment]
+    """One coproc. NOT_FOUND when there is none of that name."""
     ListCoprocs: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.ListCoprocsRequest, _toolstack_pb2.ListCoprocsResponse]  # type: ignore[assignment]
+    """Coprocs, in the order of the tree."""
     AddCoprocs: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.AddCoprocsRequest, _toolstack_pb2.AddCoprocsResponse]  # type: ignore[assignment]
     """Adds coprocs of a device tree to the system, all or none. They are OFFLINE until a coproc-sim leases
-    them. ALREADY_EXISTS when one of them is there. Idempotent by request_id.
+    them, and outlast a restart. ALREADY_EXISTS when one of them is there, INVALID_CONFIG when a name,
+    alias, path or address of one is that of a coproc that is there. Idempotent by request_id.
     """
     DrainCoproc: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.DrainCoprocRequest, _toolstack_pb2.Coproc]  # type: ignore[assignment]
     """From now on a coproc takes no new vcoprocs; those that it has stay, or are moved to other coprocs of
-    the same type when the request says so. Idempotent by request_id.
+    the same type when the request says so: all of them, or nothing changes (RESOURCE_EXHAUSTED
+    LIMIT_EXCEEDED when not all of them fit). Idempotent by request_id.
     """
     UndrainCoproc: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.UndrainCoprocRequest, _toolstack_pb2.Coproc]  # type: ignore[assignment]
     """Takes a drain back. Idempotent by request_id."""
     RemoveCoproc: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.RemoveCoprocRequest, _toolstack_pb2.RemoveCoprocResponse]  # type: ignore[assignment]
-    """Removes a coproc from the system. FAILED_PRECONDITION WRONG_STATE while it has vcoprocs, unless
-    they are to be destroyed with it. Idempotent by request_id.
+    """Removes a coproc from the system, until it is added again; that its tree has it does not matter.
+    FAILED_PRECONDITION WRONG_STATE while it has vcoprocs, unless they are to be destroyed with it.
+    Idempotent by request_id.
     """
     ReplaceCoproc: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.ReplaceCoprocRequest, _toolstack_pb2.Coproc]  # type: ignore[assignment]
     """Moves every vcoproc of a coproc to another one of the same type and then removes it; whole or not
@@ -237,7 +270,9 @@ class ToolstackServiceAsyncStub(ToolstackServiceStub):
     DestroyVcoproc: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.DestroyVcoprocRequest, _toolstack_pb2.DestroyVcoprocResponse]  # type: ignore[assignment]
     """Detaches a vcoproc. Idempotent by request_id."""
     GetVcoproc: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.GetVcoprocRequest, _toolstack_pb2.Vcoproc]  # type: ignore[assignment]
+    """One vcoproc. NOT_FOUND when there is none of that name."""
     ListVcoprocs: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.ListVcoprocsRequest, _toolstack_pb2.ListVcoprocsResponse]  # type: ignore[assignment]
+    """Vcoprocs, sorted by name."""
     MoveVcoproc: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.MoveVcoprocRequest, _toolstack_pb2.Vcoproc]  # type: ignore[assignment]
     """Moves a vcoproc with its context to another coproc of the same type: it stops, is written down, and
     goes on there. Its driver finds it again by itself. FAILED_PRECONDITION WRONG_STATE when the coproc
@@ -254,9 +289,10 @@ class ToolstackServiceAsyncStub(ToolstackServiceStub):
     WatchEvents: _aio.UnaryStreamMultiCallable[_toolstack_pb2.WatchEventsRequest, _toolstack_pb2.Event]  # type: ignore[assignment]
     """Streams every change after a revision, oldest first, and stays open. A client that reads too slowly
     gets ABORTED WATCHER_TOO_SLOW and may resume from the last revision that it has seen.
+    OUT_OF_RANGE REVISION_GONE when events after the revision are no longer kept: the newest 10000 are.
     """
     ListEvents: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.ListEventsRequest, _toolstack_pb2.ListEventsResponse]  # type: ignore[assignment]
-    """Events that are kept, oldest first."""
+    """Events that are kept, oldest first. OUT_OF_RANGE REVISION_GONE as of WatchEvents."""
     ListAlgorithms: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.ListAlgorithmsRequest, _toolstack_pb2.ListAlgorithmsResponse]  # type: ignore[assignment]
     """All installed scheduling algorithms, with a description of every parameter."""
     GetSchedule: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.GetScheduleRequest, _toolstack_pb2.Schedule]  # type: ignore[assignment]
@@ -272,6 +308,8 @@ class ToolstackServiceAsyncStub(ToolstackServiceStub):
     """Decisions of a coproc's scheduler after a number, oldest first; stays open when follow is set."""
     AnalyseSchedule: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.AnalyseScheduleRequest, _toolstack_pb2.ScheduleAnalysis]  # type: ignore[assignment]
     """Worst-case service of every vcoproc of a coproc, beside what was observed."""
+    GetConfiguration: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.GetConfigurationRequest, _toolstack_pb2.Configuration]  # type: ignore[assignment]
+    """What is in force, setting by setting, and where each value came from."""
 
 class ToolstackServiceServicer(metaclass=_abc_1.ABCMeta):
     """Creates, destroys, changes and shows domains, coprocs and vcoprocs."""
@@ -359,14 +397,16 @@ class ToolstackServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _toolstack_pb2.GetDomainRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_toolstack_pb2.Domain, _abc.Awaitable[_toolstack_pb2.Domain]]: ...
+    ) -> _typing.Union[_toolstack_pb2.Domain, _abc.Awaitable[_toolstack_pb2.Domain]]:
+        """One domain. NOT_FOUND when there is none of that name."""
 
     @_abc_1.abstractmethod
     def ListDomains(
         self,
         request: _toolstack_pb2.ListDomainsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_toolstack_pb2.ListDomainsResponse, _abc.Awaitable[_toolstack_pb2.ListDomainsResponse]]: ...
+    ) -> _typing.Union[_toolstack_pb2.ListDomainsResponse, _abc.Awaitable[_toolstack_pb2.ListDomainsResponse]]:
+        """Domains, sorted by name."""
 
     @_abc_1.abstractmethod
     def OpenDomain(
@@ -382,7 +422,9 @@ class ToolstackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _toolstack_pb2.GetDomainDeviceTreeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_toolstack_pb2.GetDomainDeviceTreeResponse, _abc.Awaitable[_toolstack_pb2.GetDomainDeviceTreeResponse]]:
-        """The device-tree fragment that a domain's drivers find their vcoprocs by."""
+        """The device-tree fragment that a domain's drivers find their vcoprocs by: a partial tree as xl's key
+        device_tree takes it. docs/configuration.md describes it.
+        """
 
     @_abc_1.abstractmethod
     def SaveDomain(
@@ -409,14 +451,16 @@ class ToolstackServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _toolstack_pb2.GetCoprocRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_toolstack_pb2.Coproc, _abc.Awaitable[_toolstack_pb2.Coproc]]: ...
+    ) -> _typing.Union[_toolstack_pb2.Coproc, _abc.Awaitable[_toolstack_pb2.Coproc]]:
+        """One coproc. NOT_FOUND when there is none of that name."""
 
     @_abc_1.abstractmethod
     def ListCoprocs(
         self,
         request: _toolstack_pb2.ListCoprocsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_toolstack_pb2.ListCoprocsResponse, _abc.Awaitable[_toolstack_pb2.ListCoprocsResponse]]: ...
+    ) -> _typing.Union[_toolstack_pb2.ListCoprocsResponse, _abc.Awaitable[_toolstack_pb2.ListCoprocsResponse]]:
+        """Coprocs, in the order of the tree."""
 
     @_abc_1.abstractmethod
     def AddCoprocs(
@@ -425,7 +469,8 @@ class ToolstackServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_toolstack_pb2.AddCoprocsResponse, _abc.Awaitable[_toolstack_pb2.AddCoprocsResponse]]:
         """Adds coprocs of a device tree to the system, all or none. They are OFFLINE until a coproc-sim leases
-        them. ALREADY_EXISTS when one of them is there. Idempotent by request_id.
+        them, and outlast a restart. ALREADY_EXISTS when one of them is there, INVALID_CONFIG when a name,
+        alias, path or address of one is that of a coproc that is there. Idempotent by request_id.
         """
 
     @_abc_1.abstractmethod
@@ -435,7 +480,8 @@ class ToolstackServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_toolstack_pb2.Coproc, _abc.Awaitable[_toolstack_pb2.Coproc]]:
         """From now on a coproc takes no new vcoprocs; those that it has stay, or are moved to other coprocs of
-        the same type when the request says so. Idempotent by request_id.
+        the same type when the request says so: all of them, or nothing changes (RESOURCE_EXHAUSTED
+        LIMIT_EXCEEDED when not all of them fit). Idempotent by request_id.
         """
 
     @_abc_1.abstractmethod
@@ -452,8 +498,9 @@ class ToolstackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _toolstack_pb2.RemoveCoprocRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_toolstack_pb2.RemoveCoprocResponse, _abc.Awaitable[_toolstack_pb2.RemoveCoprocResponse]]:
-        """Removes a coproc from the system. FAILED_PRECONDITION WRONG_STATE while it has vcoprocs, unless
-        they are to be destroyed with it. Idempotent by request_id.
+        """Removes a coproc from the system, until it is added again; that its tree has it does not matter.
+        FAILED_PRECONDITION WRONG_STATE while it has vcoprocs, unless they are to be destroyed with it.
+        Idempotent by request_id.
         """
 
     @_abc_1.abstractmethod
@@ -495,14 +542,16 @@ class ToolstackServiceServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _toolstack_pb2.GetVcoprocRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_toolstack_pb2.Vcoproc, _abc.Awaitable[_toolstack_pb2.Vcoproc]]: ...
+    ) -> _typing.Union[_toolstack_pb2.Vcoproc, _abc.Awaitable[_toolstack_pb2.Vcoproc]]:
+        """One vcoproc. NOT_FOUND when there is none of that name."""
 
     @_abc_1.abstractmethod
     def ListVcoprocs(
         self,
         request: _toolstack_pb2.ListVcoprocsRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_toolstack_pb2.ListVcoprocsResponse, _abc.Awaitable[_toolstack_pb2.ListVcoprocsResponse]]: ...
+    ) -> _typing.Union[_toolstack_pb2.ListVcoprocsResponse, _abc.Awaitable[_toolstack_pb2.ListVcoprocsResponse]]:
+        """Vcoprocs, sorted by name."""
 
     @_abc_1.abstractmethod
     def MoveVcoproc(
@@ -543,6 +592,7 @@ class ToolstackServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_toolstack_pb2.Event], _abc.AsyncIterator[_toolstack_pb2.Event]]:
         """Streams every change after a revision, oldest first, and stays open. A client that reads too slowly
         gets ABORTED WATCHER_TOO_SLOW and may resume from the last revision that it has seen.
+        OUT_OF_RANGE REVISION_GONE when events after the revision are no longer kept: the newest 10000 are.
         """
 
     @_abc_1.abstractmethod
@@ -551,7 +601,7 @@ class ToolstackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _toolstack_pb2.ListEventsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_toolstack_pb2.ListEventsResponse, _abc.Awaitable[_toolstack_pb2.ListEventsResponse]]:
-        """Events that are kept, oldest first."""
+        """Events that are kept, oldest first. OUT_OF_RANGE REVISION_GONE as of WatchEvents."""
 
     @_abc_1.abstractmethod
     def ListAlgorithms(
@@ -603,5 +653,13 @@ class ToolstackServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_toolstack_pb2.ScheduleAnalysis, _abc.Awaitable[_toolstack_pb2.ScheduleAnalysis]]:
         """Worst-case service of every vcoproc of a coproc, beside what was observed."""
+
+    @_abc_1.abstractmethod
+    def GetConfiguration(
+        self,
+        request: _toolstack_pb2.GetConfigurationRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_toolstack_pb2.Configuration, _abc.Awaitable[_toolstack_pb2.Configuration]]:
+        """What is in force, setting by setting, and where each value came from."""
 
 def add_ToolstackServiceServicer_to_server(servicer: ToolstackServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

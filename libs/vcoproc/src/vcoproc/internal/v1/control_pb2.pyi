@@ -32,6 +32,7 @@ class LeaseCoprocRequest(_message.Message):
     TRAP_ENDPOINT_FIELD_NUMBER: _builtins.int
     HOLDER_FIELD_NUMBER: _builtins.int
     PLATFORMS_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
     coproc: _builtins.str
     """Name of the coproc wanted; empty for any that is free."""
     control_target: _builtins.str
@@ -41,6 +42,10 @@ class LeaseCoprocRequest(_message.Message):
     trap_endpoint: _builtins.str
     holder: _builtins.str
     """Who asks, for logs."""
+    incarnation: _builtins.int
+    """Of the lease that the asker had before, if it had one: another coproc of the same name is not what
+    it simulates.
+    """
     @_builtins.property
     def platforms(self) -> _containers.RepeatedCompositeFieldContainer[Global___PlatformDescription]:
         """Compatible strings that the asker can simulate, with what the toolstack must know of each."""
@@ -53,12 +58,15 @@ class LeaseCoprocRequest(_message.Message):
         trap_endpoint: _builtins.str = ...,
         holder: _builtins.str = ...,
         platforms: _abc.Iterable[Global___PlatformDescription] | None = ...,
+        incarnation: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_incarnation", b"_incarnation", "incarnation", b"incarnation"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["control_target", b"control_target", "coproc", b"coproc", "holder", b"holder", "platforms", b"platforms", "trap_endpoint", b"trap_endpoint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_incarnation", b"_incarnation", "control_target", b"control_target", "coproc", b"coproc", "holder", b"holder", "incarnation", b"incarnation", "platforms", b"platforms", "trap_endpoint", b"trap_endpoint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__incarnation: _TypeAlias = _typing.Literal["incarnation"]  # noqa: Y015
+    _WhichOneofArgType__incarnation: _TypeAlias = _typing.Literal["_incarnation", b"_incarnation"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__incarnation) -> _WhichOneofReturnType__incarnation | None: ...
 
 Global___LeaseCoprocRequest: _TypeAlias = LeaseCoprocRequest  # noqa: Y015
 
@@ -178,6 +186,7 @@ class CoprocLease(_message.Message):
     CREDENTIAL_FIELD_NUMBER: _builtins.int
     PLATFORM_PARAMETERS_FIELD_NUMBER: _builtins.int
     REFUSAL_DRAIN_NS_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
     coproc: _builtins.str
     compatible: _builtins.str
     private_memory_bytes: _builtins.int
@@ -188,6 +197,8 @@ class CoprocLease(_message.Message):
     """Secret for the scheduler and the irq-router."""
     refusal_drain_ns: _builtins.int
     """How long one that refuses to leave is only asked; then it drains to the end of its job."""
+    incarnation: _builtins.int
+    """Which coproc of that name: another number once it was removed and added again."""
     @_builtins.property
     def platform_parameters(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Properties of the node in the tree that only the platform knows; numbers in decimal."""
@@ -204,10 +215,11 @@ class CoprocLease(_message.Message):
         credential: _builtins.bytes = ...,
         platform_parameters: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
         refusal_drain_ns: _builtins.int = ...,
+        incarnation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_hz", b"clock_hz", "compatible", b"compatible", "coproc", b"coproc", "credential", b"credential", "irq_endpoint", b"irq_endpoint", "platform_parameters", b"platform_parameters", "private_memory_bytes", b"private_memory_bytes", "refusal_drain_ns", b"refusal_drain_ns", "schedule_endpoint", b"schedule_endpoint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_hz", b"clock_hz", "compatible", b"compatible", "coproc", b"coproc", "credential", b"credential", "incarnation", b"incarnation", "irq_endpoint", b"irq_endpoint", "platform_parameters", b"platform_parameters", "private_memory_bytes", b"private_memory_bytes", "refusal_drain_ns", b"refusal_drain_ns", "schedule_endpoint", b"schedule_endpoint"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -687,6 +699,40 @@ class SetCoprocRequest(_message.Message):
 Global___SetCoprocRequest: _TypeAlias = SetCoprocRequest  # noqa: Y015
 
 @_typing.final
+class RemoveCoprocRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COPROC_FIELD_NUMBER: _builtins.int
+    coproc: _builtins.str
+    def __init__(
+        self,
+        *,
+        coproc: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coproc", b"coproc"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveCoprocRequest: _TypeAlias = RemoveCoprocRequest  # noqa: Y015
+
+@_typing.final
+class RemoveCoprocResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RemoveCoprocResponse: _TypeAlias = RemoveCoprocResponse  # noqa: Y015
+
+@_typing.final
 class VcoprocParameters(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -959,9 +1005,12 @@ class VcoprocAccount(_message.Message):
     VCOPROC_ID_FIELD_NUMBER: _builtins.int
     RUN_STATE_FIELD_NUMBER: _builtins.int
     ACCOUNTING_FIELD_NUMBER: _builtins.int
+    REFUSAL_COUNT_FIELD_NUMBER: _builtins.int
     vcoproc_id: _builtins.int
     run_state: _builtins.str
     """A run state of the glossary: SLEEPING, WAITING, SWITCHING_IN, RUNNING, SWITCHING_OUT, FAULTED."""
+    refusal_count: _builtins.int
+    """Times that it refused to leave the coprocessor."""
     @_builtins.property
     def accounting(self) -> _toolstack_pb2.Accounting: ...
     def __init__(
@@ -970,10 +1019,11 @@ class VcoprocAccount(_message.Message):
         vcoproc_id: _builtins.int = ...,
         run_state: _builtins.str = ...,
         accounting: _toolstack_pb2.Accounting | None = ...,
+        refusal_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["accounting", b"accounting"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounting", b"accounting", "run_state", b"run_state", "vcoproc_id", b"vcoproc_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounting", b"accounting", "refusal_count", b"refusal_count", "run_state", b"run_state", "vcoproc_id", b"vcoproc_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1308,6 +1358,7 @@ class VcoprocSchedule(_message.Message):
     SLEEP_NS_FIELD_NUMBER: _builtins.int
     FAULT_NS_FIELD_NUMBER: _builtins.int
     WAIT_MAX_NS_FIELD_NUMBER: _builtins.int
+    SWITCH_IN_REFUSALS_FIELD_NUMBER: _builtins.int
     vcoproc_id: _builtins.int
     run_state: _builtins.str
     """As in VcoprocAccount."""
@@ -1324,7 +1375,13 @@ class VcoprocSchedule(_message.Message):
     @_builtins.property
     def slices(self) -> Global___Slices: ...
     @_builtins.property
-    def refusals(self) -> Global___Refusals: ...
+    def refusals(self) -> Global___Refusals:
+        """To leave the coprocessor."""
+
+    @_builtins.property
+    def switch_in_refusals(self) -> Global___Refusals:
+        """When it was to be taken in. They are its own: accounting.refused_ns has both."""
+
     def __init__(
         self,
         *,
@@ -1337,10 +1394,11 @@ class VcoprocSchedule(_message.Message):
         sleep_ns: _builtins.int = ...,
         fault_ns: _builtins.int = ...,
         wait_max_ns: _builtins.int = ...,
+        switch_in_refusals: Global___Refusals | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["accounting", b"accounting", "refusals", b"refusals", "slices", b"slices"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["accounting", b"accounting", "refusals", b"refusals", "slices", b"slices", "switch_in_refusals", b"switch_in_refusals"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounting", b"accounting", "fault_ns", b"fault_ns", "parameters", b"parameters", "refusals", b"refusals", "run_state", b"run_state", "sleep_ns", b"sleep_ns", "slices", b"slices", "vcoproc_id", b"vcoproc_id", "wait_max_ns", b"wait_max_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accounting", b"accounting", "fault_ns", b"fault_ns", "parameters", b"parameters", "refusals", b"refusals", "run_state", b"run_state", "sleep_ns", b"sleep_ns", "slices", b"slices", "switch_in_refusals", b"switch_in_refusals", "vcoproc_id", b"vcoproc_id", "wait_max_ns", b"wait_max_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1388,7 +1446,9 @@ Global___Slices: _TypeAlias = Slices  # noqa: Y015
 
 @_typing.final
 class Refusals(_message.Message):
-    """How a vcoproc refused to leave. A refusal lasts from the order to leave until it left."""
+    """How a vcoproc refused to leave, from the order to leave until it left; or how the coprocessor
+    refused to take it in, from when it was tried first until it was taken in or came to nothing.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -1398,12 +1458,17 @@ class Refusals(_message.Message):
     TOTAL_NS_FIELD_NUMBER: _builtins.int
     MAX_NS_FIELD_NUMBER: _builtins.int
     COUNTS_FIELD_NUMBER: _builtins.int
+    GIVEN_UP_COUNT_FIELD_NUMBER: _builtins.int
     count: _builtins.int
-    """Times it left with a refusal; how often it said busy meanwhile; how often force was needed."""
+    """Switches that were refused; how often the coprocessor said busy meanwhile; how often force was
+    needed to make it leave.
+    """
     busy_count: _builtins.int
     forced_count: _builtins.int
     total_ns: _builtins.int
     max_ns: _builtins.int
+    given_up_count: _builtins.int
+    """Turns that were given up at the bound, since the coprocessor did not take it in."""
     @_builtins.property
     def counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """How many of which length: one more than there are bounds."""
@@ -1417,10 +1482,11 @@ class Refusals(_message.Message):
         total_ns: _builtins.int = ...,
         max_ns: _builtins.int = ...,
         counts: _abc.Iterable[_builtins.int] | None = ...,
+        given_up_count: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_count", b"busy_count", "count", b"count", "counts", b"counts", "forced_count", b"forced_count", "max_ns", b"max_ns", "total_ns", b"total_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy_count", b"busy_count", "count", b"count", "counts", b"counts", "forced_count", b"forced_count", "given_up_count", b"given_up_count", "max_ns", b"max_ns", "total_ns", b"total_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1792,10 +1858,12 @@ class AnalyseScheduleResponse(_message.Message):
     REFUSAL_NS_FIELD_NUMBER: _builtins.int
     VCOPROCS_FIELD_NUMBER: _builtins.int
     WORK_NS_FIELD_NUMBER: _builtins.int
+    SWITCH_IN_REFUSAL_NS_FIELD_NUMBER: _builtins.int
     algorithm: _builtins.str
     switch_ns: _builtins.int
     refusal_ns: _builtins.int
     work_ns: _builtins.int
+    switch_in_refusal_ns: _builtins.int
     @_builtins.property
     def vcoprocs(self) -> _containers.RepeatedCompositeFieldContainer[Global___VcoprocAnalysis]: ...
     def __init__(
@@ -1806,10 +1874,11 @@ class AnalyseScheduleResponse(_message.Message):
         refusal_ns: _builtins.int = ...,
         vcoprocs: _abc.Iterable[Global___VcoprocAnalysis] | None = ...,
         work_ns: _builtins.int = ...,
+        switch_in_refusal_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "refusal_ns", b"refusal_ns", "switch_ns", b"switch_ns", "vcoprocs", b"vcoprocs", "work_ns", b"work_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "refusal_ns", b"refusal_ns", "switch_in_refusal_ns", b"switch_in_refusal_ns", "switch_ns", b"switch_ns", "vcoprocs", b"vcoprocs", "work_ns", b"work_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -53,7 +53,8 @@ class LeaseServiceServicer:
 
     def LeaseCoproc(self, request, context):
         """Leases a coproc: the first message says which, later ones never come. The lease lasts as long as
-        the stream is open. FAILED_PRECONDITION WRONG_STATE when none is free.
+        the stream is open. FAILED_PRECONDITION WRONG_STATE when none is free. NOT_FOUND when there is no
+        such coproc, also when it is removed while it is leased: then it never comes back as it was.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -505,6 +506,11 @@ class SchedulerControlServiceStub:
                 request_serializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.SetCoprocRequest.SerializeToString,
                 response_deserializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.SetCoprocResponse.FromString,
                 _registered_method=True)
+        self.RemoveCoproc = channel.unary_unary(
+                '/vcoproc.internal.v1.SchedulerControlService/RemoveCoproc',
+                request_serializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.RemoveCoprocRequest.SerializeToString,
+                response_deserializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.RemoveCoprocResponse.FromString,
+                _registered_method=True)
         self.AddVcoproc = channel.unary_unary(
                 '/vcoproc.internal.v1.SchedulerControlService/AddVcoproc',
                 request_serializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.AddVcoprocRequest.SerializeToString,
@@ -571,6 +577,13 @@ class SchedulerControlServiceServicer:
         while vcoprocs run: none is lost or stopped, and what they have used is carried over. Repeated: does
         nothing, also when the algorithm has failed since (then rr is in charge, see FellBack).
         When the algorithm refuses (INVALID_ARGUMENT and others), nothing has changed.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RemoveCoproc(self, request, context):
+        """Forgets a coproc, with all its vcoprocs and everything that is kept of it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -660,6 +673,11 @@ def add_SchedulerControlServiceServicer_to_server(servicer, server):
                     request_deserializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.SetCoprocRequest.FromString,
                     response_serializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.SetCoprocResponse.SerializeToString,
             ),
+            'RemoveCoproc': grpc.unary_unary_rpc_method_handler(
+                    servicer.RemoveCoproc,
+                    request_deserializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.RemoveCoprocRequest.FromString,
+                    response_serializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.RemoveCoprocResponse.SerializeToString,
+            ),
             'AddVcoproc': grpc.unary_unary_rpc_method_handler(
                     servicer.AddVcoproc,
                     request_deserializer=vcoproc_dot_internal_dot_v1_dot_control__pb2.AddVcoprocRequest.FromString,
@@ -744,6 +762,33 @@ class SchedulerControlService:
             '/vcoproc.internal.v1.SchedulerControlService/SetCoproc',
             vcoproc_dot_internal_dot_v1_dot_control__pb2.SetCoprocRequest.SerializeToString,
             vcoproc_dot_internal_dot_v1_dot_control__pb2.SetCoprocResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RemoveCoproc(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vcoproc.internal.v1.SchedulerControlService/RemoveCoproc',
+            vcoproc_dot_internal_dot_v1_dot_control__pb2.RemoveCoprocRequest.SerializeToString,
+            vcoproc_dot_internal_dot_v1_dot_control__pb2.RemoveCoprocResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -39,7 +39,8 @@ class LeaseServiceStub:
     def __new__(cls, channel: _aio.Channel) -> LeaseServiceAsyncStub: ...
     LeaseCoproc: _grpc.UnaryStreamMultiCallable[_control_pb2.LeaseCoprocRequest, _control_pb2.CoprocLease]
     """Leases a coproc: the first message says which, later ones never come. The lease lasts as long as
-    the stream is open. FAILED_PRECONDITION WRONG_STATE when none is free.
+    the stream is open. FAILED_PRECONDITION WRONG_STATE when none is free. NOT_FOUND when there is no
+    such coproc, also when it is removed while it is leased: then it never comes back as it was.
     """
     ReportFault: _grpc.UnaryUnaryMultiCallable[_control_pb2.ReportFaultRequest, _control_pb2.ReportFaultResponse]
     """What a coproc-sim saw: faults and failures of its coproc and vcoprocs."""
@@ -51,7 +52,8 @@ class LeaseServiceAsyncStub(LeaseServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     LeaseCoproc: _aio.UnaryStreamMultiCallable[_control_pb2.LeaseCoprocRequest, _control_pb2.CoprocLease]  # type: ignore[assignment]
     """Leases a coproc: the first message says which, later ones never come. The lease lasts as long as
-    the stream is open. FAILED_PRECONDITION WRONG_STATE when none is free.
+    the stream is open. FAILED_PRECONDITION WRONG_STATE when none is free. NOT_FOUND when there is no
+    such coproc, also when it is removed while it is leased: then it never comes back as it was.
     """
     ReportFault: _aio.UnaryUnaryMultiCallable[_control_pb2.ReportFaultRequest, _control_pb2.ReportFaultResponse]  # type: ignore[assignment]
     """What a coproc-sim saw: faults and failures of its coproc and vcoprocs."""
@@ -66,7 +68,8 @@ class LeaseServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_control_pb2.CoprocLease], _abc.AsyncIterator[_control_pb2.CoprocLease]]:
         """Leases a coproc: the first message says which, later ones never come. The lease lasts as long as
-        the stream is open. FAILED_PRECONDITION WRONG_STATE when none is free.
+        the stream is open. FAILED_PRECONDITION WRONG_STATE when none is free. NOT_FOUND when there is no
+        such coproc, also when it is removed while it is leased: then it never comes back as it was.
         """
 
     @_abc_1.abstractmethod
@@ -216,6 +219,8 @@ class SchedulerControlServiceStub:
     nothing, also when the algorithm has failed since (then rr is in charge, see FellBack).
     When the algorithm refuses (INVALID_ARGUMENT and others), nothing has changed.
     """
+    RemoveCoproc: _grpc.UnaryUnaryMultiCallable[_control_pb2.RemoveCoprocRequest, _control_pb2.RemoveCoprocResponse]
+    """Forgets a coproc, with all its vcoprocs and everything that is kept of it."""
     AddVcoproc: _grpc.UnaryUnaryMultiCallable[_control_pb2.AddVcoprocRequest, _control_pb2.AddVcoprocResponse]
     RemoveVcoproc: _grpc.UnaryUnaryMultiCallable[_control_pb2.RemoveVcoprocRequest, _control_pb2.RemoveVcoprocResponse]
     ListAccounts: _grpc.UnaryUnaryMultiCallable[_control_pb2.ListAccountsRequest, _control_pb2.ListAccountsResponse]
@@ -251,6 +256,8 @@ class SchedulerControlServiceAsyncStub(SchedulerControlServiceStub):
     nothing, also when the algorithm has failed since (then rr is in charge, see FellBack).
     When the algorithm refuses (INVALID_ARGUMENT and others), nothing has changed.
     """
+    RemoveCoproc: _aio.UnaryUnaryMultiCallable[_control_pb2.RemoveCoprocRequest, _control_pb2.RemoveCoprocResponse]  # type: ignore[assignment]
+    """Forgets a coproc, with all its vcoprocs and everything that is kept of it."""
     AddVcoproc: _aio.UnaryUnaryMultiCallable[_control_pb2.AddVcoprocRequest, _control_pb2.AddVcoprocResponse]  # type: ignore[assignment]
     RemoveVcoproc: _aio.UnaryUnaryMultiCallable[_control_pb2.RemoveVcoprocRequest, _control_pb2.RemoveVcoprocResponse]  # type: ignore[assignment]
     ListAccounts: _aio.UnaryUnaryMultiCallable[_control_pb2.ListAccountsRequest, _control_pb2.ListAccountsResponse]  # type: ignore[assignment]
@@ -289,6 +296,14 @@ class SchedulerControlServiceServicer(metaclass=_abc_1.ABCMeta):
         nothing, also when the algorithm has failed since (then rr is in charge, see FellBack).
         When the algorithm refuses (INVALID_ARGUMENT and others), nothing has changed.
         """
+
+    @_abc_1.abstractmethod
+    def RemoveCoproc(
+        self,
+        request: _control_pb2.RemoveCoprocRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_control_pb2.RemoveCoprocResponse, _abc.Awaitable[_control_pb2.RemoveCoprocResponse]]:
+        """Forgets a coproc, with all its vcoprocs and everything that is kept of it."""
 
     @_abc_1.abstractmethod
     def AddVcoproc(

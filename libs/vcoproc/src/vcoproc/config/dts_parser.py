@@ -1,0 +1,351 @@
+"""The parser of device-tree source: dtlib with bounds, places, included files and dtc's arithmetic.
+
+Theory of operation: `devicetree.dtlib` (the reader of Zephyr, release 0.0.2) does the parsing. It
+is written for trees that one trusts: it opens whatever the source names, recurses as deep as the
+source says, computes ``1 << (1 << 40)``, and knows lines only while it parses. `BoundedTree` is
+that reader with files from `IncludedFiles` only, with a bound on each of these, with the place of
+every node and property, and with numbers of 64 bits without sign, as `dtc` has them. It is the
+only user of dtlib, relies on its inner methods, and so the distribution pins the release.
+
+Lines are those of the file that was read, or what the line marks of a preprocessor say
+(``# 12 "board.dts"``), as `dtc` takes them.
+
+Not handled: /plugin/, refused.
+"""
+
+from __future__ import annotations
+
+import bisect
+import re
+from pathlib import Path
+from typing import Any, Final, NoReturn
+
+from devicetree import dtlib
+
+from vcoproc import limits
+from vcoproc.config.files import IncludedFiles, Unreadable
+from vcoproc.config.problems import Place, decode_source, shown
+
+_MASK_64: Final = (1 << 64) - 1
+# A line mark of a preprocessor, or what could hide one: comments, strings, character literals. One
+# that is not closed reaches to the end, so that no text makes the search begin again and again.
+_MARK_RE: Final = re.compile(
+    r"""/\*.*?(?:\*/|\Z) | //[^\n]* | "(?:[^\\"]|\\.)*+"? | '(?:[^\\'\n]|\\.)*+'?
+      | ^\#(?:line)?[ \t]+(?P<line>[0-9]{1,9})[ \t]+"(?P<file>(?:[^\\"\n]|\\.)*)"[^\n]*""",
+    re.VERBOSE | re.DOTALL | re.MULTILINE,
+)
+_DIRECTIVES: Final = re.compile(
+    r"#(include|define|undef|if|ifdef|ifndef|elif|else|endif|error|warning|pragma)"
+)
+
+
+class Refused(dtlib.DTError):  # type: ignore[misc]
+    """A parse error with its place."""
+
+    def __init__(self, place: Place, why: str) -> None:
+        super().__init__(why)
+        self.place = place
+
+
+class _Source:
+    """A file that is being read. resume_at: where to go on in it after an included one."""
+
+    def __init__(self, path: str, text: str, *, name: str = "") -> None:
+        self.path = path
+        self.text = text
+        self.resume_at = 0
+        self._name = name or path
+        self._newlines = [match.start() for match in re.finditer("\n", text)]
+        self._marks = _marks(text)
+
+    def line_at(self, position: int) -> int:
+        return bisect.bisect_left(self._newlines, position) + 1
+
+    def column_at(self, position: int) -> int:
+        line = self.line_at(position)
+        return position - (self._newlines[line - 2] if line > 1 else -1)
+
+    def place_at(self, position: int) -> Place:
+        line = self.line_at(position)
+        at = bisect.bisect_right(self._marks, (position, "", 0)) - 1
+        if at < 0:
+            return Place(self._name, line)
+        end, file, marked_line = self._marks[at]
+        return Place(file, max(0, marked_line + line - self.line_at(end) - 1))
+
+
+def _marks(text: str) -> list[tuple[int, str, int]]:
+    """Where each line mark ends, and the file and line that it gives to the next line."""
+    if not re.search(r"^#(line)?[ \t]+[0-9]", text, re.MULTILINE):
+        return []
+    return [
+        (match.end(), shown(match["file"][: limits.FILE_NAME_BYTES_MAX]), int(match["line"]))
+        for match in _MARK_RE.finditer(text)
+        if match["line"]
+    ]
+
+
+class BoundedTree(dtlib.DT):  # type: ignore[misc]
+    """See the top of the file. Methods with a leading _ override dtlib's, if it has them.
+
+    Args:
+        path: of the file; folders of what it includes are relative to it.
+        files: None refuses what would read another file.
+    """
+
+    def __init__(self, text: str, path: str, files: IncludedFiles | None) -> None:
+        # What DT.__init__ sets, without opening a file; parse() does the rest of it.
+        self.filename = path
+        self._include_path: list[str] = []
+        self._force = False
+        self._file_contents = text
+        self._tok_i = self._tok_end_i = 0
+        self._filestack: list[_Source] = []
+        self.alias2node: dict[str, Any] = {}
+        self._lexer_state = dtlib._DEFAULT
+        self._saved_token: Any = None
+        self._lineno = 1
+        self._root: Any = None
+
+        self._path = path
+        self._files = files
+        self._source = _Source(path, text)
+        self._token_count = self._node_count = self._label_count = self._reference_count = 0
+        self._value_tokens = self._value_references = 0
+        self._open_nodes: list[Any] = []
+        self._expression_depth = 0
+        self._by_label: dict[str, Any] = {}
+        self._label_places: dict[str, Place] = {}
+        self._reference_places: dict[str, Place] = {}
+        self._name_places: dict[tuple[Any, str], Place] = {}
+
+    def parse(self) -> None:
+        """Reads everything. Aliases are left to the reader of the plain tree."""
+        self._parse_dt()
+        self._register_phandles()
+        self._fixup_props()
+        self._remove_unreferenced()
+        self._register_labels()
+
+    # --- places -----------------------------------------------------------------------------------
+
+    def place_now(self) -> Place:
+        return self._source.place_at(self._tok_i)
+
+    def place_of(self, node: Any, name: str) -> Place:
+        """Where the property or child `name` of a node stands; its node when dtlib made it."""
+        return self._name_places.get((node, name)) or self.node_place(node)
+
+    def node_place(self, node: Any) -> Place:
+        while node.parent is not None:
+            if found := self._name_places.get((node.parent, node.name)):
+                return found
+            node = node.parent
+        return Place(self._path, 1)
+
+    def place_of_message(self, message: str) -> Place:
+        """The place of an error that dtlib found after parsing, from the names in its message."""
+        whole = Place(self._path, 0)
+        if match := re.search(r"undefined node label '([^']*)'", message):
+            return self._reference_places.get(match[1], whole)
+        if match := re.match(r"Label '([^']*)' appears", message):
+            return self._label_places.get(match[1], whole)
+        path = message.partition(": ")[0]
+        for node in self.node_iter() if self._root is not None else ():
+            if node.path == path:
+                name = "phandle" if "phandle" in message and "phandle" in node.props else ""
+                return self.place_of(node, name) if name else self.node_place(node)
+        return whole
+
+    def _parse_error(self, s: object) -> NoReturn:
+        if isinstance(s, Refused):
+            raise s
+        raise Refused(self.place_now(), f"column {self._source.column_at(self._tok_i)}: {s}")
+
+    # --- files ------------------------------------------------------------------------------------
+
+    def _enter_file(self, filename: str) -> None:
+        path, content = self._read(filename, "/include/")
+        here = [*self._filestack, self._source]
+        if len(here) > limits.DTS_INCLUDE_DEPTH_MAX:
+            self._parse_error(f"files included deeper than {limits.DTS_INCLUDE_DEPTH_MAX}")
+        if any(Path(path).resolve() == Path(source.path).resolve() for source in here):
+            self._parse_error(f"{shown(path)} includes itself")
+        self._source.resume_at = self._tok_end_i
+        self._filestack.append(self._source)
+        self._source = _Source(path, decode_source(content, path))
+        self._file_contents = self._source.text
+        self._tok_i = self._tok_end_i = 0
+
+    def _leave_file(self) -> None:
+        self._source = self._filestack.pop()
+        self._file_contents = self._source.text
+        self._tok_end_i = self._source.resume_at
+
+    def _read(self, name: str, how: str) -> tuple[str, bytes]:
+        if self._files is None:
+            self._parse_error(f"{how} is not supported here: give one file, or a compiled tree")
+        try:
+            plain = self._unescape(name.encode()).decode()
+            return self._files.read(plain, self._source.path)
+        except (Unreadable, UnicodeDecodeError) as error:
+            self._parse_error(f"{how}: {error}")
+
+    def _parse_incbin(self, prop: Any) -> None:
+        prop._add_marker(dtlib._MarkerType.UINT8)
+        self._expect_token("(")
+        token = self._next_token()
+        if token.id != dtlib._T.STRING:
+            self._parse_error("expected a file name in quotes")
+        begin, size = 0, limits.CONFIG_BYTES_MAX
+        if self._check_token(","):
+            begin = int(self._eval_prim())
+            self._expect_token(",")
+            size = int(self._eval_prim())
+        self._expect_token(")")
+        _, content = self._read(token.val, "/incbin/")
+        prop.value += content[begin : begin + size]
+
+    # --- bounds -----------------------------------------------------------------------------------
+
+    def _next_token(self) -> Any:
+        fresh = self._saved_token is None
+        token = super()._next_token()
+        if fresh:
+            self._note(token)
+        return token
+
+    def _note(self, token: Any) -> None:
+        self._token_count += 1
+        self._value_tokens += 1
+        if self._token_count > limits.DTS_TOKENS_MAX:
+            self._parse_error(f"more than {limits.DTS_TOKENS_MAX} tokens")
+        if token.id == dtlib._T.PROPNODENAME:
+            self._note_name(token.val)
+        elif token.id == dtlib._T.NUM and token.val > _MASK_64:
+            self._parse_error("number of more than 64 bits")
+        elif token.id == dtlib._T.LABEL:
+            self._label_count += 1
+            self._label_places[token.val] = self.place_now()
+        elif token.id == dtlib._T.REF:
+            self._reference_count += 1
+            self._value_references += 1
+            self._reference_places.setdefault(token.val, self.place_now())
+        elif token.val in ("{", "}"):
+            self._value_tokens = self._value_references = 0
+        if self._value_tokens > limits.DTS_PROPERTY_TOKENS_MAX:
+            self._parse_error(f"value longer than {limits.DTS_PROPERTY_TOKENS_MAX} tokens")
+        if self._value_references > limits.DTS_PROPERTY_REFERENCES_MAX:
+            self._parse_error(f"more than {limits.DTS_PROPERTY_REFERENCES_MAX} references at once")
+        if self._label_count > limits.DTS_LABELS_MAX:
+            self._parse_error(f"more than {limits.DTS_LABELS_MAX} labels")
+        if self._reference_count > limits.DTS_REFERENCES_MAX:
+            self._parse_error(f"more than {limits.DTS_REFERENCES_MAX} references")
+
+    def _note_name(self, name: str) -> None:
+        self._value_tokens = self._value_references = 0
+        if len(name) > limits.DTS_NAME_BYTES_MAX:
+            self._parse_error(f"name longer than {limits.DTS_NAME_BYTES_MAX} characters")
+        if _DIRECTIVES.fullmatch(name):
+            why = f"{name} is for the C preprocessor, which dtc does not run either"
+            self._parse_error(f"{why}; give --cpp, or run `cpp` first (docs/configuration.md)")
+        if self._open_nodes:
+            self._name_places[self._open_nodes[-1], name] = self.place_now()
+
+    def _parse_node(self, node: Any) -> Any:
+        self._node_count += 1
+        if self._node_count > limits.DTS_NODES_MAX:
+            self._parse_error(f"more than {limits.DTS_NODES_MAX} nodes")
+        if len(self._open_nodes) >= limits.DTS_DEPTH_MAX:
+            self._parse_error(f"nodes nested deeper than {limits.DTS_DEPTH_MAX}")
+        for label in node.labels:
+            self._by_label.setdefault(label, node)
+        self._open_nodes.append(node)
+        result = super()._parse_node(node)
+        self._open_nodes.pop()
+        return result
+
+    def _ref2node(self, s: str) -> Any:
+        # dtlib walks the whole tree for each reference; the index makes that the exception.
+        node = self._by_label.get(s)
+        if node is not None and _is_attached(node):
+            return node
+        if self._root is None:
+            raise dtlib.DTError(f"undefined node label '{s}'")
+        node = super()._ref2node(s)
+        self._by_label[s] = node
+        return node
+
+    # --- numbers: 64 bits without sign, whatever is computed --------------------------------------
+
+    def _parse_cells(self, prop: Any, n_bytes: int) -> None:
+        prop._add_marker(dtlib._N_BYTES_TO_TYPE[n_bytes])
+        high = (1 << 8 * n_bytes) - 1
+        while True:
+            token = self._peek_token()
+            if token.id == dtlib._T.REF:
+                self._next_token()
+                if n_bytes != 4:
+                    self._parse_error("references are for arrays of 32-bit numbers")
+                prop._add_marker(dtlib._MarkerType.PHANDLE, token.val)
+            elif token.id == dtlib._T.LABEL:
+                self._next_token()
+                prop._add_marker(dtlib._MarkerType.LABEL, token.val)
+            elif self._check_token(">"):
+                return
+            else:
+                number = int(self._eval_prim())
+                if number > high and number | high != _MASK_64:  # the latter is negative
+                    self._parse_error(f"{number:#x} does not fit in {8 * n_bytes} bits")
+                prop.value += (number & high).to_bytes(n_bytes, "big")
+
+    def _eval_ternary(self) -> int:
+        return self._deeper(super()._eval_ternary)
+
+    def _eval_unary(self) -> int:
+        return self._deeper(super()._eval_unary) & _MASK_64
+
+    def _deeper(self, evaluate: Any) -> int:
+        if self._expression_depth >= 2 * limits.DTS_DEPTH_MAX:  # a bracket passes here twice
+            self._parse_error(f"expression nested deeper than {limits.DTS_DEPTH_MAX}")
+        self._expression_depth += 1
+        value = int(evaluate())
+        self._expression_depth -= 1
+        return value
+
+    def _eval_shift(self) -> int:
+        value = int(self._eval_add())
+        while True:
+            left = self._check_token("<<")
+            if not left and not self._check_token(">>"):
+                return value
+            count = int(self._eval_add())
+            if count > 63:  # nothing is left; C leaves it open, and so dtc
+                self._parse_error("shift by less than 0 or more than 63")
+            value = (value << count) & _MASK_64 if left else value >> count
+
+    def _eval_add(self) -> int:
+        return int(super()._eval_add()) & _MASK_64
+
+    def _eval_mul(self) -> int:
+        value = int(self._eval_unary())
+        while True:
+            if self._check_token("*"):
+                value = value * int(self._eval_unary()) & _MASK_64
+                continue
+            divide = self._check_token("/")
+            if not divide and not self._check_token("%"):
+                return value
+            divisor = int(self._eval_unary())
+            if not divisor:
+                self._parse_error("division by zero")
+            value = value // divisor if divide else value % divisor
+
+
+def _is_attached(node: Any) -> bool:
+    """Whether no /delete-node/ has taken a node or one above it out of the tree."""
+    while node.parent is not None:
+        if node.parent.nodes.get(node.name) is not node:
+            return False
+        node = node.parent
+    return True
