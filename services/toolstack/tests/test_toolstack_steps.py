@@ -26,6 +26,7 @@ from vcoproc_toolstack.steps import (
     MoveLines,
     PauseDomain,
     PauseVcoproc,
+    RemoveCoproc,
     RemoveMemory,
     ResumeDomain,
     ResumeVcoproc,
@@ -161,6 +162,7 @@ EVERY_STEP: list[Step] = [
     *pause_steps(DOMAIN),
     *resume_steps(DOMAIN),
     TakeMemory("domain-1", "staged-1"),
+    RemoveCoproc("dsp0"),
 ]
 
 

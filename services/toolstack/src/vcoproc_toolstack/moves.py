@@ -139,7 +139,7 @@ class Moves:
             for each in moves:
                 change.delete_hold(each.vcoproc.coproc, each.vcoproc.vcoproc_id)
 
-        with self._changes.store.change() as change:
+        with self._changes.change() as change:
             for each in moves:
                 change.add_hold(Hold(each.moved.coproc, each.vcoproc.vcoproc_id, each.files))
         return self._changes.carry_out(
