@@ -20,9 +20,10 @@ from bench.switches import switches
 from bench.table import Row, to_json, to_text
 from bench.toolstack import toolstack
 from bench.traps import batched, mapped, posted, traps
+from bench.watching import watching
 from vcoproc.limits import S
 
-IN_ONE_CLUSTER: Final = ("trap", "post", "batch", "mapped", "irq", "idle")
+IN_ONE_CLUSTER: Final = ("trap", "post", "batch", "mapped", "irq", "idle", "watch")
 SECTIONS: Final = (*IN_ONE_CLUSTER, "switch", "sharing", "sched", "toolstack", "start")
 
 
@@ -40,6 +41,7 @@ def measure(sections: list[str], effort: Effort) -> Iterator[list[Row]]:
                 "mapped": lambda: mapped(guest, effort),
                 "irq": lambda: interrupts(cluster, guest, effort),
                 "idle": lambda: idle(cluster, effort),
+                "watch": lambda: watching(cluster, effort),
             }
             for section in wanted:
                 yield by_section[section]()

@@ -16,7 +16,8 @@ class Effort:
     collected. work_ns, work_rounds: one measurement of total work, and how often. shares: (domains,
     slice in us). starts: of the cluster. idle_ns: how long idle processes are watched. share_ns:
     how long shares are compared with weights. swap_ns: how long algorithms are swapped.
-    domains: that the toolstack has at once.
+    domains: that the toolstack has at once. changes: domains made and unmade in each round while
+    events are watched.
     """
 
     rounds: int
@@ -30,6 +31,7 @@ class Effort:
     share_ns: int
     swap_ns: int
     domains: int
+    changes: int
 
 
 FULL: Final = Effort(
@@ -48,6 +50,7 @@ FULL: Final = Effort(
     share_ns=10 * S,
     swap_ns=60 * S,
     domains=1000,
+    changes=20,
 )
 QUICK: Final = Effort(
     rounds=5,
@@ -61,4 +64,5 @@ QUICK: Final = Effort(
     share_ns=3 * S,
     swap_ns=5 * S,
     domains=50,
+    changes=10,
 )

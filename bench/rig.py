@@ -93,6 +93,8 @@ class Rig:
         self.scratch = folder
         self._stack = stack
         directory = RunDir(cluster.run_dir)
+        self.target: Final = directory.grpc("toolstack")
+        """Of the control API."""
         to_toolstack, to_scheduler, to_coproc = (
             stack.enter_context(channel(directory.grpc(name)))
             for name in ("toolstack", "scheduler", f"coproc-{COPROC}")
@@ -112,6 +114,16 @@ class Rig:
         remoteproc = Remoteproc(domain, vcoproc)
         remoteproc.load(FIRMWARE / firmware / f"{firmware}.elf")
         return Guest(domain, vcoproc, remoteproc)
+
+    @contextmanager
+    def bare_domain(self, name: str) -> Iterator[None]:
+        """A domain without vcoprocs, as long as the block lasts: a change, and another one."""
+        config = f'name = "{name}"\nmemory = 1\n'
+        request = toolstack_pb2.CreateDomainRequest(config=config, file_name=f"{name}.cfg")
+        self._toolstack.CreateDomain(request, wait_for_ready=True, timeout=CALL_S)
+        yield
+        destroy = toolstack_pb2.DestroyDomainRequest(name=f"domains/{name}")
+        self._toolstack.DestroyDomain(destroy, timeout=CALL_S)
 
     def set_algorithm(self, algorithm: str) -> None:
         """Puts another scheduling algorithm in charge, whatever runs."""

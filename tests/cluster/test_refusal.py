@@ -10,8 +10,6 @@ import pytest
 from cluster_kit import EXAMPLES, Running, S, ring, start_cluster, start_firmware, stop_cluster
 from vcoproc.api.v1 import toolstack_pb2
 from vcoproc.guest import RemoteprocState
-from vcoproc.internal.v1 import control_pb2, control_pb2_grpc
-from vcoproc.runtime.grpc_kit import channel
 
 FORCED_OFF = 16
 BOUND_NS = 20_000_000
@@ -86,28 +84,6 @@ def test_one_is_taken_in_late_and_pays(refusing_in: Running) -> None:
     assert late.accounting.refused_ns == figures.total_ns, "it pays"
     assert late.refusals.refusal_count == other.switch_in_refusals.refusal_count == 0
     assert other.accounting.refused_ns == 0
-
-
-def test_one_that_hangs_is_paused_by_force_and_detached_once(refusing: Running) -> None:
-    """Two who ask for the same at once are both told."""
-    hog = refusing.create("hog", "dsp0")
-    start_firmware(hog, "spin")
-    number = hog.vcoproc("v0").vcoproc_id
-    with channel(f"unix:{refusing.run_dir}/coproc-dsp0.grpc") as to_sim:
-        sim = control_pb2_grpc.CoprocSimServiceStub(to_sim)
-        pause = control_pb2.PauseVcoprocRequest(vcoproc_id=number, deadline_us=50_000)
-        first, second = (sim.PauseVcoproc.future(pause, timeout=20) for _ in range(2))
-        assert first.result().forced, "it has hung"
-        second.result()
-        status = sim.GetStatus(control_pb2.GetStatusRequest(), timeout=20).vcoprocs[0]
-        assert (status.paused, status.runnable) == (True, False)
-        assert hog.vcoproc("v0").read32("FAULT_STATUS") == FORCED_OFF
-        sim.ResumeVcoproc(control_pb2.ResumeVcoprocRequest(vcoproc_id=number), timeout=20)
-        start_firmware(hog, "spin")
-        detach = control_pb2.DetachVcoprocRequest(vcoproc_id=number, deadline_us=50_000)
-        for call in [sim.DetachVcoproc.future(detach, timeout=20) for _ in range(3)]:
-            call.result()
-        assert not sim.GetStatus(control_pb2.GetStatusRequest(), timeout=20).vcoprocs
 
 
 def test_a_driver_that_knows_yields_and_learns_when_it_is_back(refusing: Running) -> None:

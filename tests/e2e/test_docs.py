@@ -29,20 +29,89 @@ def cluster() -> Iterator[Running]:
     stop_cluster(running)
 
 
+def run(cluster: Running, *command: str) -> subprocess.CompletedProcess[str]:
+    """Runs what a page says, as somebody does who has this cluster."""
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        env={
+            **os.environ,
+            "VCOPROC_RUN_DIR": str(cluster.run_dir),
+            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        },
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
 def test_the_driver_of_the_page_runs(cluster: Running) -> None:
     cluster.create("fir", "dsp0").close()
     (program,) = code_blocks("docs/driver.md", "python")
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        cwd=ROOT,
-        env={**os.environ, "VCOPROC_RUN_DIR": str(cluster.run_dir)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    done = run(cluster, sys.executable, "-c", program)
     assert done.stdout == "rung 1 time(s)\n"
+
+
+def test_the_commands_of_the_page_on_coprocs_run(cluster: Running) -> None:
+    (commands,) = code_blocks("docs/coprocs.md", "console")
+    online = "until vcoproc coproc show npu0 2>/dev/null | grep -q ONLINE; do :; done"
+    steps = ["vcoproc domain create examples/fir.cfg"]
+    for line in commands.splitlines():
+        steps.append(f"echo '$ {line}'; {line}")
+        if line.startswith("vcoproc coproc add examples"):
+            steps.append(online)  # a person types slower than a coproc-sim starts
+        if "drain dsp0 --move" in line:
+            steps.append("vcoproc vcoproc list")
+    done = run(cluster, "bash", "-c", "set -e\n" + "\n".join(steps))
+    moved = done.stdout.split("--move")[1].split("undrain")[0]
+    assert "fir/audio" in moved
+    assert "npu0" in moved
+    assert "npu0 is removed" in done.stdout
+    assert "dsp0 is removed" in done.stdout
+
+
+def test_the_commands_of_the_page_on_lives_run(tmp_path: Path) -> None:
+    (commands,) = code_blocks("docs/lifecycle.md", "console")
+    commands = re.sub(r"\b(fir2?\.save|audio\.ctx)\b", rf"{tmp_path}/\1", commands)
+    running = start_cluster(EXAMPLES / "two-coprocs.dts")
+    try:
+        steps = f"vcoproc domain create examples/fir.cfg\n{commands}vcoproc vcoproc list\n"
+        done = run(running, "bash", "-ec", steps)
+    finally:
+        stop_cluster(running)
+    states = re.findall(r"^domain (\S+): domid \d+, ([A-Z]+)", done.stdout, re.MULTILINE)
+    assert states == [
+        ("fir", "RUNNING"),
+        ("fir", "PAUSED"),
+        ("fir", "RUNNING"),
+        ("fir2", "RUNNING"),
+        ("fir2", "RUNNING"),
+        ("fir2", "CRASHED"),
+        ("broken", "CRASHED"),
+        ("fir", "STOPPED"),
+    ]
+    assert "domain broken is destroyed" in done.stdout
+    assert re.search(r"^fir/audio +\d+ +dsp1 +STOPPED", done.stdout, re.MULTILINE)
+
+
+def test_the_queries_of_the_page_run(cluster: Running) -> None:
+    (commands,) = code_blocks("docs/queries.md", "sh")
+    (program,) = code_blocks("docs/queries.md", "python")
+    done = run(cluster, "bash", "-ec", commands)
+    assert all(words in done.stdout for words in ("domains/fir", "dsp0"))
+    done = run(cluster, sys.executable, "-c", program)
+    assert "1 domains/fir 4194304\n2 domains/fir 0\n" in done.stdout
+
+
+def test_the_clients_of_the_page_run(cluster: Running) -> None:
+    waits, awaits = code_blocks("docs/client.md", "python")
+    done = run(cluster, sys.executable, "-c", waits)
+    assert done.stdout == "domains/fir [64, 65, 66]\n['domains/fir']\nINVALID_CONFIG\n"
+    done = run(cluster, sys.executable, "-c", awaits)
+    assert done.stdout.startswith("['domains/fir']\ndomains/fir ")
 
 
 def test_the_firmware_of_the_page_is_the_one_in_the_tree() -> None:

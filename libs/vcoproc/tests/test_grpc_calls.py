@@ -376,8 +376,8 @@ def test_connections_are_bounded(
     server = make_server()
     assert server.answers()
     clients = [RawClient(server.socket, handshake=False) for _ in range(10)]
-    closed = [client for client in clients if client.closed_by_server(0.2)]
-    assert len(closed) >= 5
+    while sum(client.closed_by_server(0) for client in clients) < 5:
+        pass  # the test has a time limit
     assert server.answers(), "on the connection that it has"
     for client in clients:
         client.close()

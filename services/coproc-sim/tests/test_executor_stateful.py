@@ -532,7 +532,8 @@ TestExecutorAgainstModel = Model.TestCase
 def _random_event(model: Model, random: Random) -> None:
     """One event, those that make things happen more often than those that end them."""
     vcoproc_id = random.randint(1, 3)
-    match random.choices(range(15), (20, 20, 12, 8, 8, 6, 5, 4, 4, 3, 2, 1, 2, 9, 3))[0]:
+    weights = (20, 20, 12, 8, 8, 6, 5, 4, 4, 3, 2, 1, 2, 9, 3, 3, 6, 3, 1)
+    match random.choices(range(19), weights)[0]:
         case 0:
             then = random.choice(list(Then) + [Then.NOTHING] * 4)
             model.ring(vcoproc_id, random.randrange(2000), then, random.random() < 0.5)
@@ -577,19 +578,13 @@ def _random_event(model: Model, random: Random) -> None:
             model.grant_with_times(vcoproc_id, now, wait_us, random.choice([0, 1, 300, 2000]))
         case 14:
             model.vacate(random.random() < 0.5, random.choice([0, 300, 5000]))
-
-
-def _pausing_event(model: Model, random: Random) -> None:
-    """What an operator does to a vcoproc."""
-    vcoproc_id = random.randint(1, 3)
-    match random.choices(range(4), (3, 5, 3, 1))[0]:
-        case 0:
+        case 15:
             model.pause(vcoproc_id, random.choice([0, 50, 1000]))
-        case 1:
+        case 16:
             model.resume(vcoproc_id)
-        case 2:
+        case 17:
             model.write_down(vcoproc_id, random.random() < 0.5)
-        case 3:
+        case 18:
             model.put_back(vcoproc_id)
 
 
@@ -611,18 +606,3 @@ def test_a_long_random_life(seed: int) -> None:
     calls = " ".join(model.rig.platform.calls)
     assert "Busy" in calls and "Done" in calls, "it was a life without trouble"
     assert model.refusals_told, "the hardware took everybody in at once"
-
-
-@pytest.mark.parametrize("seed", range(30))
-def test_a_long_random_life_with_pauses(seed: int) -> None:
-    random = Random(seed)
-    model = Model()
-    model.start()
-    paused = 0
-    for _ in range(200):
-        (_pausing_event if random.random() < 0.15 else _random_event)(model, random)
-        model.what_they_believe_is_true()
-        model.answers_keep_their_order()
-        paused += any(each.stands_still for each in model.rig.executor.vcoprocs.values())
-    model.teardown()
-    assert paused > 20, "hardly anybody was ever paused"

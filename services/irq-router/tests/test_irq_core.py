@@ -464,10 +464,15 @@ def mapped(*lines: tuple[int, int]) -> tuple[MappedLine, ...]:
     return tuple(MappedLine(line, irq, False) for line, irq in lines)
 
 
+def test_the_first_domain_has_number_0(bench: Bench) -> None:
+    bench(AddDomain(0, b"x" * 16))
+    bench(MapLines(0, 33, "dsp0", mapped((0, 70))))
+    assert [line.irq for line in bench.core.list_lines() if line.domid == 0] == [70]
+
+
 @pytest.mark.parametrize(
     ("event", "error"),
     [
-        (AddDomain(0, b"x" * 16), InvalidArgument),
         (AddDomain(0x7FF0, b"x" * 16), InvalidArgument),
         (AddDomain(3, b""), InvalidArgument),
         (AddDomain(3, b"x" * 65), InvalidArgument),

@@ -102,6 +102,41 @@ def test_coprocs_are_bounded() -> None:
         bench.set("one more")
 
 
+def test_a_coproc_that_is_removed_leaves_nothing() -> None:
+    """However many come and go, offline or with a session that ends a little later."""
+    bench = Bench()
+    for number in range(2 * COPROCS_MAX):
+        bench.set(f"x{number}")
+        bench.service.add_vcoproc(f"x{number}", 7, {}, 0)
+        if number % 2:
+            bench.online(f"x{number}", 7)
+        bench.service.remove_coproc(f"x{number}", 0)
+        bench.service.remove_coproc(f"x{number}", 0)  # idempotent
+        with pytest.raises(NotFound):
+            bench.service.schedule(f"x{number}", 0)
+        if number % 2:
+            bench.service.closed(f"x{number}", 0)
+    assert bench.service.views(0) == []
+
+
+def test_what_a_removed_coproc_still_says_is_nothing_to_the_next_of_its_name() -> None:
+    bench = Bench()
+    bench.set("dsp0")
+    bench.service.add_vcoproc("dsp0", 1, {}, 0)
+    bench.online("dsp0", 1)
+    bench.sent.clear()
+    bench.service.remove_coproc("dsp0", 0)
+    bench.service.received("dsp0", Wake(1, 0, False), 0)
+    bench.set("dsp0")
+    bench.service.add_vcoproc("dsp0", 2, {}, 0)
+    assert bench.sent == [], "the session is of a coproc that is no more"
+    bench.service.closed("dsp0", 0)
+    bench.online("dsp0", 2)
+    assert [type(message) for _, message in bench.sent] == [Grant]
+    [view] = bench.service.views(0)
+    assert [each.vcoproc for each in view.vcoprocs] == [2]
+
+
 def test_defaults_and_bounds_of_a_coproc() -> None:
     bench = Bench()
     bench.set("dsp0")

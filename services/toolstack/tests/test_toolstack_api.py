@@ -130,7 +130,7 @@ def test_a_coproc_is_shown_as_it_is(full: Server) -> None:
     )
     full.rig.leases.fail("dsp1", "broken")
     coproc = full.call("GetCoproc", api.GetCoprocRequest(name="coprocs/dsp1"))
-    assert coproc.state == api.Coproc.STATE_FAILED
+    assert (coproc.state, coproc.state_reason) == (api.Coproc.STATE_FAILED, "broken")
 
 
 def test_coprocs_made_on_demand_are_listed_once_they_were_there(server: Server) -> None:

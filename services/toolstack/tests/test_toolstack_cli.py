@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 from vcoproc.api.v1 import toolstack_pb2 as api
 from vcoproc_toolstack.cli.app import app
 from vcoproc_toolstack.cli.output import to_dict
+from vcoproc_toolstack.cli.tables import event_line
 
 Result = Any  # of whichever click typer brings
 RUNNER = CliRunner()
@@ -217,12 +218,21 @@ def test_following_events_until_the_cluster_ends_it(
     full: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vcoproc_toolstack.cli.watching.PATIENCE_NS", 1)
+    shown = threading.Event()
+
+    def line_of(event: api.Event) -> str:
+        if event.name == "domains/late":
+            shown.set()
+        return event_line(event)
+
+    monkeypatch.setattr("vcoproc_toolstack.cli.tables.event_line", line_of)
     results: list[Result] = []
     thread = threading.Thread(target=lambda: results.append(vcoproc(full, "events", "--follow")))
     thread.start()
     while not full.streams._streams:
         assert thread.is_alive()
     full.create('name = "late"')
+    assert shown.wait(20)
     full.streams.stop()
     thread.join(20)
     [result] = results

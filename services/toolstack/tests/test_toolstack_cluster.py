@@ -407,6 +407,13 @@ def test_the_fault_of_an_earlier_vcoproc_of_that_name_is_not_current(full: Serve
     assert faults(full) == [(AUDIO, 2, True), (AUDIO, 1, False)]
 
 
+def test_a_fault_stays_current_when_its_domain_is_renamed(full: Server) -> None:
+    report(full, "dsp0", 1, 5)
+    full.rig.services.states = {1: VcoprocState.FAULTED}
+    full.call("RenameDomain", api.RenameDomainRequest(name="domains/fir", new_name="iir"))
+    assert faults(full) == [(AUDIO, 5, True)], "the name that it had then"
+
+
 def test_the_fault_of_a_coproc_is_current_until_it_is_leased_anew(full: Server) -> None:
     report(full, "dsp1", 0, 0)
     assert faults(full) == [("coprocs/dsp1", 0, True)]

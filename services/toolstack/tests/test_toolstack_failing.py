@@ -28,7 +28,6 @@ from vcoproc_toolstack.steps import (
     ForgetContext,
     SaveContext,
     Step,
-    coproc_service,
     service_of,
 )
 
@@ -88,10 +87,9 @@ def recover(rig: Rig) -> None:
     """Everybody is well again; coproc-sims that died are started again."""
     rig.services.down.clear()
     unwatch(rig)
-    for name in ("dsp0", "dsp1", "ncore-0", "ncore-1", "ncore-2"):
+    for name in rig.simulated:
         if rig.leases.get(name) is None:
-            rig.lease(name)
-            rig.marks.mark(coproc_service(name))
+            rig.lease_again(name)
     rig.settle()
 
 

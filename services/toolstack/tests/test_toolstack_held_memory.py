@@ -11,7 +11,7 @@ from toolstack_rig import NO_REQUEST, NOTHING, Rig, one_vcoproc
 from vcoproc import limits
 from vcoproc.errors import LimitExceeded, PeerLost
 from vcoproc_toolstack.records import Hold
-from vcoproc_toolstack.steps import AttachVcoproc, Step
+from vcoproc_toolstack.steps import AttachVcoproc, LoadContext, Step
 
 FILES = ["domain-1", "vcoproc-1.1"]
 
@@ -86,11 +86,12 @@ def test_a_toolstack_that_was_killed_in_a_destruction_does_not_remove_it_at_its_
 
 @pytest.mark.parametrize("silent", ["ncore-0", "dsp0"])
 def test_a_move_that_one_of_the_two_did_not_end_holds_it(rig: Rig, silent: str) -> None:
-    """ncore-0 falls silent when it has attached, dsp0 before it has detached."""
+    """ncore-0 falls silent when it has attached, dsp0 when it has given the context away."""
     rig.create(one_vcoproc("fir"))
+    last = AttachVcoproc if silent == "ncore-0" else LoadContext
 
     def fall_silent(step: Step) -> None:
-        if isinstance(step, AttachVcoproc):
+        if isinstance(step, last):
             silence(rig, silent)
 
     rig.services.after = fall_silent

@@ -35,7 +35,7 @@ def kill_at(rig: Rig, kind: str, place: int) -> None:
 def test_killed_at_any_point_nothing_half_is_left(short_path: Path, operation: Operation) -> None:
     old, new, answer, points = undisturbed(short_path / "undisturbed", operation)
     assert points["before a commit"] == points["after a commit"]
-    assert points["before a call"] == points["after a call"]
+    assert points["before a call"] >= points["after a call"], "who is offline is called in vain"
     for kind, count in points.items():
         for place in range(count):
             rig = make_rig(short_path / f"{kind} {place}".replace(" ", "-"), operation)

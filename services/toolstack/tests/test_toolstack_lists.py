@@ -200,3 +200,6 @@ def test_memory_of_a_domain_counts_once_on_each_of_its_coprocs(full: Server) -> 
     )
     coprocs = full.call("ListCoprocs", api.ListCoprocsRequest()).coprocs
     assert [coproc.memory_bytes // limits.MIB for coproc in coprocs] == [2, 1, 0, 0, 0]
+    full.call("ShutDownDomain", api.ShutDownDomainRequest(name="domains/fir"))
+    coprocs = full.call("ListCoprocs", api.ListCoprocsRequest()).coprocs
+    assert [coproc.memory_bytes // limits.MIB for coproc in coprocs] == [1, 0, 0, 0, 0]

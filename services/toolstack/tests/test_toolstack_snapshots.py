@@ -381,6 +381,7 @@ def test_a_snapshot_is_refused_for_all_that_a_creation_is(
 ) -> None:
     running(rig)
     data = save(rig)
+    rig.unlease("ncore-0")
     before = picture(rig)
     with pytest.raises(AlreadyExists, match="'fir'"):
         restore(rig, data)
@@ -388,7 +389,6 @@ def test_a_snapshot_is_refused_for_all_that_a_creation_is(
         restore(rig, data, Wishes("copy", False, {"x": "dsp0"}))
     with pytest.raises(InvalidConfig, match="nowhere"):
         restore(rig, data, Wishes("copy", False, {"audio": "nowhere"}))
-    rig.unlease("ncore-0")
     with pytest.raises(WrongState, match="OFFLINE"):
         restore(rig, data, Wishes("copy", False, {"audio": "ncore-0"}))
     monkeypatch.setattr(limits, "DOMAINS_MAX", 1)

@@ -13,6 +13,7 @@ from vcoproc_toolstack.placing import place_domain
 from vcoproc_toolstack.plans import (
     Move,
     domain_steps,
+    move_steps,
     pause_steps,
     removal_steps,
     resume_steps,
@@ -104,38 +105,51 @@ def make_move(state: DomainState = DomainState.RUNNING) -> Move:
 
 
 def test_a_move_leaves_the_old_coproc_only_after_its_commit() -> None:
-    move = make_move()
-    assert names(move.before()) == [
+    before, after = move_steps([make_move()])
+    assert names(before) == [
+        "SetCoproc",
+        "AttachVcoproc",
         "PauseVcoproc",
         "SaveContext",
-        "SetCoproc",
         "AddVcoproc",
-        "AttachVcoproc",
         "LoadContext",
         "MoveLines",
     ]
-    assert names(move.after()) == [
+    assert names(after) == [
         "DetachVcoproc",
         "RemoveVcoproc",
         "PauseVcoproc",
         "ForgetContext",
         "ResumeVcoproc",
     ]
-    detach = move.after()[0]
+    detach = after[0]
     assert isinstance(detach, DetachVcoproc)
     assert (detach.coproc, detach.moved) == ("dsp0", True)
 
 
+def test_many_stand_still_no_longer_than_their_contexts_take() -> None:
+    before, after = move_steps([make_move(), make_move()])
+    still = names(before)[names(before).index("PauseVcoproc") :]
+    assert still == 2 * [
+        "PauseVcoproc",
+        "SaveContext",
+        "AddVcoproc",
+        "LoadContext",
+        "MoveLines",
+    ]
+    assert names(after)[:2] == ["DetachVcoproc", "DetachVcoproc"]
+
+
 def test_a_held_vcoproc_is_not_let_run_by_its_move() -> None:
-    move = make_move(DomainState.CRASHED)
-    assert "ResumeVcoproc" not in names(move.after())
-    undos = [undo_of(step) for step in move.before()]
+    before, after = move_steps([make_move(DomainState.CRASHED)])
+    assert "ResumeVcoproc" not in names(after)
+    undos = [undo_of(step) for step in before]
     assert not any(isinstance(undo, ResumeVcoproc) for undo in undos)
     assert PauseVcoproc("dsp0", 10, again=True) in undos, "its driver waits no longer"
 
 
 def test_only_the_coproc_of_the_tree_and_what_only_looks_are_not_undone() -> None:
-    steps = [*STEPS, *make_move().before()]
+    steps = [*STEPS, *move_steps([make_move()])[0]]
     assert {type(step) for step in steps if undo_of(step) is None} == {SetCoproc, LoadContext}
 
 
@@ -157,8 +171,7 @@ def test_undoing_twice_is_doing_it_again() -> None:
 EVERY_STEP: list[Step] = [
     *STEPS,
     *removal_steps(DOMAIN),
-    *make_move().before(),
-    *make_move().after(),
+    *(step for steps in move_steps([make_move()]) for step in steps),
     *pause_steps(DOMAIN),
     *resume_steps(DOMAIN),
     TakeMemory("domain-1", "staged-1"),

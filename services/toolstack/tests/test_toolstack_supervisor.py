@@ -9,11 +9,13 @@ import select
 import signal
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from vcoproc import limits
+from vcoproc.runtime.process import EXIT_REMOVED
 from vcoproc_toolstack.cli.supervisor import ChildSpec, StartAborted, StartFailed, Supervisor
 
 READY = """
@@ -310,3 +312,113 @@ def test_the_notify_socket_speaks_as_service_managers_do(rig: Rig) -> None:
     supervisor = rig.make(a=program)
     supervisor.start()
     assert set(supervisor.pids()) == {"a"}
+
+
+# --- children that come and go --------------------------------------------------------------------
+
+
+def spec(rig: Rig, name: str, program: str) -> ChildSpec:
+    return ChildSpec(name, (sys.executable, "-c", program), rig.path / f"{name}.log")
+
+
+def gone(pid: int) -> None:
+    """Waits until a process has ended."""
+    with suppress(ProcessLookupError):
+        pidfd = os.pidfd_open(pid)
+        try:
+            assert select.select([pidfd], [], [], WAIT_S)[0], "it lives on"
+        finally:
+            os.close(pidfd)
+
+
+def test_a_child_that_is_added_is_kept_alive_like_the_others(rig: Rig) -> None:
+    supervisor = rig.make(a=SERVE)
+    supervisor.start()
+    first = supervisor.pids()["a"]
+    supervisor.add(spec(rig, "b", SERVE))
+    assert rig.report().startswith("b serves (pid ")
+    os.kill(supervisor.pids()["b"], signal.SIGKILL)
+    assert "b was ended by SIGKILL; starting it again" in rig.report()
+    assert rig.report().startswith("b serves again (pid ")
+    supervisor.add(spec(rig, "a", FAIL))  # there is one already
+    supervisor.dismiss("nobody")
+    supervisor.stop()
+    assert rig.reports.empty()
+    gone(first)
+
+
+def test_one_that_is_dismissed_ends_and_stays_so(rig: Rig) -> None:
+    supervisor = rig.make(a=SERVE, b=SERVE)
+    supervisor.start()
+    pid = supervisor.pids()["b"]
+    supervisor.dismiss("b")
+    supervisor.dismiss("b")
+    gone(pid)
+    supervisor.add(spec(rig, "c", SERVE))
+    assert rig.report().startswith("c serves"), "nothing was said of b, and it is not started again"
+    assert set(supervisor.pids()) == {"a", "c"}
+
+
+def test_one_that_is_dismissed_while_it_waits_to_be_started_again_is_forgotten(rig: Rig) -> None:
+    supervisor = rig.make(a=SERVE, b=SERVE)
+    supervisor.start()
+    os.kill(supervisor.pids()["b"], signal.SIGKILL)
+    assert "starting it again" in rig.report()
+    supervisor.dismiss("b")
+    supervisor.add(spec(rig, "c", SERVE))
+    reports = [rig.report()]
+    while not reports[-1].startswith("c serves"):
+        reports.append(rig.report())
+    assert set(supervisor.pids()) == {"a", "c"}
+
+
+def test_one_that_does_not_go_when_it_is_dismissed_is_killed(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "STOP_TIMEOUT_NS", 200 * limits.MS)
+    supervisor = rig.make(a=SERVE, b=STUBBORN)
+    supervisor.start()
+    pid = supervisor.pids()["b"]
+    supervisor.dismiss("b")
+    assert rig.report() == "b did not stop in time and is killed"
+    gone(pid)
+    assert alive(supervisor.pids()["a"])
+
+
+def test_one_that_is_added_while_the_one_before_it_still_ends_follows_it(rig: Rig) -> None:
+    supervisor = rig.make(a=SERVE, b=SERVE)
+    supervisor.start()
+    pid = supervisor.pids()["b"]
+    supervisor.dismiss("b")
+    supervisor.add(spec(rig, "b", SERVE))
+    assert rig.report().startswith("b serves (pid "), "it is another one, not one that died"
+    assert supervisor.pids()["b"] != pid
+    gone(pid)
+
+
+def test_one_that_has_nothing_to_do_keeps_nobody_from_starting(rig: Rig) -> None:
+    """A coproc-sim whose coproc was removed says so; it is started more and more rarely."""
+    idle = f"import sys\nsys.exit({EXIT_REMOVED})\n"
+    supervisor = rig.make(a=SERVE, b=idle)
+    supervisor.start()
+    assert rig.reports.empty()
+    supervisor.dismiss("b")
+    supervisor.add(spec(rig, "c", SERVE))
+    assert rig.report().startswith("c serves")
+    assert set(supervisor.pids()) == {"a", "c"}
+
+
+def test_a_child_that_cannot_be_started_is_tried_again(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "RESTART_DELAY_NS_MAX", 100 * limits.MS)
+    supervisor = rig.make(a=SERVE)
+    supervisor.start()
+    program = rig.path / "program"
+    supervisor.add(ChildSpec("b", (str(program),), None))
+    assert "b cannot be started" in rig.report()
+    program.write_text(f"#!{sys.executable}\n{SERVE}")
+    program.chmod(0o700)
+    reports = [rig.report()]
+    while not reports[-1].startswith("b serves"):
+        reports.append(rig.report())

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import os
+import pty
+import select
+import subprocess
+import sys
+import termios
+import time
 
 import pytest
 from rich.console import Console
+from toolstack_rig import one_vcoproc
+from toolstack_server import Server
 
 from vcoproc.api.v1 import cluster_pb2 as pb
 from vcoproc.api.v1 import toolstack_pb2 as api
@@ -155,3 +163,43 @@ def test_a_look_as_people_see_it() -> None:
 def test_what_has_no_room_is_counted() -> None:
     table, hidden = render(NOW, BEFORE, View(), rows_max=2)
     assert (table.row_count, hidden) == (2, 1)
+
+
+def test_on_a_real_terminal(server: Server) -> None:
+    """It shows what there is, hears keys, and leaves the terminal as it was."""
+    server.online()
+    server.create(one_vcoproc("fir"))
+    screen, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (30, 110))
+    kept = termios.tcgetattr(terminal)
+    top = subprocess.Popen(
+        [sys.executable, "-c", "from vcoproc_toolstack.cli.app import main; main()", "top"],
+        stdin=terminal,
+        stdout=terminal,
+        stderr=terminal,
+        env={**os.environ, "VCOPROC_RUN_DIR": str(server.run_dir.path), "TERM": "xterm-256color"},
+    )
+    try:
+        seen = b""
+
+        def until(words: bytes) -> None:
+            nonlocal seen
+            deadline = time.monotonic() + 30
+            while words not in seen:
+                left = deadline - time.monotonic()
+                assert left > 0 and select.select([screen], [], [], left)[0], (words, seen)
+                seen += os.read(screen, 1 << 16)
+
+        until(b"fir/v")
+        assert seen.startswith(b"\x1b[?1049h"), "a screen of its own"
+        os.write(screen, b"s")
+        until(b"sorted by share")
+        os.write(screen, b"q")
+        until(b"\x1b[?1049l")
+        assert top.wait(20) == 0
+        assert termios.tcgetattr(terminal) == kept
+    finally:
+        top.kill()
+        top.wait()
+        os.close(screen)
+        os.close(terminal)

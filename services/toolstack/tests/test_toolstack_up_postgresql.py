@@ -12,7 +12,7 @@ import pytest
 from postgresql_server import PostgresqlServer
 from toolstack_server import refused
 
-from cluster_kit import EXAMPLES, Running
+from cluster_kit import EXAMPLES, Running, ring, start_firmware
 from vcoproc.api.v1 import toolstack_pb2 as api
 from vcoproc_toolstack.cli.supervisor import StartFailed
 from vcoproc_toolstack.cli.up import Cluster
@@ -46,7 +46,8 @@ def names(running: Running) -> list[str]:
 def test_a_cluster_outlives_its_toolstack_and_its_database(
     running: Running, postgresql: PostgresqlServer
 ) -> None:
-    running.create("first", "dsp0")
+    first = running.create("first", "dsp0")
+    start_firmware(first, "hello")
     os.kill(running.cluster.pids()["toolstack"], signal.SIGKILL)
     running.create("second", "dsp0")
     postgresql.stop()
@@ -55,6 +56,7 @@ def test_a_cluster_outlives_its_toolstack_and_its_database(
         request = api.DestroyDomainRequest(name="domains/first")
         running.toolstack.DestroyDomain(request, timeout=20)
     assert names(running) == ["domains/first", "domains/second"]
+    assert ring(first) == 1, "what runs, runs on"
     postgresql.start()
     running.create("third", "dsp0")
     assert names(running) == ["domains/first", "domains/second", "domains/third"]

@@ -243,7 +243,8 @@ class FakeServices:
             case SetCoproc():
                 self.scheduling.set_coproc(step)
             case RemoveCoproc(coproc=coproc):
-                self.scheduled.pop(coproc, None)
+                for number in self.scheduled.pop(coproc, {}):
+                    self.used.pop((coproc, number), None)
                 self.scheduling.settings.pop(coproc, None)
             case AddVcoproc(vcoproc=vcoproc):
                 if vcoproc.vcoproc_id not in self.scheduled.get(vcoproc.coproc, {}):

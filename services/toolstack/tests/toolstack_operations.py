@@ -1,4 +1,4 @@
-"""Every operation that changes domains or vcoprocs, to be cut off and disturbed at each step."""
+"""Every operation that changes what is to be, to be cut off and disturbed at each step."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from toolstack_coprocs import add, drain, replace_with, seal, tree
 from toolstack_picture import run_firmware, write_memory
-from toolstack_rig import NO_REQUEST, TWO_VCOPROCS, Rig
+from toolstack_rig import NO_REQUEST, TREE, TWO_VCOPROCS, Rig, one_vcoproc
 
+from vcoproc.errors import PeerLost
 from vcoproc_toolstack.records import DomainRecord, VcoprocRecord
 from vcoproc_toolstack.restoring import Wishes
 from vcoproc_toolstack.schedules import Wish
@@ -154,6 +156,49 @@ def _reschedule(rig: Rig) -> bytes:
     return rig.schedule_changes.set_schedule("dsp0", wish, REQUEST, lambda *_: b"set")
 
 
+def _crowded(rig: Rig) -> None:
+    """Two more domains on dsp0, one of them PAUSED and one STOPPED; and npu, which is empty."""
+    running(rig)
+    rig.create(one_vcoproc("quiet"))
+    rig.changes.create_domain(one_vcoproc("off"), "x", NO_REQUEST, seal_domain, stopped=True)
+    write_memory(rig)
+    run_firmware(rig)
+    rig.lifecycle.pause("quiet", NO_REQUEST)
+    add(rig, tree("npu"))
+    rig.lease("npu")
+
+
+def _drained(rig: Rig) -> None:
+    running(rig)
+    drain(rig, "dsp0")
+
+
+def _removed(rig: Rig) -> None:
+    running(rig)
+    rig.removals.remove("ncore-1", NO_REQUEST)
+
+
+def _offline(rig: Rig) -> None:
+    running(rig)
+    rig.unlease("dsp0")
+    del rig.simulated["dsp0"]  # it is not started again
+
+
+def _asked_for(rig: Rig) -> None:
+    running(rig)
+    rig.ask_for_first_domain("coproc=dsp0,name=a", "coproc=ncore-0,name=b")
+
+
+def _make_first(rig: Rig) -> bytes:
+    if not rig.first_domain.make():
+        raise PeerLost("somebody")
+    return b"made"
+
+
+def _remove(rig: Rig, name: str = "dsp0") -> bytes:
+    return rig.removals.remove(name, REQUEST, destroy_vcoprocs=True)
+
+
 RESTART = b"fir ALIVE STOPPED"
 """The answer when a domain waits to be started again."""
 
@@ -197,4 +242,16 @@ OPERATIONS = [
     Operation("restore", _nothing, _restore),
     Operation("restore paused", _nothing, lambda rig: _restore(rig, paused=True)),
     Operation("schedule", running, _reschedule),
+    Operation("add", running, lambda rig: add(rig, tree("npu", "xpu"), request=REQUEST)),
+    Operation("add again", _removed, lambda rig: add(rig, TREE, "ncore-1", request=REQUEST)),
+    Operation("drain", running, lambda rig: drain(rig, "dsp0", request=REQUEST)),
+    Operation("undrain", _drained, lambda rig: rig.coproc_changes.undrain("dsp0", REQUEST, seal)),
+    Operation(
+        "drain and move", _crowded, lambda rig: drain(rig, "dsp0", move=True, request=REQUEST)
+    ),
+    Operation("replace", _crowded, lambda rig: replace_with(rig, "dsp0", "npu", REQUEST)),
+    Operation("remove", running, lambda rig: _remove(rig, "ncore-1"), True),
+    Operation("remove with vcoprocs", _crowded, _remove, True),
+    Operation("remove an offline one", _offline, _remove, True),
+    Operation("the first domain", _asked_for, _make_first),
 ]

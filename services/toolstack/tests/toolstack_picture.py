@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from toolstack_rig import Rig
 
-from vcoproc_toolstack.records import DomainRecord, VcoprocRecord
+from vcoproc_toolstack.records import CoprocRecord, DomainRecord, VcoprocRecord
 
 WRITTEN = b"what a domain wrote"
 """At the beginning of memory that is not new."""
@@ -37,11 +38,14 @@ def picture(rig: Rig) -> dict[str, Any]:
     services = rig.services
     with rig.store.read() as view:
         holds = view.holds()
+        records = view.coproc_records()
 
     def name_of(number: int) -> str:
         return vcoprocs.get(number, f"stray {number}")
 
     return {
+        "system": [_record(record) for record in records],
+        "leased": sorted(rig.leases.online()),
         "domains": {domain.name: _domain(domain) for domain in domains},
         "holds": [(hold.coproc, name_of(hold.vcoproc_id)) for hold in holds],
         "scheduler": {
@@ -76,6 +80,11 @@ def picture(rig: Rig) -> dict[str, Any]:
             for path in rig.memory_dir.iterdir()
         },
     }
+
+
+def _record(record: CoprocRecord) -> CoprocRecord:
+    """Without its incarnation, which is another one after an attempt that was cut off."""
+    return replace(record, incarnation=bool(record.incarnation))
 
 
 def _domain(domain: DomainRecord) -> dict[str, Any]:

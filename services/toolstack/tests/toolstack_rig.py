@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
 from toolstack_fakes import FakeServices, Grave, Killed, MortalMemory, MortalStore
 
-from vcoproc.config import SystemConfig, parse_system
-from vcoproc.errors import InvalidArgument, VcoprocError
+from vcoproc.config import SystemConfig, parse_domain, parse_system
+from vcoproc.config.records import FIRST_DOMAIN
+from vcoproc.errors import InvalidArgument, NotFound, VcoprocError, WrongState
 from vcoproc.runtime.logs import Log
 from vcoproc_toolstack.changes import Changes
 from vcoproc_toolstack.coproc_changes import CoprocChanges
 from vcoproc_toolstack.coproc_removal import Removals
+from vcoproc_toolstack.coproc_set import CoprocSet
 from vcoproc_toolstack.endings import Endings
+from vcoproc_toolstack.first_domain import FirstDomain
 from vcoproc_toolstack.gateway_domains import Verbs
 from vcoproc_toolstack.leases import Leases, Offer
 from vcoproc_toolstack.lifecycle import Lifecycle
@@ -98,6 +103,8 @@ class Rig:
         self.clock = count(1_000_000_000)
         self.secrets = count(1)
         self.leases = Leases(self.system)
+        self.simulated: dict[str, int] = {}
+        """Coprocs that have, or had, a coproc-sim; and which incarnation of each."""
         self.seal_domain: Callable[[DomainRecord], bytes] = seal_domain
         self.services = FakeServices(self.leases)
         self.open()
@@ -154,7 +161,8 @@ class Rig:
             self.coproc_changes,
             self.removals,
         )
-        self.repairer = Repairer(self.changes, self.endings, self.removals)
+        self.first_domain = FirstDomain(self.changes)
+        self.repairer = Repairer(self.changes, self.endings, self.removals, self.first_domain)
         self.queries = Queries(
             self.store,
             self.leases,
@@ -187,8 +195,7 @@ class Rig:
         self.open()
         self.repairer.start()
         for name in leased:
-            self.lease(name)
-            self.marks.mark(coproc_service(name))
+            self.lease_again(name, self.simulated[name])
         self.marks.mark(SCHEDULER)
         self.marks.mark(IRQ_ROUTER)
         return leased
@@ -208,12 +215,18 @@ class Rig:
         """What is marked, without waiting for more."""
         return self.marks.wait() if self.marks._due_ns else []
 
-    def lease(self, wanted: str = "") -> str:
+    def lease(self, wanted: str = "", incarnation: int | None = None) -> str:
         """Leases a coproc for a coproc-sim that can be anything; gives its name."""
         offer = Offer(
-            wanted, "unix:/{coproc}.grpc", "ipc:///{coproc}.sock", "rig", {CORTEX_M4: PLATFORM}
+            wanted,
+            "unix:/{coproc}.grpc",
+            "ipc:///{coproc}.sock",
+            "rig",
+            {CORTEX_M4: PLATFORM},
+            incarnation,
         )
-        taken = self.leases.take(offer)
+        taken = self.leases.take(offer, lambda: self.services.forget_coproc(taken.coproc.name))
+        self.simulated[taken.coproc.name] = taken.incarnation
         with self.store.read() as view:
             known = view.platform(CORTEX_M4)
         if known is None:
@@ -221,10 +234,26 @@ class Rig:
                 change.put_platform(taken.platform)
         return taken.coproc.name
 
+    def lease_again(self, name: str, incarnation: int | None = None) -> None:
+        """A coproc-sim comes back, or a new one is started; when it is refused, it ends."""
+        try:
+            self.lease(name, incarnation)
+        except (NotFound, WrongState):
+            self.services.forget_coproc(name)
+            return
+        self.marks.mark(coproc_service(name))
+
     def unlease(self, name: str) -> None:
         """The coproc-sim dies, with all that it holds."""
         self.leases.release(self.leases.need(name))
         self.services.forget_coproc(name)
+
+    def ask_for_first_domain(self, *specs: str) -> None:
+        """The tree asks for a first domain with these vcoprocs; without any, for none."""
+        text = f'name = "{FIRST_DOMAIN}"\nmemory = 1\nvcoproc = {json.dumps(specs)}\n'
+        first = parse_domain(text, "tree.dts") if specs else None
+        self.system = replace(self.system, first_domain=first)
+        self.leases.apply(CoprocSet.of(self.system, self.leases.set.records.values()))
 
     def create(self, text: str = TWO_VCOPROCS, request: Request = NO_REQUEST) -> bytes:
         return self.changes.create_domain(text, "test.cfg", request, seal_domain)

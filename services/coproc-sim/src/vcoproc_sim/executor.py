@@ -68,21 +68,20 @@ class Executor:
         drain_after_ns: int | None = None,
     ) -> None:
         self.coproc = coproc
-        self._platform = platform
+        self.platform = self._platform = platform
+        self.outbox = self._outbox = outbox
         self._frontend = frontend
-        self._outbox = outbox
         self._clock = clock
-        self._switcher = Switcher(coproc, platform, frontend, outbox, clock, self._has_left)
+        self._switcher = Switcher(
+            coproc,
+            platform,
+            frontend,
+            outbox,
+            clock,
+            lambda *left: self._departures.has_left(*left),
+        )
         self._switcher.drain_after_ns = drain_after_ns
         self._departures = Departures(self._switcher, platform, frontend, outbox, clock)
-
-    @property
-    def platform(self) -> Platform:
-        return self._platform
-
-    @property
-    def outbox(self) -> Outbox:
-        return self._outbox
 
     @property
     def vcoprocs(self) -> dict[int, Vcoproc]:
@@ -196,7 +195,11 @@ class Executor:
         self._departures.resume(self.find(vcoproc_id))
 
     def save(self, vcoproc_id: int, edges: Sequence[int], *, moving: bool) -> VcoprocImage:
-        """Writes a paused vcoproc down. See `saving.take`.
+        """Writes a paused vcoproc down.
+
+        Args:
+            edges: lines of it whose edge was not said yet.
+            moving: from now on no access to it is done here, until it is resumed or paused again.
 
         Raises:
             NotFound: there is no such vcoproc.
@@ -218,9 +221,6 @@ class Executor:
             switcher.notices.faulted(vcoproc, seen, now_ns)
         self._frontend.thaw(vcoproc, now_ns)
         switcher.poke(vcoproc)
-
-    def _has_left(self, vcoproc: Vcoproc, forced: bool) -> None:
-        self._departures.has_left(vcoproc, forced)
 
     # --- what comes in ----------------------------------------------------------------------------
 

@@ -91,6 +91,7 @@ def _describe_coproc(view: View, leases: Leases, name: str) -> str:
             "scheduler": coproc.scheduler,
             "slice_us": coproc.slice_ns // limits.US,
             "parameters": dict(coproc.scheduler_params),
+            "draining": leases.set.draining(name),
             "vcoprocs": {each.resource: dict(each.params) for each in view.vcoprocs_on(name)},
         }
     )

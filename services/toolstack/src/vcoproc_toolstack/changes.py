@@ -8,8 +8,10 @@ from dataclasses import replace
 
 from vcoproc import limits
 from vcoproc.config import CoprocConfig, DomainConfig, parse_domain
+from vcoproc.config.records import FIRST_DOMAIN
 from vcoproc.errors import (
     AlreadyExists,
+    InvalidArgument,
     LimitExceeded,
     NotFound,
     StoreUnavailable,
@@ -35,6 +37,16 @@ DomainSeal = Callable[[DomainRecord], bytes]
 VcoprocSeal = Callable[[VcoprocRecord], bytes]
 _UNNUMBERED = 0
 """Number of what is only looked at, or not numbered yet."""
+_VERBS_OF_FIRST = frozenset(
+    {
+        DomainVerb.ATTACH,
+        DomainVerb.DETACH,
+        DomainVerb.MOVE,
+        DomainVerb.SAVE_VCOPROC,
+        DomainVerb.LOAD_VCOPROC,
+    }
+)
+"""What may be done with the first domain, as with Xen's: its life is that of the system."""
 
 
 class Changes(Turns):
@@ -85,12 +97,19 @@ class Changes(Turns):
         ordered = sorted(domain.vcoprocs, key=lambda vcoproc: vcoproc.name)
         return replace(domain.become(domain.state), vcoprocs=tuple(ordered))
 
-    def plan_domain(self, view: View, config: DomainConfig, state: DomainState) -> DomainRecord:
+    def plan_domain(
+        self, view: View, config: DomainConfig, state: DomainState, *, first: bool = False
+    ) -> DomainRecord:
         """A new domain in its places, but without numbers and secrets.
+
+        Args:
+            first: it is the first domain; no other one gets its name.
 
         Raises:
             RequestError: there is one of that name, or no room, or something cannot be used.
         """
+        if not first:
+            refuse_first_name("name", config.name)
         if existing := view.domain(config.name):
             if existing.life is Life.ALIVE:
                 raise AlreadyExists("domain", config.name)
@@ -115,9 +134,12 @@ class Changes(Turns):
             self.check_coproc_memory(view, [(domain, each.coproc) for each in new])
         return domain
 
-    def number(self, change: Change, domain: DomainRecord) -> DomainRecord:
-        """The same with numbers and secrets, which nobody else has."""
-        domid = change.next_domid()
+    def number(
+        self, change: Change, domain: DomainRecord, domid: int | None = None
+    ) -> DomainRecord:
+        """The same with numbers and secrets, which nobody else has. domid: the one to be used."""
+        if domid is None:
+            domid = change.next_domid()
         return replace(
             domain,
             domid=domid,
@@ -150,6 +172,7 @@ class Changes(Turns):
 
         Raises:
             NotFound: there is no such domain.
+            WrongState: it is the first domain.
         """
         with self.turn(self.coprocs_of(name)):
             if (answer := self.answered(request)) is not None:
@@ -158,6 +181,8 @@ class Changes(Turns):
                 domain = view.domain(name)
             if domain is None:
                 raise NotFound("domain", name)
+            if domain.domid == limits.DOMID_FIRST and self.leases.set.tree.first_domain is not None:
+                raise WrongState(f"domain {name!r}", "what the system's tree asks for", "another")
             return self.destroy(domain, request, b"", "destroyed")
 
     def destroy(self, domain: DomainRecord, request: Request, answer: bytes, words: str) -> bytes:
@@ -304,11 +329,13 @@ def need_domain(view: View, name: str, verb: DomainVerb) -> DomainRecord:
 
     Raises:
         NotFound: there is none of that name.
-        WrongState: it does not fit its state, or it is not complete just now.
+        WrongState: it does not fit its state, or the first domain; or it is not complete just now.
     """
     domain = view.domain(name)
     if domain is None:
         raise NotFound("domain", name)
+    if domain.domid == limits.DOMID_FIRST and verb not in _VERBS_OF_FIRST:
+        raise WrongState(f"domain {name!r}", "the first domain", "another one")
     for what, life in [
         (f"domain {name!r}", domain.life),
         *((f"vcoproc {name}/{each.name}", each.life) for each in domain.vcoprocs),
@@ -317,6 +344,12 @@ def need_domain(view: View, name: str, verb: DomainVerb) -> DomainRecord:
             raise WrongState(what, life.value, Life.ALIVE.value)
     after(domain.state, verb, f"domain {name!r}")
     return domain
+
+
+def refuse_first_name(field: str, name: str) -> None:
+    """Raises: InvalidArgument (the name is kept for the first domain)."""
+    if name == FIRST_DOMAIN:
+        raise InvalidArgument(field, f"{name} is the first domain's, which the system's tree makes")
 
 
 def need_vcoproc(domain: DomainRecord, name: str) -> VcoprocRecord:

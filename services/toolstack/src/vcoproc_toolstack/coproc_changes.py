@@ -70,7 +70,7 @@ class CoprocChanges:
             if (answer := self._changes.answered(request)) is not None:
                 return answer
             records, coprocs = self._plan(addition, algorithms)
-            with self._store.change() as change:
+            with self._changes.change() as change:
                 added = [self._note_added(change, record, coprocs) for record in records]
                 coprocs = self._leases.set.changed(added)
                 answer = seal(change, coprocs, _shown(coprocs, added))
@@ -130,7 +130,8 @@ class CoprocChanges:
         with self._changes.turn([name] if move else ()):
             if (answer := self._changes.answered(request)) is not None:
                 return answer
-            present = need_staying(self._leases.set, name)
+            present = self._leases.set
+            need_staying(present, name)
             coprocs = present.changed([replace(present.record(name), draining=True)])
             passages = self._ways_out(name) if move else []
 
@@ -150,9 +151,10 @@ class CoprocChanges:
         with self._changes.turn():
             if (answer := self._changes.answered(request)) is not None:
                 return answer
-            present = need_staying(self._leases.set, name)
+            present = self._leases.set
+            need_staying(present, name)
             coprocs = present.changed([replace(present.record(name), draining=False)])
-            with self._store.change() as change:
+            with self._changes.change() as change:
                 if present.draining(name):
                     change.put_coproc(coprocs.record(name))
                     words = "takes new vcoprocs again"
@@ -226,11 +228,10 @@ class CoprocChanges:
         with self._changes.turn([name, replacement]):
             if (answer := self._changes.answered(request)) is not None:
                 return answer
-            present = need_staying(self._leases.set, name)
-            old, new = (
-                present.coprocs[name],
-                need_staying(present, replacement).coprocs[replacement],
-            )
+            present = self._leases.set
+            for each in (name, replacement):
+                need_staying(present, each)
+            old, new = present.coprocs[name], present.coprocs[replacement]
             if new.compatible != old.compatible:
                 what, state = f"coproc {replacement!r}", f"a {new.compatible}"
                 raise WrongState(what, state, f"a {old.compatible}, as {name} is")

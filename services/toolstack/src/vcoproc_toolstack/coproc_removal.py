@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Final
 
 from vcoproc import limits
-from vcoproc.errors import NotFound, VcoprocError, WrongState
+from vcoproc.errors import NotFound, StoreUnavailable, VcoprocError, WrongState
 from vcoproc.model.domain_state import DomainVerb
 from vcoproc_toolstack.changes import Changes, need_domain
 from vcoproc_toolstack.coproc_set import CoprocSet
@@ -45,17 +45,16 @@ def resource(name: str) -> str:
     return f"coprocs/{name}"
 
 
-def need_staying(coprocs: CoprocSet, name: str) -> CoprocSet:
-    """The same set, if it has a coproc of this name that is not on its way out.
+def need_staying(coprocs: CoprocSet, name: str) -> None:
+    """Refuses a coproc that is not there, or is on its way out.
 
     Raises:
-        NotFound, WrongState: it has not.
+        NotFound, WrongState: it is one of these.
     """
     if name not in coprocs.coprocs:
         raise NotFound("coproc", name)
     if coprocs.leaving(name):
         raise WrongState(f"coproc {name!r}", "being removed", "one that stays")
-    return coprocs
 
 
 def vcoprocs_on(
@@ -99,8 +98,9 @@ class Removals:
         with self._changes.turn():
             if (answer := self._changes.answered(request)) is not None:
                 return answer
-            present = need_staying(self._leases.set, name)
-            with self._store.change() as change:
+            present = self._leases.set
+            need_staying(present, name)
+            with self._changes.change() as change:
                 count = len(change.vcoprocs_on(name))
                 if count and not destroy_vcoprocs:
                     state = f"used by {count} vcoprocs"
@@ -111,7 +111,7 @@ class Removals:
                     change.set_vcoproc_life(vcoproc.vcoproc_id, Life.DESTROYING)
                 self._changes.keep(change, request, b"")
             self._leases.apply(coprocs)
-            with contextlib.suppress(VcoprocError):  # it is decided, and the repair knows
+            with contextlib.suppress(StoreUnavailable):  # it is decided, and the repair knows
                 for domain, vcoproc in doomed:
                     words = f"coproc {name} is removed"
                     self._changes.finish_detachment(domain, vcoproc, words)
@@ -170,7 +170,7 @@ class Removals:
 
     def _finish(self, present: CoprocSet, name: str) -> None:
         coprocs, records, forgotten = present.without(name)
-        with self._store.change() as change:
+        with self._changes.change() as change:
             for record in records:
                 change.put_coproc(record)
             for each in forgotten:

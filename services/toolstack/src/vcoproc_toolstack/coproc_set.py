@@ -54,8 +54,8 @@ class CoprocSet:
 
     @classmethod
     def of(cls, tree: SystemConfig, records: Iterable[CoprocRecord] = ()) -> CoprocSet:
-        """records: what was changed."""
-        by_name = {record.name: record for record in records}
+        """records: what was changed, if anything was."""
+        by_name = {each.name: each for each in records if each != CoprocRecord(each.name)}
         entries = _entries(tree, by_name)
         absent = frozenset(
             name for name, record in by_name.items() if record.life is CoprocLife.REMOVED
@@ -241,13 +241,13 @@ def check_tree(tree: SystemConfig, records: Iterable[CoprocRecord]) -> None:
     added = CoprocSet.of(nothing, by_name.values())
     shown = [entry for entry in tree.coprocs if not _hidden(by_name.get(entry.name))]
     problems = Problems(tree.file_name)
-    _note_clashes(added, shown, problems)
+    _note_clashes(added, shown, problems, ", which was added at run time")
     problems.raise_if_any()
 
 
 def _same(one: CoprocConfig, other: CoprocConfig) -> bool:
     """Whether two coprocs are the same wherever their trees have them."""
-    return replace(one, line=other.line) == other
+    return replace(one, line=other.line, file=other.file) == other
 
 
 def _check_again(present: CoprocSet, template: CoprocConfig, name: str) -> None:
@@ -283,8 +283,13 @@ def _names(entries: Iterable[CoprocConfig], present: CoprocSet) -> set[str]:
     }
 
 
-def _note_clashes(present: CoprocSet, new: Sequence[CoprocConfig], problems: Problems) -> None:
-    """Notes every name, alias, path and range of new entries that belongs to a present one."""
+def _note_clashes(
+    present: CoprocSet, new: Sequence[CoprocConfig], problems: Problems, which: str = ""
+) -> None:
+    """Notes every name, alias, path and range of new entries that belongs to a present one.
+
+    which: says for people what is special about the present ones.
+    """
     owners: dict[str, CoprocConfig] = {}
     for entry in present.system.coprocs:
         for reference in (*_names([entry], present), entry.path, *entry.aliases):
@@ -300,10 +305,10 @@ def _note_clashes(present: CoprocSet, new: Sequence[CoprocConfig], problems: Pro
         for reference in (*names, coproc.path, *coproc.aliases):
             if other := owners.get(reference):
                 why = f"{reference!r} is a name, alias or path of coproc {other.name} already"
-                problems.add(coproc.line, what, why)
+                problems.add(coproc.line, what, why + which)
         for each in coproc.ranges:
             # Those that are there do not overlap: the last one that begins before its end will do.
             place = bisect_left(spans, (each.base + each.size_bytes,))
             if place and each.base < spans[place - 1][1]:
                 why = f"range {each.name} overlaps range {spans[place - 1][2]} of coproc"
-                problems.add(coproc.line, what, f"{why} {spans[place - 1][3]}")
+                problems.add(coproc.line, what, f"{why} {spans[place - 1][3]}{which}")

@@ -19,8 +19,8 @@ class Desired:
     """One moment of the store, and who had which coproc then.
 
     domains: sorted by name. vcoprocs: all of them, by number. set: which coprocs there are.
-    coprocs: those to be shown, as they
-    are to be scheduled, sorted by name; what follows is by name. overridden: scheduled otherwise
+    coprocs: those to be shown, as they are to be scheduled, sorted by name; what follows is by
+    name. reasons: why it is in its state, for people; often empty. overridden: scheduled otherwise
     than the tree says. counts: of vcoprocs. places: how many vcoprocs it may have, by the tree and
     by its type, as far as that is known. memory_bytes: of the domains on each. revisions: of the
     events that changed them last.
@@ -32,6 +32,7 @@ class Desired:
     set: CoprocSet
     coprocs: tuple[CoprocConfig, ...]
     states: Mapping[str, CoprocState]
+    reasons: Mapping[str, str]
     overridden: frozenset[str]
     counts: Mapping[str, int]
     places: Mapping[str, int]
@@ -63,14 +64,14 @@ def read_desired(
     view: View,
     leases: Leases,
     *,
-    also: str = "",
+    also: Iterable[str] = (),
     coprocs: CoprocSet | None = None,
     names: Iterable[str] | None = None,
 ) -> Desired:
     """Reads it all.
 
     Args:
-        also: a coproc that is to be among them though it is not to be listed.
+        also: coprocs that are to be among them though they need not be listed.
         coprocs: those that there are; default: now.
         names: of those that are to be among them; default: those to be listed.
     """
@@ -79,7 +80,7 @@ def read_desired(
     settings = view.settings()
     counts = view.counts()
     if names is None:
-        listed = leases.listed({**counts, also: 0})
+        listed = leases.listed({**counts, **dict.fromkeys(also, 0)})
     else:
         listed = [known.coprocs[name] for name in names]
     shown = tuple(
@@ -93,12 +94,22 @@ def read_desired(
         set=known,
         coprocs=shown,
         states={coproc.name: leases.state(coproc.name) for coproc in shown},
+        reasons={
+            coproc.name: "is being removed"
+            if known.leaving(coproc.name)
+            else leases.why(coproc.name)
+            for coproc in shown
+        },
         overridden=frozenset(settings),
         counts=counts,
         places={coproc.name: _places(leases, coproc) for coproc in shown},
         memory_bytes=memory_on(domains),
         revisions=view.coproc_revisions(),
     )
+
+
+def _reason(coprocs: CoprocSet, leases: Leases, name: str) -> str:
+    return "is being removed" if coprocs.leaving(name) else leases.why(name)
 
 
 def _places(leases: Leases, coproc: CoprocConfig) -> int:

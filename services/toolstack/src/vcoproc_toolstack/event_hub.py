@@ -33,12 +33,19 @@ from vcoproc_toolstack.store import Store, View
 
 
 class EventHub:
-    """Has new events for everybody who watches."""
+    """Has new events for everybody who watches.
 
-    def __init__(self, store: Store, leases: Leases, log: Log) -> None:
+    Args:
+        died: is told when its thread ends by a bug, after which nobody would hear of anything.
+    """
+
+    def __init__(
+        self, store: Store, leases: Leases, log: Log, died: Callable[[], None] = lambda: None
+    ) -> None:
         self._store = store
         self._leases = leases
         self._log = log
+        self._died = died
         self._lock = threading.Condition()
         self._recent: deque[Told] = deque(maxlen=limits.EVENTS_RECENT_MAX)
         self._newest = self._before = self.revision()
@@ -118,6 +125,13 @@ class EventHub:
             self._lock.notify_all()
 
     def _run(self) -> None:
+        try:
+            self._follow()
+        except BaseException:
+            self._died()
+            raise
+
+    def _follow(self) -> None:
         while not self._stop.is_set():
             try:
                 events = self._store.wait_for_events(self._newest, self._stop.is_set)

@@ -86,8 +86,9 @@ class LeaseGateway(rpc.LeaseServiceServicer):
             return self._leases.take(offer, removed)
         except NotFound:
             with self._store.read() as view:
-                if not view.counts().get(offer.wanted):
-                    raise
+                used = view.counts().get(offer.wanted, 0)
+            if not used or offer.wanted in self._leases.coprocs:
+                raise
         what, state = f"coproc {offer.wanted!r}", "not in the tree, and yet has vcoprocs"
         raise WrongState(what, state, "a tree that has it")
 

@@ -201,6 +201,11 @@ class Leases:
                 return CoprocState.FAILED
             return CoprocState.ONLINE if name in self._leases else CoprocState.OFFLINE
 
+    def why(self, name: str) -> str:
+        """Why a coproc failed; empty for one that did not."""
+        with self._lock:
+            return self._failed.get(name, "")
+
     def platform(self, coproc: CoprocConfig) -> PlatformRecord:
         """The type of a coproc that can take a vcoproc now.
 

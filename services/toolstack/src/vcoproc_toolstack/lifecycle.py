@@ -19,7 +19,7 @@ from typing import Final
 from vcoproc import limits
 from vcoproc.errors import AlreadyExists, LimitExceeded, PeerLost, VcoprocError
 from vcoproc.model.domain_state import DomainState, DomainVerb, after
-from vcoproc_toolstack.changes import Changes, DomainSeal, need_domain
+from vcoproc_toolstack.changes import Changes, DomainSeal, need_domain, refuse_first_name
 from vcoproc_toolstack.endings import Endings
 from vcoproc_toolstack.plans import pause_steps, rename_steps, resume_steps
 from vcoproc_toolstack.records import DomainRecord, Ending, EventKind, Then, VcoprocState
@@ -103,6 +103,7 @@ class Lifecycle:
             if (answer := self._changes.answered(request)) is not None:
                 return answer
             domain = self._need(name, DomainVerb.RENAME)
+            refuse_first_name("new_name", new_name)
             if new_name == name:
                 return self._answer(domain, request)
             with self._store.read() as view:

@@ -11,7 +11,7 @@ from vcoproc.errors import NotFound, WrongState
 from vcoproc.model.domain_state import DomainVerb
 from vcoproc_toolstack.changes import Changes, VcoprocSeal, need_domain, need_vcoproc
 from vcoproc_toolstack.placing import NewVcoproc
-from vcoproc_toolstack.plans import Move
+from vcoproc_toolstack.plans import Move, move_steps
 from vcoproc_toolstack.records import (
     DomainRecord,
     EventKind,
@@ -143,13 +143,7 @@ class Moves:
             for each in moves:
                 change.add_hold(Hold(each.moved.coproc, each.vcoproc.vcoproc_id, each.files))
         return self._changes.carry_out(
-            Saga(
-                [step for each in moves for step in each.before()],
-                [step for each in moves for step in each.after()],
-            ),
-            committed,
-            undone=forget_new,
-            finished=forget_old,
+            Saga(*move_steps(moves)), committed, undone=forget_new, finished=forget_old
         )
 
 

@@ -6,7 +6,7 @@ nothing can any more; the hardware comes last and leaves first.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 
 from vcoproc.config.records import CoprocConfig
@@ -161,6 +161,19 @@ def load_steps(domain: DomainRecord, vcoproc: VcoprocRecord, file_name: str) -> 
     return [PauseVcoproc(vcoproc.coproc, vcoproc.vcoproc_id), load]
 
 
+def move_steps(moves: Sequence[Move]) -> tuple[list[Step], list[Step]]:
+    """What moves vcoprocs, all of them or none: before the commit, and after it.
+
+    Until the commit the old coprocs are what counts, and from then on the new ones. Everything that
+    takes long comes before the first of them stands still, or after the last goes on.
+    """
+    before = [step for each in moves for step in each.prepare()]
+    before += [step for each in moves for step in each.transfer()]
+    after = [step for each in moves for step in each.leave()]
+    after += [step for each in moves for step in each.settle()]
+    return before, after
+
+
 @dataclass(frozen=True, slots=True)
 class Move:
     """A vcoproc that goes from one coproc to another.
@@ -173,27 +186,32 @@ class Move:
     moved: VcoprocRecord
     to: CoprocConfig
 
-    def before(self) -> list[Step]:
-        """Until the commit both coprocs have it, paused; the old one is what counts."""
-        number = self.vcoproc.vcoproc_id
+    def prepare(self) -> list[Step]:
+        """The new coproc gets it, paused, while it still runs on the old one."""
+        return [SetCoproc(self.to), self._attach()]
+
+    def transfer(self) -> list[Step]:
+        """Its context goes over. From here on its driver waits, until it leaves or it is undone."""
+        number, old, new = self.vcoproc.vcoproc_id, self.vcoproc.coproc, self.moved.coproc
         context = context_file(number)
         return [
             # Paused once more when this is taken back: otherwise its driver would wait for ever.
-            PauseVcoproc(self.vcoproc.coproc, number, again=self.domain.held),
-            SaveContext(self.vcoproc.coproc, number, context, moving=True),
-            SetCoproc(self.to),
-            AddVcoproc(self.moved, self.vcoproc.coproc),
-            self._attach(),
-            LoadContext(self.moved.coproc, number, context),
-            MoveLines(number, self.moved.coproc, self.vcoproc.coproc),
+            PauseVcoproc(old, number, again=self.domain.held),
+            SaveContext(old, number, context, moving=True),
+            AddVcoproc(self.moved, used_on=old),
+            LoadContext(new, number, context),
+            MoveLines(number, new, old),
         ]
 
-    def after(self) -> list[Step]:
-        """From the commit on the new one is what counts."""
+    def leave(self) -> list[Step]:
+        """The old coproc sends its driver to the new one."""
         number = self.vcoproc.vcoproc_id
+        return [DetachVcoproc(self.vcoproc.coproc, number, moved=True, files=self.files)]
+
+    def settle(self) -> list[Step]:
+        """The new coproc goes on with it."""
         return [
-            DetachVcoproc(self.vcoproc.coproc, number, moved=True, files=self.files),
-            RemoveVcoproc(self.vcoproc.coproc, number),
+            RemoveVcoproc(self.vcoproc.coproc, self.vcoproc.vcoproc_id),
             *release_steps(self.domain, self.moved),
         ]
 

@@ -35,8 +35,9 @@ Statuses = Mapping[int, VcoprocStatus]
 class CoprocStatus:
     """A coproc and how it is now. current: resource name, or empty.
 
-    memory_bytes: of the domains on it. revision: of the event that changed it last; 0 before one.
-    added: at run time. template: name of the one that makes it, or empty.
+    reason: why it is in this state, for people; empty when there is nothing to say. memory_bytes:
+    of the domains on it. revision: of the event that changed it last; 0 before one. added: at run
+    time. template: name of the one that makes it, or empty.
     """
 
     config: CoprocConfig
@@ -49,6 +50,7 @@ class CoprocStatus:
     draining: bool
     added: bool
     template: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +145,7 @@ class Queries:
     def coproc(self, name: str) -> CoprocStatus:
         """Raises: NotFound."""
         with self._store.read() as view:
-            desired = read_desired(view, self._leases, also=name)
+            desired = read_desired(view, self._leases, also=[name])
         return coproc_statuses(desired, [desired.coproc(name)], self.accounts() or ())[0]
 
     def coproc_types(self) -> list[TypeCapacity]:
@@ -313,6 +315,7 @@ def coproc_statuses(
                 draining=desired.set.draining(config.name),
                 added=desired.set.added(config.name),
                 template=template.name if template else "",
+                reason=desired.reasons[config.name],
             )
         )
     return statuses

@@ -13,6 +13,7 @@ from vcoproc.errors import PeerError, StoreUnavailable, VcoprocError
 from vcoproc_toolstack.changes import Changes
 from vcoproc_toolstack.coproc_removal import Removals, marked_removal
 from vcoproc_toolstack.endings import Endings, domain_mark, marked_domain
+from vcoproc_toolstack.first_domain import FIRST_MARK, FirstDomain
 from vcoproc_toolstack.plans import domain_steps
 from vcoproc_toolstack.reconcile import (
     Unfinished,
@@ -96,10 +97,13 @@ class Marks:
 class Repairer:
     """Compares what a service holds with the store, and performs the difference."""
 
-    def __init__(self, changes: Changes, endings: Endings, removals: Removals) -> None:
+    def __init__(
+        self, changes: Changes, endings: Endings, removals: Removals, first_domain: FirstDomain
+    ) -> None:
         self._changes = changes
         self._endings = endings
         self._removals = removals
+        self._first_domain = first_domain
         self._store = changes.store
         self._leases = changes.leases
         self._services = changes.services
@@ -173,6 +177,8 @@ class Repairer:
                 with self._changes.exclusive():
                     self._finish_unfinished()
                 return True
+            if service == FIRST_MARK:
+                return self._first_domain.make()
             if (domid := marked_domain(service)) is not None:
                 return self._endings.go_on(domid)
             if (coproc := marked_removal(service)) is not None:

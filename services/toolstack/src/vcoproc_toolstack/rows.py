@@ -12,7 +12,7 @@ from typing import Any, Final, Generic, TypeVar
 
 from sqlalchemy import LargeBinary, Table
 
-from vcoproc.config import CoprocConfig, LineConfig, RangeConfig
+from vcoproc.config import CoprocConfig, LineConfig, Origin, RangeConfig
 from vcoproc.model.domain_state import DomainState
 from vcoproc_toolstack.records import (
     CoprocLife,
@@ -276,6 +276,7 @@ def _to_config(fields: dict[str, Any]) -> CoprocConfig:
             "lines": tuple(LineConfig(**each) for each in fields["lines"]),
             "scheduler_params": _tuples(fields["scheduler_params"]),
             "platform_params": _tuples(fields["platform_params"]),
+            "origins": tuple(Origin(*each) for each in fields.get("origins", ())),
         }
     )
 

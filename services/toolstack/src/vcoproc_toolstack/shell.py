@@ -38,6 +38,7 @@ from vcoproc_toolstack.coproc_set import check_tree
 from vcoproc_toolstack.endings import Endings
 from vcoproc_toolstack.event_hub import EventHub
 from vcoproc_toolstack.fallbacks import FallbackWatch
+from vcoproc_toolstack.first_domain import FIRST_MARK, FirstDomain
 from vcoproc_toolstack.gateway_domains import Verbs
 from vcoproc_toolstack.health import HealthWatch
 from vcoproc_toolstack.leases import Leases
@@ -140,12 +141,13 @@ class Shell:
             CoprocChanges(self._changes, moves, removals, self._services.scheduling),
             removals,
         )
-        self._repairer = Repairer(self._changes, endings, removals)
+        self._repairer = Repairer(self._changes, endings, removals, FirstDomain(self._changes))
 
     def start(self) -> None:
         """Repairs what an earlier one left, then serves."""
         self._repairer.start()
         self._audit_log.complete_cut_off()
+        self._marks.mark(FIRST_MARK)
         self._serve_leases()
         self._serve_api()
         thread = threading.Thread(target=self._repair, name="repair", daemon=True)
@@ -170,16 +172,19 @@ class Shell:
         try:
             self._repairer.run(self._marks)
         except BaseException:
-            # A bug. Without repairs the toolstack would seem well and be wrong: it ends, and
-            # whoever keeps it alive starts another one.
-            self._failed = True
-            os.kill(os.getpid(), signal.SIGTERM)
+            self._die()
             raise
+
+    def _die(self) -> None:
+        """A thread ended by a bug. The toolstack would seem well and be wrong: it ends, and whoever
+        keeps it alive starts another one."""
+        self._failed = True
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def check(self) -> None:
         """Raises: InvariantViolation (a thread of ours died)."""
         if self._failed:
-            raise InvariantViolation("the repair thread died, see the trace")
+            raise InvariantViolation("a thread of the toolstack died, see the trace")
 
     def stop(self) -> None:
         """Ends everything, newest first."""
@@ -192,7 +197,7 @@ class Shell:
             self._log,
             endpoints=(self._run_dir.ipc("schedule"), self._run_dir.ipc("irq-coproc")),
             credential=self._run_dir.cluster_key(),
-            mark=self._marks.mark,
+            mark=self._leased,
         )
         self._serve(
             "lease",
@@ -201,8 +206,13 @@ class Shell:
             lease.THREADS,
         )
 
+    def _leased(self, service: str) -> None:
+        """Something is to be repaired after a lease; and perhaps the first domain waited for it."""
+        self._marks.mark(service)
+        self._marks.mark(FIRST_MARK)
+
     def _serve_api(self) -> None:
-        hub = EventHub(self._store, self._leases, self._log)
+        hub = EventHub(self._store, self._leases, self._log, self._die)
         hub.start()
         self._exit.callback(hub.stop)
         streams = OpenStreams()

@@ -305,6 +305,7 @@ def coproc_message(status: CoprocStatus) -> api.Coproc:
         added=status.added,
         aliases=config.aliases,
         template=status.template,
+        state_reason=status.reason,
     )
 
 

@@ -210,12 +210,15 @@ class Turns:
 
     def forget_holds(self, holds: Sequence[Hold]) -> None:
         """These coproc-sims do not have these vcoprocs any more: releases what nobody reaches."""
+        with self.store.read() as view:
+            others = {name for hold in view.holds() if hold not in holds for name in hold.files}
+            kept = wanted_files(view) | others
+        # Before the store forgets them: nobody would know of the files afterwards.
+        for name in sorted({name for hold in holds for name in hold.files} - kept):
+            self.memory.remove(name)
         with self.change() as change:
             for hold in holds:
                 change.delete_hold(hold.coproc, hold.vcoproc_id)
-            kept = wanted_files(change) | held_files(change)
-        for name in sorted({name for hold in holds for name in hold.files} - kept):
-            self.memory.remove(name)
 
     def held_files(self) -> set[str]:
         """See the function of that name."""

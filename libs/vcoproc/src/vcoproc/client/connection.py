@@ -149,4 +149,4 @@ def meaning(error: grpc.RpcError, place: Place) -> VcoprocError:
         return Unreachable(place.shown, why or "it does not answer")
     if code is grpc.StatusCode.UNIMPLEMENTED:
         return grpc_kit.RemoteRefusal(code.name, "the cluster is older than this client", {})
-    return grpc_kit.RemoteRefusal(code.name, error.details() or code.name, {})
+    return grpc_kit.RemoteRefusal(grpc_kit.bare_reason(code), error.details() or code.name, {})

@@ -76,8 +76,14 @@ class ClientWaits:
 
     def _watch(self) -> None:
         """Gives up those whose time is over, as long as anybody waits."""
-        while (give_up := self._overdue()) is not None:
-            give_up()
+        try:
+            while (give_up := self._overdue()) is not None:
+                give_up()
+        except BaseException:
+            # A bug. The next one who waits starts another thread.
+            with self._lock:
+                self._watched = False
+            raise
 
     def _overdue(self) -> Callable[[], None] | None:
         """Waits for the next one whose time is over; None when nobody waits any more."""

@@ -22,7 +22,10 @@ from vcoproc.errors import (
 from vcoproc.runtime.grpc_calls import STATUS_KEY, Guard, Interceptor, open_to_all
 from vcoproc.runtime.logs import Log
 
-_MESSAGE_BYTES_MAX: Final = 8 * 1024 * 1024
+_MESSAGE_BYTES_MAX: Final = 8 * limits.MIB
+"""Of a request."""
+_ANSWER_BYTES_MAX: Final = 64 * limits.MIB
+"""A picture of the largest cluster has about 10 MiB."""
 
 
 class RemoteRefusal(RequestError):
@@ -178,7 +181,7 @@ _CHANNEL_OPTIONS: Final = (
     # Not min_reconnect_backoff_ms: it bounds each attempt, and a busy machine is slow.
     ("grpc.initial_reconnect_backoff_ms", 50),
     ("grpc.max_reconnect_backoff_ms", 500),
-    ("grpc.max_receive_message_length", _MESSAGE_BYTES_MAX),
+    ("grpc.max_receive_message_length", _ANSWER_BYTES_MAX),
 )
 """A channel that reconnects quickly, as peers on one machine restart quickly."""
 
@@ -227,9 +230,13 @@ def to_error(error: grpc.RpcError) -> VcoprocError:
         return RemoteRefusal(*info)
     if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
         return RemoteUnavailable(words)
-    # A stream that was cut has no room for its reason; nothing else of ours is ABORTED.
-    cut = error.code() is grpc.StatusCode.ABORTED
-    return RemoteRefusal(WatcherTooSlow.reason if cut else error.code().name, words, {})
+    return RemoteRefusal(bare_reason(error.code()), words, {})
+
+
+def bare_reason(code: grpc.StatusCode) -> str:
+    """The reason of an error that came without details."""
+    # A stream that was cut has no room for any; nothing else of ours is ABORTED.
+    return WatcherTooSlow.reason if code is grpc.StatusCode.ABORTED else code.name
 
 
 assert grpc.StatusCode.NOT_FOUND.value[0] == code_pb2.NOT_FOUND

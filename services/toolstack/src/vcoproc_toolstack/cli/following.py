@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -50,13 +49,18 @@ class CoprocFollower:
 
         while not self._stopping.is_set():
             # Whatever ends a watch: everything is looked at again then, so that nothing is missed.
-            with contextlib.suppress(VcoprocError), Cluster(self._run_dir) as cluster:
-                with self._lock:
-                    if self._stopping.is_set():
-                        return
-                    self._cluster = cluster
-                self._watch(cluster)
-            self._stopping.wait(RETRY_S)
+            try:
+                with Cluster(self._run_dir) as cluster:
+                    with self._lock:
+                        if self._stopping.is_set():
+                            return
+                        self._cluster = cluster
+                    self._watch(cluster)
+            except VcoprocError:
+                self._stopping.wait(RETRY_S)
+            except ValueError:  # what gRPC says of a channel that is closed: by `stop`
+                if not self._stopping.is_set():
+                    raise
 
     def _watch(self, cluster: Cluster) -> None:
         from vcoproc.api.v1.toolstack_pb2 import Event
