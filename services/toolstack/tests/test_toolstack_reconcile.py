@@ -47,8 +47,7 @@ def test_a_scheduler_that_lost_everything_gets_it_back(full: Rig) -> None:
 
 def test_an_irq_router_that_lost_everything_gets_it_back(full: Rig) -> None:
     before = full.services.held()
-    full.services.lines.clear()
-    full.services.domids.clear()
+    full.services.forget_lines()
     assert full.repairer.repair(IRQ_ROUTER)
     assert full.services.held() == before
 

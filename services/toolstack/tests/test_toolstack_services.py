@@ -96,7 +96,7 @@ class Coproc(Noting, rpc.CoprocSimServiceServicer):
     def GetStatus(self, _request: Any, _context: Any) -> Any:
         return pb.CoprocStatus(
             vcoprocs=[
-                pb.VcoprocStatus(vcoproc_id=7, paused=True),
+                pb.VcoprocStatus(vcoproc_id=7, paused=True, name="domains/fir/vcoprocs/a"),
                 pb.VcoprocStatus(vcoproc_id=8, runnable=True),
             ]
         )
@@ -116,7 +116,8 @@ class Router(Noting, rpc.IrqControlServiceServicer):
         return self._note(request, pb.MoveLinesResponse())
 
     def ListLines(self, _request: Any, _context: Any) -> Any:
-        level, edge = {"level": True}, {"level": False}
+        level: dict[str, Any] = {"level": True, "coproc": "dsp0"}
+        edge: dict[str, Any] = {"level": False, "coproc": "dsp0"}
         return pb.ListLinesResponse(
             lines=[
                 pb.LineStatus(domid=1, vcoproc_id=7, line=0, pending=True, enabled=True, **level),
@@ -322,7 +323,7 @@ def test_domains_are_paused_in_the_irq_router(wire: Wire) -> None:
 
 def test_what_is_paused_and_what_waits_is_read(wire: Wire) -> None:
     view = wire.services.router()
-    assert (view.domids, view.vcoproc_ids, view.paused) == ({1, 2}, {7}, {2})
+    assert (view.domids, view.coprocs, view.paused) == ({1, 2}, {7: "dsp0"}, {2})
     # A level is said again by whoever holds it; an edge that was taken is in nobody's hands then.
     assert view.lines[7] == (
         LineNow(0, False, False),
@@ -332,6 +333,7 @@ def test_what_is_paused_and_what_waits_is_read(wire: Wire) -> None:
     )
     status = wire.services.coproc("dsp0", limits.CALL_TIMEOUT_NS)
     assert status.paused == {7}
+    assert status.names[7] == AUDIO.resource
     assert dict(status.vcoprocs) == {7: VcoprocState.SLEEPING, 8: VcoprocState.WAITING}
 
 

@@ -363,7 +363,7 @@ class FakeServices:
         self._answers(IRQ_ROUTER)
         return RouterView(
             frozenset(self.domids),
-            frozenset(self.lines),
+            dict(self.coproc_of_lines),
             frozenset(self.paused_domids),
             dict(self.lines_now),
         )
@@ -377,6 +377,7 @@ class FakeServices:
             0,
             tuple((number, self._state(number)) for number in held),
             frozenset(number for number, seat in held.items() if seat.paused),
+            {number: seat.step.vcoproc.resource for number, seat in held.items()},
         )
 
     def _state(self, number: int) -> VcoprocState:

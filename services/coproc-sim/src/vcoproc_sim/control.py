@@ -241,6 +241,7 @@ class VcoprocControl:
                 trap_count=vcoproc.trap_count,
                 instruction_count=vcoproc.instruction_count,
                 paused=vcoproc.paused,
+                name=vcoproc.name,
             )
             for vcoproc in self._executor.vcoprocs.values()
         ]

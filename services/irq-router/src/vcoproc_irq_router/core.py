@@ -117,7 +117,7 @@ class IrqRouterCore:
             LineView(
                 domid, line.vcoproc_id, line.line, irq, line.level, line.high, line.pending,
                 line.active, line.enabled, line.raised_count, line.injected_count,
-                line.merged_count,
+                line.merged_count, self._vcoprocs[line.vcoproc_id].coproc,
             )
             for domid, domain in sorted(self._domains.items())
             for irq, line in sorted(domain.lines.items())

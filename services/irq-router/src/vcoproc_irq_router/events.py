@@ -170,3 +170,4 @@ class LineView(NamedTuple):
     raised_count: int
     injected_count: int
     merged_count: int
+    coproc: str

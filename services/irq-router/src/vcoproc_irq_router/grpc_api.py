@@ -116,4 +116,5 @@ def _status(line: LineView) -> pb.LineStatus:
         raised_count=line.raised_count,
         injected_count=line.injected_count,
         merged_count=line.merged_count,
+        coproc=line.coproc,
     )

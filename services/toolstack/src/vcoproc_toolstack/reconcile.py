@@ -109,7 +109,7 @@ def router_repair(domains: Sequence[DomainRecord], view: RouterView) -> list[Ste
     ids = {vcoproc.vcoproc_id for _, vcoproc in pairs}
     placed = [domain for domain in domains if domain.placed]
     return [
-        *(UnmapLines(vcoproc_id) for vcoproc_id in sorted(view.vcoproc_ids - ids)),
+        *(UnmapLines(vcoproc_id) for vcoproc_id in sorted(view.coprocs.keys() - ids)),
         *(
             RemoveDomain(domid)
             for domid in sorted(view.domids - {domain.domid for domain in placed})
@@ -117,16 +117,18 @@ def router_repair(domains: Sequence[DomainRecord], view: RouterView) -> list[Ste
         *(AddDomain(domain) for domain in placed if domain.domid not in view.domids),
         # Before its lines: nothing is to come through a new one.
         *(PauseDomain(d.domid) for d in placed if d.held and d.domid not in view.paused),
-        *(_lines(vcoproc, view) for _, vcoproc in pairs),
+        *(step for _, vcoproc in pairs for step in _line_steps(vcoproc, view)),
         *(ResumeDomain(d.domid) for d in placed if not d.held and d.domid in view.paused),
     ]
 
 
-def _lines(vcoproc: VcoprocRecord, view: RouterView) -> Step:
+def _line_steps(vcoproc: VcoprocRecord, view: RouterView) -> list[Step]:
     """What gives a vcoproc its lines, of its own coproc."""
-    if vcoproc.vcoproc_id in view.vcoproc_ids:
-        return MoveLines(vcoproc.vcoproc_id, vcoproc.coproc, vcoproc.coproc)
-    return MapLines(vcoproc)
+    coproc = view.coprocs.get(vcoproc.vcoproc_id)
+    if coproc is None:
+        return [MapLines(vcoproc)]
+    moved = MoveLines(vcoproc.vcoproc_id, vcoproc.coproc, coproc)
+    return [] if coproc == vcoproc.coproc else [moved]
 
 
 def coproc_repair(
@@ -141,42 +143,53 @@ def coproc_repair(
     """
     pairs = wanted(domains)
     coproc_of = {vcoproc.vcoproc_id: vcoproc.coproc for _, vcoproc in pairs}
-    present = {vcoproc_id for vcoproc_id, _ in view.vcoprocs}
     steps: list[Step] = [
         DetachVcoproc(coproc, vcoproc_id, moved=vcoproc_id in coproc_of)
-        for vcoproc_id in sorted(present)
+        for vcoproc_id, _ in sorted(view.vcoprocs)
         if coproc_of.get(vcoproc_id) != coproc
     ]
+    present = {vcoproc_id for vcoproc_id, _ in view.vcoprocs}
     for domain, vcoproc in pairs:
         if vcoproc.coproc == coproc:
-            number = vcoproc.vcoproc_id
-            steps += _seat_steps(
-                domain,
-                vcoproc,
-                present=number in present,
-                paused=number in view.paused,
-                context=number in contexts,
-            )
+            context = vcoproc.vcoproc_id in contexts
+            if vcoproc.vcoproc_id in present:
+                steps += _kept_steps(domain, vcoproc, view, context=context)
+            else:
+                steps += _new_steps(domain, vcoproc, context=context)
     return steps
 
 
-def _seat_steps(
-    domain: DomainRecord, vcoproc: VcoprocRecord, *, present: bool, paused: bool, context: bool
-) -> list[Step]:
+def _new_steps(domain: DomainRecord, vcoproc: VcoprocRecord, *, context: bool) -> list[Step]:
     """What gives a vcoproc its place on its coproc. context: one is kept for it."""
+    place = domain.memory_file, domain.memory_bytes
+    if not context:
+        return [AttachVcoproc(vcoproc, *place, domain.held)]
     seat = vcoproc.coproc, vcoproc.vcoproc_id
-    load = context and not present  # what is present has loaded it, or is what it was made from
-    attach = AttachVcoproc(vcoproc, domain.memory_file, domain.memory_bytes, domain.held or load)
-    if load:
-        file_name = context_file(vcoproc.vcoproc_id)
-        return [attach, LoadContext(*seat, file_name), *release_steps(domain, vcoproc)]
-    steps: list[Step] = [] if present else [attach]
+    return [
+        AttachVcoproc(vcoproc, *place, paused=True),
+        LoadContext(*seat, context_file(vcoproc.vcoproc_id)),
+        *release_steps(domain, vcoproc),
+    ]
+
+
+def _kept_steps(
+    domain: DomainRecord, vcoproc: VcoprocRecord, view: CoprocView, *, context: bool
+) -> list[Step]:
+    """What corrects a vcoproc that is there. context: one is kept for it.
+
+    It has loaded that, or is what it was made from, and its driver may have gone on since.
+    """
+    number = vcoproc.vcoproc_id
+    seat = vcoproc.coproc, number
+    steps: list[Step] = []
+    if view.names.get(number) != vcoproc.resource:
+        steps.append(AttachVcoproc(vcoproc, domain.memory_file, domain.memory_bytes, domain.held))
     if context:
         steps.append(ForgetContext(*seat))
-    if present and domain.held:
+    if domain.held:
         # Also one that is paused: a move that was cut off may have left its driver waiting.
-        steps.append(PauseVcoproc(*seat, again=paused))
-    elif present and paused:
+        steps.append(PauseVcoproc(*seat, again=number in view.paused))
+    elif number in view.paused:
         steps.append(ResumeVcoproc(*seat))
     return steps
 

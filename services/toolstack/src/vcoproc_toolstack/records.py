@@ -406,19 +406,26 @@ class LineNow:
 
 @dataclass(frozen=True, slots=True)
 class RouterView:
-    """What the irq-router holds. paused: domains. lines: by number of the vcoproc."""
+    """What the irq-router holds. paused: domains.
+
+    coprocs, lines: whose lines they are, and how each is, by number of the vcoproc.
+    """
 
     domids: frozenset[int]
-    vcoproc_ids: frozenset[int]
+    coprocs: Mapping[int, str]
     paused: frozenset[int] = frozenset()
     lines: Mapping[int, tuple[LineNow, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class CoprocView:
-    """What a coproc-sim says of its coproc. paused: those of its vcoprocs that are kept off."""
+    """What a coproc-sim says of its coproc. paused: those of its vcoprocs that are kept off.
+
+    names: what its vcoprocs are called, by number.
+    """
 
     current: int
     switch_count: int
     vcoprocs: tuple[tuple[int, VcoprocState], ...]
     paused: frozenset[int] = frozenset()
+    names: Mapping[int, str] = field(default_factory=dict)

@@ -289,7 +289,7 @@ class GrpcServices:
             lines[line.vcoproc_id] = (*lines.get(line.vcoproc_id, ()), now)
         return RouterView(
             frozenset({*answer.domids, *(line.domid for line in answer.lines)}),
-            frozenset(lines),
+            {line.vcoproc_id: line.coproc for line in answer.lines},
             frozenset(answer.paused_domids),
             lines,
         )
@@ -305,6 +305,7 @@ class GrpcServices:
                 for each in answer.vcoprocs
             ),
             frozenset(each.vcoproc_id for each in answer.vcoprocs if each.paused),
+            {each.vcoproc_id: each.name for each in answer.vcoprocs},
         )
 
 

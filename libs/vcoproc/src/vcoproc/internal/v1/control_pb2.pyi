@@ -602,6 +602,7 @@ class VcoprocStatus(_message.Message):
     TRAP_COUNT_FIELD_NUMBER: _builtins.int
     INSTRUCTION_COUNT_FIELD_NUMBER: _builtins.int
     PAUSED_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
     vcoproc_id: _builtins.int
     runnable: _builtins.bool
     faulted: _builtins.bool
@@ -609,6 +610,8 @@ class VcoprocStatus(_message.Message):
     trap_count: _builtins.int
     instruction_count: _builtins.int
     paused: _builtins.bool
+    name: _builtins.str
+    """As it was attached, or renamed since."""
     def __init__(
         self,
         *,
@@ -619,10 +622,11 @@ class VcoprocStatus(_message.Message):
         trap_count: _builtins.int = ...,
         instruction_count: _builtins.int = ...,
         paused: _builtins.bool = ...,
+        name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["connected", b"connected", "faulted", b"faulted", "instruction_count", b"instruction_count", "paused", b"paused", "runnable", b"runnable", "trap_count", b"trap_count", "vcoproc_id", b"vcoproc_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["connected", b"connected", "faulted", b"faulted", "instruction_count", b"instruction_count", "name", b"name", "paused", b"paused", "runnable", b"runnable", "trap_count", b"trap_count", "vcoproc_id", b"vcoproc_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2287,6 +2291,7 @@ class LineStatus(_message.Message):
     RAISED_COUNT_FIELD_NUMBER: _builtins.int
     INJECTED_COUNT_FIELD_NUMBER: _builtins.int
     MERGED_COUNT_FIELD_NUMBER: _builtins.int
+    COPROC_FIELD_NUMBER: _builtins.int
     domid: _builtins.int
     vcoproc_id: _builtins.int
     line: _builtins.int
@@ -2300,6 +2305,8 @@ class LineStatus(_message.Message):
     injected_count: _builtins.int
     merged_count: _builtins.int
     """Edges that merged with one that was pending already."""
+    coproc: _builtins.str
+    """Whose line it is."""
     def __init__(
         self,
         *,
@@ -2315,10 +2322,11 @@ class LineStatus(_message.Message):
         raised_count: _builtins.int = ...,
         injected_count: _builtins.int = ...,
         merged_count: _builtins.int = ...,
+        coproc: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "domid", b"domid", "enabled", b"enabled", "high", b"high", "injected_count", b"injected_count", "irq", b"irq", "level", b"level", "line", b"line", "merged_count", b"merged_count", "pending", b"pending", "raised_count", b"raised_count", "vcoproc_id", b"vcoproc_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active", b"active", "coproc", b"coproc", "domid", b"domid", "enabled", b"enabled", "high", b"high", "injected_count", b"injected_count", "irq", b"irq", "level", b"level", "line", b"line", "merged_count", b"merged_count", "pending", b"pending", "raised_count", b"raised_count", "vcoproc_id", b"vcoproc_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
