@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from pathlib import Path
 
 import pytest
 
@@ -51,3 +52,13 @@ def test_no_vcoproc_of_a_held_domain_is_let_run_but_by_its_end() -> None:
     assert {S.PAUSED, S.SAVING, S.CRASHED} == HELD
     assert after(S.PAUSED, V.ATTACH) in HELD
     assert after(S.CRASHED, V.MOVE) in HELD
+
+
+def test_the_page_shows_the_table() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "lifecycle.md").read_text()
+    states = [state for state in S if state is not S.ABSENT]
+    for verb in V:
+        ends = [TRANSITIONS.get((state, verb)) for state in states]
+        cells = ["-" if end is None else f"`{end.value}`" for end in ends]
+        row = f"| {verb.value} | {' | '.join(cells)} |".replace("`ABSENT`", "gone")
+        assert (row in page) is any(ends), row

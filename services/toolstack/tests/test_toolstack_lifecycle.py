@@ -32,6 +32,7 @@ from vcoproc.errors import (
 )
 from vcoproc.model.domain_state import DomainState
 from vcoproc_toolstack.records import DomainRecord, Life, VcoprocState
+from vcoproc_toolstack.schedules import Wish
 from vcoproc_toolstack.turns import Request
 
 
@@ -151,6 +152,18 @@ def test_a_crashed_domain_is_not_given_up_for_a_start_that_cannot_be(rig: Rig) -
         rig.lifecycle.start("fir", NO_REQUEST)
     assert state(rig) is DomainState.CRASHED
     assert picture(rig)["memory"] == before["memory"]
+
+
+def test_a_stopped_domain_is_scheduled_as_was_said_meanwhile(rig: Rig) -> None:
+    stopped(rig)
+    parameters = {"weight": 9}
+    rig.schedule_changes.set_parameters("fir", "audio", parameters, NO_REQUEST, seal_vcoproc)
+    wish = Wish("edf", vcoprocs={"domains/fir/vcoprocs/video": {"budget_us": 7}})
+    rig.schedule_changes.set_schedule("dsp1", wish, NO_REQUEST, lambda *_: b"")
+    assert not any(rig.services.scheduled.values()), "it has no place in a queue"
+    rig.lifecycle.start("fir", NO_REQUEST)
+    assert rig.services.scheduled["dsp0"][1] == (("weight", 9),)
+    assert rig.services.scheduled["dsp1"][2] == (("budget_us", 7),)
 
 
 # --- paused and resumed ---------------------------------------------------------------------------

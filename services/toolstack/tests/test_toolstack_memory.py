@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from collections.abc import Iterator
@@ -89,6 +90,13 @@ def test_no_space_is_told_as_such(memory: MemoryDir, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("os.ftruncate", full)
     with pytest.raises(LimitExceeded, match="no space left"):
         memory.make(MakeMemory("domain-1", 4096))
+
+    class Full(io.BytesIO):
+        def flush(self) -> None:
+            full()
+
+    with pytest.raises(LimitExceeded):
+        memory.flush(Full())
     monkeypatch.setattr("os.pwrite", full)
     with (memory.path_of("x")).open("w+b") as file, pytest.raises(LimitExceeded):
         memory.put_sparsely(file, 0, b"x" * 4096)

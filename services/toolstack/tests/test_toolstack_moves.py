@@ -222,3 +222,21 @@ def test_who_looks_during_a_move_sees_one_vcoproc(rig: Rig) -> None:
     rig.services.before = look
     move(rig)
     assert {tuple(each) for each in seen} == {("dsp0",), ("ncore-0",)}
+
+
+def test_a_way_back_tells_a_driver_that_was_not_told_yet(rig: Rig) -> None:
+    """dsp0 fell silent before the first move was over, and answers again in time for the second."""
+    running(rig)
+
+    def silence(step: Step) -> None:
+        if isinstance(step, DetachVcoproc):
+            rig.services.before = lambda _step: None
+            raise PeerLost("coproc dsp0")
+
+    rig.services.before = silence
+    move(rig, "ncore-0")
+    assert rig.services.told_moved == []
+    move(rig, "dsp0")
+    assert rig.services.told_moved == [("dsp0", 1), ("ncore-0", 1)]
+    seat = rig.services.attached["dsp0"][1]
+    assert (seat.label, seat.paused) == ("worked", False)

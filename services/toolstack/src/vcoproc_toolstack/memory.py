@@ -106,8 +106,7 @@ class MemoryDir:
                     if written > bytes_max:
                         raise LimitExceeded(f"size of {file_name}", bytes_max, "bytes")
                     self.put(file, piece)
-                with self._told():
-                    file.flush()
+                self.flush(file)
             with self._told():
                 self.path_of(staged).rename(self.path_of(file_name))
         except BaseException:
@@ -155,6 +154,11 @@ class MemoryDir:
         """Writes a piece where the last one ended. Raises: as `make`."""
         with self._told():
             file.write(piece)
+
+    def flush(self, file: IO[bytes]) -> None:
+        """Whoever reads a file sees all that was written. Raises: as `make`."""
+        with self._told():
+            file.flush()
 
     def put_sparsely(self, file: IO[bytes], offset: int, piece: bytes) -> None:
         """Writes the pages of a piece that are not all zeros. Raises: as `make`.

@@ -95,7 +95,7 @@ class Moves:
         placed = [each for each in passages if each.vcoproc.placed]
         if not placed:
             return changes.carry_out(Saga(), committed)
-        changes.release(holds)
+        changes.release(holds, moved=True)
         # Nobody is paused for a scheduler that does not answer.
         changes.services.accounts(limits.CALL_TIMEOUT_NS)
         moves = [

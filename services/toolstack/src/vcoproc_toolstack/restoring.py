@@ -95,6 +95,7 @@ class Restoring:
                     raise BadSnapshot(f"is longer than {limits.SNAPSHOT_BYTES_MAX} bytes")
                 digest.update(piece)
                 memory.put(file, piece)
+            memory.flush(file)
             yield Upload(file, digest.digest())
 
     def restore_domain(

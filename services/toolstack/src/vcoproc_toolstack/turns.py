@@ -198,14 +198,17 @@ class Turns:
             for hold in holds:
                 change.add_hold(hold)
 
-    def release(self, holds: Iterable[Hold]) -> None:
+    def release(self, holds: Iterable[Hold], *, moved: bool = False) -> None:
         """Takes vcoprocs from coproc-sims that may have them although they are not to.
+
+        Args:
+            moved: they live on elsewhere, and their drivers are told so.
 
         Raises:
             VcoprocError: one of them does not answer; it may have it still.
         """
         for hold in holds:
-            self.services.perform(DetachVcoproc(hold.coproc, hold.vcoproc_id))
+            self.services.perform(DetachVcoproc(hold.coproc, hold.vcoproc_id, moved))
             self.forget_holds([hold])
 
     def forget_holds(self, holds: Sequence[Hold]) -> None:
