@@ -214,6 +214,7 @@ def test_a_toolstack_that_is_killed_in_between_leaves_all_of_it_or_nothing(
                 wait_for(client, DESTROYED, f"coprocs/{there}", partial(gone, client, there))
                 there, other = other, f"npu{number + 1}"
                 add(client, other, 0xA000_0000 + (number << 24))
+    online(client, there)  # the toolstack may just have started again
     assert client.vcoproc("guest/v0").state != api.Vcoproc.STATE_LOST
 
 
