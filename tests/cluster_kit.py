@@ -13,6 +13,8 @@ import grpc
 import pytest
 
 from vcoproc.api.v1 import toolstack_pb2, toolstack_pb2_grpc
+from vcoproc.client import Cluster as Client
+from vcoproc.client import calls
 from vcoproc.guest import Domain, Remoteproc
 from vcoproc.guest.vcoproc import Vcoproc
 from vcoproc.guest.work_ring import MAILBOX_READY_WORD
@@ -126,6 +128,16 @@ def ring(domain: Domain, vcoproc: str = "v0", timeout_ns: int = 10 * S) -> int:
     core.write32("IRQ_STATUS", ALL_BITS)
     domain.eoi(interrupt)
     return int(core.mapped("mbox").cast("I")[COUNT_WORD])
+
+
+def wait_for(client: Client, kind: int, name: str, met: Callable[[], bool]) -> None:
+    """Until a condition is met; looked at again after each event of that kind and name."""
+    revision = client.whole(calls.coprocs("")).revision
+    if met():
+        return
+    for event in client.watch(revision=revision):
+        if (event.kind, event.name) == (kind, name) and met():
+            return
 
 
 def start_cluster(tree: Path) -> Running:

@@ -9,17 +9,24 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import pytest
 
-from cluster_kit import EXAMPLES, Running, ring, start_cluster, start_firmware, stop_cluster
+from cluster_kit import (
+    EXAMPLES,
+    Running,
+    ring,
+    start_cluster,
+    start_firmware,
+    stop_cluster,
+    wait_for,
+)
 from vcoproc.api.v1 import toolstack_pb2 as api
 from vcoproc.client import Cluster as Client
-from vcoproc.client import calls
 from vcoproc.errors import VcoprocError
 from vcoproc.guest import Domain
 from vcoproc.runtime.process import EXIT_REMOVED
@@ -52,16 +59,6 @@ def demo() -> Iterator[tuple[Running, Client]]:
     with Client(running.run_dir) as client:
         yield running, client
     stop_cluster(running)
-
-
-def wait_for(client: Client, kind: int, name: str, met: Callable[[], bool]) -> None:
-    """Until a condition is met; looked at again after each event of that kind and name."""
-    revision = client.whole(calls.coprocs("")).revision
-    if met():
-        return
-    for event in client.watch(revision=revision):
-        if (event.kind, event.name) == (kind, name) and met():
-            return
 
 
 def online(client: Client, name: str) -> None:

@@ -81,5 +81,7 @@ class FirstDomain:
         if words != self._told:
             self._told = words
             self._changes.log.error("the first domain cannot be made yet", why=str(error))
-            with self._changes.change() as change:
-                change.add_event(f"domains/{config.name}", EventKind.CHANGED, words)
+            name = f"domains/{config.name}"
+            self._changes.store.note(
+                lambda change: change.add_event(name, EventKind.CHANGED, words)
+            )
