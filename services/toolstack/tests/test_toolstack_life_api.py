@@ -15,6 +15,7 @@ from toolstack_rig import NO_REQUEST, NOTHING, TWO_VCOPROCS, one_vcoproc
 from toolstack_server import TIMEOUT_S, Server, refused
 
 from vcoproc import limits
+from vcoproc.api.v1 import audit_pb2
 from vcoproc.api.v1 import snapshot_pb2 as snapshot
 from vcoproc.api.v1 import toolstack_pb2 as api
 from vcoproc.model.domain_state import DomainState
@@ -344,6 +345,9 @@ def test_a_client_that_cancels_a_save_lets_the_domain_go_on(full: Server) -> Non
     assert full.rig.repairer.repair("domain/2")
     assert state(full) == "RUNNING"
     assert full.rig.domains()[0].state is DomainState.RUNNING
+    latest = audit_pb2.ListAuditEntriesRequest(page_size=1)
+    while not full.cluster.ListAuditEntries(latest).entries[0].outcome:
+        pass  # the call is still noting its end in the store, which is closed after this
 
 
 @pytest.mark.slow
