@@ -68,7 +68,7 @@ class NoServices:
         return ()
 
     def router(self) -> RouterView:
-        return RouterView(frozenset(), frozenset())
+        return RouterView(frozenset(), {})
 
     def coproc(self, name: str, timeout_ns: int) -> CoprocView:
         return CoprocView(0, 0, ())

@@ -121,7 +121,7 @@ WRONG = [
     ("slice-us = <2500>;", "slice-us = <10000001>;", "slice-us"),
     ("slice-us = <2500>;", "slice-us = <2500 2>;", "slice-us"),
     ("slice-us = <2500>;", "max-vcoprocs = <0>;", "max-vcoprocs"),
-    ("slice-us = <2500>;", "max-vcoprocs = <65>;", "max-vcoprocs"),
+    ("slice-us = <2500>;", "max-vcoprocs = <257>;", "max-vcoprocs"),
     ("slice-us = <2500>;", "instances = <65>;", "instances"),
     ("slice-us = <2500>;", "refusal-deadline-us = <500001>;", "refusal-deadline-us"),
     ("slice-us = <2500>;", "refusal-drain-us = <500001>;", "refusal-drain-us"),

@@ -118,7 +118,7 @@ def test_figures_that_no_clock_has_are_refused(name: str) -> None:
     service.set_coproc("dsp0", rr(), 0)
     with pytest.raises(InvalidArgument, match=name):
         service.add_vcoproc("dsp0", 1, {}, 0, used=Used(**{name: USED_MAX + 1}))
-    assert service.views(0)[0].vcoprocs == ()
+    assert service.view("dsp0", 0).vcoprocs == ()
     service.add_vcoproc("dsp0", 1, {}, 0, used=Used(**{name: USED_MAX}))
 
 

@@ -116,7 +116,7 @@ def test_a_coproc_that_is_removed_leaves_nothing() -> None:
             bench.service.schedule(f"x{number}", 0)
         if number % 2:
             bench.service.closed(f"x{number}", 0)
-    assert bench.service.views(0) == []
+    assert bench.views() == []
 
 
 def test_what_a_removed_coproc_still_says_is_nothing_to_the_next_of_its_name() -> None:
@@ -133,7 +133,7 @@ def test_what_a_removed_coproc_still_says_is_nothing_to_the_next_of_its_name() -
     bench.service.closed("dsp0", 0)
     bench.online("dsp0", 2)
     assert [type(message) for _, message in bench.sent] == [Grant]
-    [view] = bench.service.views(0)
+    [view] = bench.views()
     assert [each.vcoproc for each in view.vcoprocs] == [2]
 
 

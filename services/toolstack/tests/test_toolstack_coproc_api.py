@@ -99,6 +99,12 @@ def test_what_was_added_is_described_completely(server: Server) -> None:
     assert "coprocs/npu" in [each.name for each in listed.coprocs]
 
 
+def test_the_answer_has_the_order_of_the_tree(server: Server) -> None:
+    request = api.AddCoprocsRequest(tree=tree("z", "a", "m").encode(), names=["a", "z"])
+    answer = server.call("AddCoprocs", request)
+    assert [each.name for each in answer.coprocs] == ["coprocs/z", "coprocs/a"]
+
+
 def test_those_of_templates_say_so_and_are_listed_when_asked_for(server: Server) -> None:
     all_of_them = server.call("ListCoprocs", api.ListCoprocsRequest(show_unused=True)).coprocs
     assert {each.name: each.template for each in all_of_them} == {

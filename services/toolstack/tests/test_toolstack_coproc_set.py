@@ -37,6 +37,7 @@ def moved(coproc: CoprocConfig, name: str, at: int) -> CoprocConfig:
         path=f"{coproc.path}.{name}",
         aliases=(f"{name}-alias",),
         ranges=tuple(replace(each, base=each.base + at) for each in coproc.ranges),
+        file="",
     )
 
 
@@ -215,11 +216,14 @@ def test_what_clashes_with_what_is_there_is_refused(
 
 
 def test_everything_that_clashes_is_said_at_once() -> None:
-    both = system(replace(NPU, path=DSP1.path, line=3), replace(PACK, ranges=NCORE.ranges, line=7))
+    both = system(
+        replace(NPU, path=DSP1.path, line=3),
+        replace(PACK, ranges=NCORE.ranges, file="part.dtsi", line=7),
+    )
     with pytest.raises(InvalidConfig) as caught:
         plan_addition(of(), both, ())
     assert [(each.file, each.line) for each in caught.value.problems] == [
-        ("x.dts", 3), ("x.dts", 7), ("x.dts", 7),
+        ("x.dts", 3), ("part.dtsi", 7), ("part.dtsi", 7),
     ]  # fmt: skip
 
 

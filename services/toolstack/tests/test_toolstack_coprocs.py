@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from toolstack_coprocs import add, addition, drain, replace_with, seal, tree
@@ -16,6 +18,7 @@ from vcoproc.errors import (
     NotFound,
     PeerLost,
     RequestError,
+    StoreUnavailable,
     VcoprocError,
     WrongState,
 )
@@ -25,6 +28,7 @@ from vcoproc_toolstack.repair import FALLBACK
 from vcoproc_toolstack.schedules import Setting, Wish
 from vcoproc_toolstack.steps import AttachVcoproc, LoadContext, MoveLines
 from vcoproc_toolstack.turns import Request
+from vcoproc_toolstack.view import State
 
 ONCE = Request("once", b"print")
 NPU = tree("npu")
@@ -102,6 +106,23 @@ def test_one_that_is_added_is_used_like_those_of_the_tree(rig: Rig) -> None:
         rig.create(one_vcoproc(name, reference))
     assert on(rig) == {"x/vcoprocs/v": "npu", "y/vcoprocs/v": "npu"}
     assert kinds(rig, "npu") == ["CREATED"]
+
+
+def test_who_hears_of_one_that_was_added_finds_it(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits for events is woken when everybody sees the coproc already."""
+    publish = rig.store._publish
+    known: list[bool] = []
+
+    def look(state: State) -> None:
+        known.append("npu" in rig.leases.coprocs)
+        publish(state)
+
+    monkeypatch.setattr(rig.store, "_publish", look)
+    add(rig, NPU)
+    rig.removals.remove("npu", NO_REQUEST)
+    assert known == [True, True, False], "added, about to be removed, removed"
 
 
 def test_what_was_added_outlasts_a_restart(rig: Rig) -> None:
@@ -239,6 +260,23 @@ def test_whoever_is_paused_stays_so_on_the_other_coproc(full: Rig) -> None:
     assert all(runs for held in seats(full).values() for runs in held.values())
 
 
+def test_a_drain_that_nobody_knew_was_kept_is_shown_once_it_is_found_out(rig: Rig) -> None:
+    database = rig.store._database
+    run = database.run
+
+    def break_after(work: Callable[[Any], Any]) -> Any:
+        run(work)
+        database.run, database.in_doubt = run, True  # type: ignore[method-assign]
+        raise StoreUnavailable("store", "the connection broke")
+
+    database.run = break_after  # type: ignore[method-assign]
+    with pytest.raises(StoreUnavailable):
+        drain(rig, "dsp0")
+    assert not rig.leases.set.draining("dsp0")
+    rig.settle()
+    assert rig.leases.set.draining("dsp0")
+
+
 def test_vcoprocs_of_a_stopped_domain_get_another_place(rig: Rig) -> None:
     rig.changes.create_domain(TWO_VCOPROCS, "x", NO_REQUEST, rig.seal_domain, stopped=True)
     assert drain(rig, "dsp0", move=True) == b"dsp0:0d"
@@ -345,6 +383,9 @@ def test_memory_stays_as_long_as_a_silent_coproc_sim_may_reach_it(full: Rig) -> 
     assert full.leases.set.leaving("dsp0")
     with pytest.raises(WrongState, match="being removed"):
         full.create(one_vcoproc("x"))
+    [cortex] = full.queries.coproc_types()
+    assert (cortex.coproc_count, cortex.available_count) == (5, 4)
+    assert "dsp0" not in [load.name for load in cortex.rooms]
     with pytest.raises(WrongState, match="being removed"):
         full.removals.remove("dsp0", NO_REQUEST)
     full.services.check_reach()

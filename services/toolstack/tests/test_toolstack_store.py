@@ -82,6 +82,23 @@ def test_a_change_sees_itself_and_others_see_it_when_it_is_complete(store: Store
     assert domains(store) == [made]
 
 
+def test_what_has_to_be_done_with_a_change_is_done_before_anybody_sees_it(store: Store) -> None:
+    seen: list[int] = []
+
+    def look() -> None:
+        with store.read() as view:
+            seen.append(view.revision())
+
+    with store.change() as change:
+        change.add_event("domains/a", EventKind.CREATED, "")
+        change.when_kept(look)
+    assert (seen, contents(store)["revision"]) == ([1], 2)
+    with pytest.raises(ValueError, match="no"), store.change() as change:
+        change.when_kept(look)
+        raise ValueError("no")
+    assert seen == [1]
+
+
 def test_a_view_stays_as_it_is(store: Store) -> None:
     with store.change() as change:
         change.add_domain(domain(1, "a"))

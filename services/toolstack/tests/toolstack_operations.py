@@ -176,6 +176,7 @@ def _drained(rig: Rig) -> None:
 def _removed(rig: Rig) -> None:
     running(rig)
     rig.removals.remove("ncore-1", NO_REQUEST)
+    del rig.simulated["ncore-1"]  # its coproc-sim has ended
 
 
 def _offline(rig: Rig) -> None:

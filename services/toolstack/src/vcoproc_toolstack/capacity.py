@@ -57,7 +57,7 @@ def check_memory(
 
 @dataclass(frozen=True, slots=True)
 class CoprocLoad:
-    """How a coproc is used. available: it is online and not draining.
+    """How a coproc is used. available: it is online, and takes new vcoprocs.
 
     vcoproc_count_max: the least of what its tree and its type allow.
     """

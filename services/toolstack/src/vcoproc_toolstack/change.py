@@ -64,6 +64,7 @@ class Change(View):
         self._domids: set[int] = set()
         self._keys: set[tuple[str, Any]] = set()
         self._written: list[Write] = []
+        self._actions: list[Callable[[], None]] = []
 
     @property
     def state(self) -> State:
@@ -73,6 +74,15 @@ class Change(View):
     def write(self, *writes: Write) -> None:
         """Rows of tables that are not kept in memory; a `View` shows them once they are kept."""
         self._written += writes
+
+    def when_kept(self, action: Callable[[], None]) -> None:
+        """Has something done once the change is kept, and before anybody sees it."""
+        self._actions.append(action)
+
+    def kept(self) -> None:
+        """Does what `when_kept` was told."""
+        for action in self._actions:
+            action()
 
     def as_of(self, time_ns: int) -> None:
         """The next events happened at this time."""

@@ -23,7 +23,7 @@ from vcoproc.errors import (
 from vcoproc.model.domain_state import DomainVerb
 from vcoproc_toolstack.capacity import Target, memory_on, spread
 from vcoproc_toolstack.changes import Changes
-from vcoproc_toolstack.coproc_removal import Removals, need_staying, resource, vcoprocs_on
+from vcoproc_toolstack.coproc_removal import Removals, need_staying, resource, show, vcoprocs_on
 from vcoproc_toolstack.coproc_set import CoprocSet, instances_of, plan_addition
 from vcoproc_toolstack.moves import Moves, Passage, misfit
 from vcoproc_toolstack.ports import Scheduling
@@ -75,7 +75,7 @@ class CoprocChanges:
                 coprocs = self._leases.set.changed(added)
                 answer = seal(change, coprocs, _shown(coprocs, added))
                 self._changes.keep(change, request, answer)
-            self._leases.apply(coprocs)
+                show(change, self._leases, coprocs)
             return answer
 
     def check(self, addition: Addition, seal: CoprocSeal) -> bytes:
@@ -140,11 +140,10 @@ class CoprocChanges:
                     change.put_coproc(coprocs.record(name))
                     words = "takes no new vcoprocs"
                     change.add_event(resource(name), EventKind.CHANGED, words)
+                show(change, self._leases, coprocs)
                 return self._changes.keep(change, request, seal(change, coprocs, [name]))
 
-            answer = self._moves.carry(passages, commit)
-            self._leases.apply(coprocs)
-            return answer
+            return self._moves.carry(passages, commit)
 
     def undrain(self, name: str, request: Request, seal: CoprocSeal) -> bytes:
         """A coproc takes new vcoprocs again. Raises: NotFound, WrongState as of `drain`."""
@@ -159,9 +158,8 @@ class CoprocChanges:
                     change.put_coproc(coprocs.record(name))
                     words = "takes new vcoprocs again"
                     change.add_event(resource(name), EventKind.CHANGED, words)
-                answer = self._changes.keep(change, request, seal(change, coprocs, [name]))
-            self._leases.apply(coprocs)
-            return answer
+                show(change, self._leases, coprocs)
+                return self._changes.keep(change, request, seal(change, coprocs, [name]))
 
     def _ways_out(self, name: str) -> list[Passage]:
         """Where each vcoproc of a coproc can go.
@@ -194,10 +192,9 @@ class CoprocChanges:
         found = {}
         for other, coproc in present.coprocs.items():
             lease = self._leases.get(other)
-            usable = not present.draining(other) and not present.leaving(other)
-            online = self._leases.state(other) is CoprocState.ONLINE
+            usable = present.usable(other) and self._leases.state(other) is CoprocState.ONLINE
             same = other != name and coproc.compatible == present.coprocs[name].compatible
-            if lease is None or not (usable and online and same):
+            if lease is None or not (usable and same):
                 continue
             room = min(coproc.vcoprocs_max, lease.platform.contexts_max) - counts.get(other, 0)
             limit = coproc.memory_bytes_max
@@ -238,18 +235,15 @@ class CoprocChanges:
             self._leases.platform(new)
             with self._store.read() as view:
                 leaving = vcoprocs_on(view, name, DomainVerb.MOVE)
-            shown: list[CoprocSet] = []
 
             def commit(change: Change) -> bytes:
                 coprocs = self._removals.decide(change, present, name)
-                shown.append(coprocs)
                 words = f"takes the place of coproc {name}"
                 change.add_event(resource(replacement), EventKind.CHANGED, words)
                 return self._changes.keep(change, request, seal(change, coprocs, [replacement]))
 
             passages = [Passage(domain, vcoproc, replacement) for domain, vcoproc in leaving]
             answer = self._moves.carry(passages, commit)
-            self._leases.apply(shown[0])
             self._removals.end(name)
             return answer
 
@@ -274,6 +268,6 @@ def _check_schedules(
             algorithm = find_algorithm(algorithms, coproc.scheduler)
             check_parameters(algorithm, dict(coproc.scheduler_params), per_coproc=True, of=of)
         except InvalidArgument as error:
-            problems.append(ConfigProblem(file_name, coproc.line, of, str(error)))
+            problems.append(ConfigProblem(coproc.file or file_name, coproc.line, of, str(error)))
     if problems:
         raise InvalidConfig(problems)

@@ -21,6 +21,7 @@ from vcoproc.errors import NotFound, StoreUnavailable, VcoprocError, WrongState
 from vcoproc.model.domain_state import DomainVerb
 from vcoproc_toolstack.changes import Changes, need_domain
 from vcoproc_toolstack.coproc_set import CoprocSet
+from vcoproc_toolstack.leases import Leases
 from vcoproc_toolstack.reconcile import coproc_repair
 from vcoproc_toolstack.records import CoprocLife, DomainRecord, EventKind, Life, VcoprocRecord
 from vcoproc_toolstack.steps import SCHEDULER, RemoveCoproc
@@ -55,6 +56,11 @@ def need_staying(coprocs: CoprocSet, name: str) -> None:
         raise NotFound("coproc", name)
     if coprocs.leaving(name):
         raise WrongState(f"coproc {name!r}", "being removed", "one that stays")
+
+
+def show(change: Change, leases: Leases, coprocs: CoprocSet) -> None:
+    """From the end of a change on these are the coprocs that there are."""
+    change.when_kept(lambda: leases.apply(coprocs))
 
 
 def vcoprocs_on(
@@ -106,11 +112,10 @@ class Removals:
                     state = f"used by {count} vcoprocs"
                     raise WrongState(f"coproc {name!r}", state, "one without vcoprocs")
                 doomed = vcoprocs_on(change, name, DomainVerb.DETACH)
-                coprocs = self.decide(change, present, name)
+                self.decide(change, present, name)
                 for _, vcoproc in doomed:
                     change.set_vcoproc_life(vcoproc.vcoproc_id, Life.DESTROYING)
                 self._changes.keep(change, request, b"")
-            self._leases.apply(coprocs)
             with contextlib.suppress(StoreUnavailable):  # it is decided, and the repair knows
                 for domain, vcoproc in doomed:
                     words = f"coproc {name} is removed"
@@ -118,13 +123,14 @@ class Removals:
             self.end(name)
             return b""
 
-    @staticmethod
-    def decide(change: Change, present: CoprocSet, name: str) -> CoprocSet:
+    def decide(self, change: Change, present: CoprocSet, name: str) -> CoprocSet:
         """From here on a coproc is going to be removed, whoever dies; gives what is there then."""
         record = replace(present.record(name), life=CoprocLife.REMOVING)
         change.put_coproc(record)
         change.add_event(resource(name), EventKind.CHANGED, "is being removed")
-        return present.changed([record])
+        coprocs = present.changed([record])
+        show(change, self._leases, coprocs)
+        return coprocs
 
     def end(self, name: str) -> None:
         """Goes on with a removal, within a turn; the repair thread does what cannot be done now."""
@@ -181,7 +187,7 @@ class Removals:
             if template and template not in coprocs.system.coprocs:
                 words = "removed with the last coproc that it made"
                 change.add_event(resource(template.name), EventKind.DESTROYED, words)
-        self._leases.apply(coprocs)
+            show(change, self._leases, coprocs)
         try:
             self._services.perform(RemoveCoproc(name))
         except VcoprocError:

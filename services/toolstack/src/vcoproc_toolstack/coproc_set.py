@@ -106,6 +106,10 @@ class CoprocSet:
         """Whether a coproc takes no new vcoprocs."""
         return self.record(name).draining
 
+    def usable(self, name: str) -> bool:
+        """Whether a coproc takes new vcoprocs, as far as operators say."""
+        return not self.leaving(name) and not self.draining(name)
+
     def need_usable(self, name: str) -> None:
         """Refuses a coproc that takes no new vcoprocs.
 
@@ -305,10 +309,10 @@ def _note_clashes(
         for reference in (*names, coproc.path, *coproc.aliases):
             if other := owners.get(reference):
                 why = f"{reference!r} is a name, alias or path of coproc {other.name} already"
-                problems.add(coproc.line, what, why + which)
+                problems.add(coproc.where, what, why + which)
         for each in coproc.ranges:
             # Those that are there do not overlap: the last one that begins before its end will do.
             place = bisect_left(spans, (each.base + each.size_bytes,))
             if place and each.base < spans[place - 1][1]:
                 why = f"range {each.name} overlaps range {spans[place - 1][2]} of coproc"
-                problems.add(coproc.line, what, f"{why} {spans[place - 1][3]}{which}")
+                problems.add(coproc.where, what, f"{why} {spans[place - 1][3]}{which}")

@@ -94,12 +94,7 @@ def read_desired(
         set=known,
         coprocs=shown,
         states={coproc.name: leases.state(coproc.name) for coproc in shown},
-        reasons={
-            coproc.name: "is being removed"
-            if known.leaving(coproc.name)
-            else leases.why(coproc.name)
-            for coproc in shown
-        },
+        reasons={coproc.name: _reason(known, leases, coproc.name) for coproc in shown},
         overridden=frozenset(settings),
         counts=counts,
         places={coproc.name: _places(leases, coproc) for coproc in shown},

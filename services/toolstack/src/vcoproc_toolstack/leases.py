@@ -74,7 +74,6 @@ class Leases:
         self.set = coprocs
         self.system: SystemConfig = coprocs.system
         self.coprocs = coprocs.coprocs
-        self._place = {name: place for place, name in enumerate(coprocs.coprocs)}
 
     def apply(self, coprocs: CoprocSet) -> None:
         """Another set of coprocs takes the place of this one.
@@ -232,7 +231,3 @@ class Leases:
             for name, coproc in coprocs.coprocs.items()
             if name in shown or name not in coprocs.templates
         ]
-
-    def place(self, name: str) -> int | None:
-        """Where a coproc stands in that order; None for one that is not there."""
-        return self._place.get(name)

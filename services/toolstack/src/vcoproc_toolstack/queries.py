@@ -164,7 +164,7 @@ class Queries:
         with self._store.read() as view:
             coprocs = self._leases.set
             names = coprocs.coprocs if show_unused else None
-            desired = read_desired(view, self._leases, names=names)
+            desired = read_desired(view, self._leases, coprocs=coprocs, names=names)
         accounts = self.accounts() or ()
         listed = [coproc for coproc in desired.coprocs if coproc.name > after]
         return coproc_statuses(desired, listed, accounts), desired.revision
@@ -270,12 +270,13 @@ class Queries:
         self,
         view: View,
         coprocs: CoprocSet,
-        names: Iterable[str],
+        names: Sequence[str],
         accounts: Iterable[CoprocAccount] | None,
     ) -> list[CoprocStatus]:
         """How these coprocs of a set are. accounts: what the scheduler says, as of `accounts`."""
         desired = read_desired(view, self._leases, coprocs=coprocs, names=names)
-        return coproc_statuses(desired, desired.coprocs, accounts or ())
+        by_name = {coproc.name: coproc for coproc in desired.coprocs}
+        return coproc_statuses(desired, [by_name[name] for name in names], accounts or ())
 
 
 def merged_statuses(
@@ -328,7 +329,7 @@ def type_capacities(desired: Desired, statuses: Iterable[CoprocStatus]) -> list[
             CoprocLoad(
                 name=each.config.name,
                 compatible=each.config.compatible,
-                available=each.state is CoprocState.ONLINE and not each.draining,
+                available=each.state is CoprocState.ONLINE and desired.set.usable(each.config.name),
                 vcoproc_count=each.vcoproc_count,
                 vcoproc_count_max=desired.places[each.config.name],
             )

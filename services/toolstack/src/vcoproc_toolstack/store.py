@@ -187,6 +187,8 @@ class Store:
     def _keep(self, change: Change) -> None:
         if writes := change.writes():
             self._database.run(lambda connection: _write(connection, writes))
+        change.kept()
+        if writes:
             self._publish(change.state)
 
     def _publish(self, state: State) -> None:
