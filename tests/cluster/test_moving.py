@@ -322,11 +322,17 @@ def test_a_driver_does_not_notice_that_its_vcoproc_moves(
     number = toolstack.take_over(domain)
     count = 0
     for _ in range(4):
+        before = toolstack.accounting(number)
         toolstack.move(number)
+        after = toolstack.accounting(number)
+        # Times of a turn that is not over yet are estimates.
+        for name in ("switch_count", "wake_count", "instruction_count"):
+            assert getattr(after, name) >= getattr(before, name), f"{name} goes along"
         assert [ring(domain) for _ in range(3)] == [count + 1, count + 2, count + 3]
         count += 3
+    # Not every ring wakes it: it may be about to sleep, or on its way, when one comes.
     used = toolstack.accounting(number)
-    assert used.run_ns > 0 and used.wake_count >= 12, "what it used on both"
+    assert used.run_ns > 0 and used.wake_count > 0 and used.instruction_count > 0
     assert ring(neighbour) == 1
     lines = toolstack.router.ListLines(pb.ListLinesRequest(), timeout=LIMIT_S)
     assert lines.refused_count == 0, "nobody spoke for it out of turn"

@@ -15,6 +15,7 @@ from toolstack_rig import NO_REQUEST, NOTHING, TWO_VCOPROCS, one_vcoproc
 from toolstack_server import TIMEOUT_S, Server, refused
 
 from vcoproc import limits
+from vcoproc.api.v1 import audit_pb2 as audit
 from vcoproc.api.v1 import snapshot_pb2 as snapshot
 from vcoproc.api.v1 import toolstack_pb2 as api
 from vcoproc.model.domain_state import DomainState
@@ -54,6 +55,15 @@ def upload(data: bytes, **options: Any) -> Iterator[snapshot.RestoreDomainReques
 
 def restore(server: Server, data: bytes, **options: Any) -> api.Domain:
     return server.call("RestoreDomain", upload(data, **options))  # type: ignore[no-any-return]
+
+
+def wait_until_ended(server: Server) -> None:
+    """A call that was cancelled is over for its client before it is over for the server."""
+    for _ in range(10_000):
+        entries = server.call("ListAuditEntries", audit.ListAuditEntriesRequest()).entries
+        if all(entry.outcome for entry in entries):
+            return
+    pytest.fail("a call does not end")
 
 
 # --- states ---------------------------------------------------------------------------------------
@@ -344,6 +354,7 @@ def test_a_client_that_cancels_a_save_lets_the_domain_go_on(full: Server) -> Non
     assert full.rig.repairer.repair("domain/2")
     assert state(full) == "RUNNING"
     assert full.rig.domains()[0].state is DomainState.RUNNING
+    wait_until_ended(full)
 
 
 @pytest.mark.slow
@@ -363,6 +374,7 @@ def test_a_client_that_reads_nothing_is_cut_off_and_hurts_nobody(
     assert caught.value.code() is grpc.StatusCode.CANCELLED
     assert full.rig.repairer.repair("domain/2")
     assert state(full) == "RUNNING"
+    wait_until_ended(full)
 
 
 @pytest.mark.slow
@@ -382,6 +394,7 @@ def test_a_client_that_sends_nothing_is_cut_off_and_leaves_nothing(
         full.call("RestoreDomain", half())
     ended.set()
     assert caught.value.code() is grpc.StatusCode.CANCELLED
+    wait_until_ended(full)
     assert picture(full.rig) == before
 
 
@@ -402,4 +415,5 @@ def test_snapshots_at_the_same_time_are_bounded(full: Server) -> None:
     for call in calls:
         with pytest.raises(grpc.RpcError):
             call.result(timeout=TIMEOUT_S)
+    wait_until_ended(full)
     save(full)

@@ -12,7 +12,7 @@ import pytest
 
 from vcoproc import limits
 from vcoproc.errors import LimitExceeded, WrongState
-from vcoproc_toolstack.memory import MemoryDir
+from vcoproc_toolstack.memory import MemoryDir, pieces_with_data
 from vcoproc_toolstack.steps import MakeMemory, TakeMemory
 
 
@@ -32,6 +32,17 @@ def test_a_copy_has_the_same_holes(memory: MemoryDir, short_path: Path) -> None:
         memory.copy_to("domain-1", copy, size)
         assert os.fstat(copy.fileno()).st_blocks * 512 == 3 * 4096
     assert (short_path / "copy").read_bytes() == memory.path_of("domain-1").read_bytes()
+
+
+def test_only_pieces_with_data_are_looked_at(memory: MemoryDir) -> None:
+    size = 16 * limits.MIB
+    memory.make(MakeMemory("domain-1", size))
+    with memory.path_of("domain-1").open("r+b") as file:
+        assert list(pieces_with_data(file, size, limits.MIB)) == []
+        for at in (0, 4096, 5 * limits.MIB - 4096, 5 * limits.MIB, size - 4096):
+            os.pwrite(file.fileno(), b"x" * 4096, at)
+        pieces = [at // limits.MIB for at in pieces_with_data(file, size, limits.MIB)]
+        assert pieces == [0, 4, 5, 15]
 
 
 def test_a_file_that_somebody_has_cut_is_copied_with_zeros(

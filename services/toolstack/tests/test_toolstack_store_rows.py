@@ -19,7 +19,6 @@ from vcoproc_toolstack.records import (
     EventKind,
     Hold,
     Life,
-    Role,
     VcoprocRecord,
 )
 from vcoproc_toolstack.schedules import Setting
@@ -115,14 +114,6 @@ class Rows(RuleBasedStateMachine):
             else:
                 change.delete_hold(coproc, number)
             change.put_coproc(CoprocRecord(coproc, draining=add, life=life))
-
-    @rule(outcome=st.sampled_from(["OK", ""]))
-    def audit(self, outcome: str) -> None:
-        entry = {"caller": "me", "method": "M", "name": "n", "request": "", "before": ""}
-        with self.store.change() as change:
-            number = change.begin_audit(role=Role.ADMIN, **entry)
-            if outcome:
-                change.end_audit(number, name="n", after="{}", outcome=outcome)
 
     @rule(coproc=COPROCS, number=st.integers(0, 3))
     def set(self, coproc: str, number: int) -> None:

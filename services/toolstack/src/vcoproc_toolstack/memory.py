@@ -260,3 +260,12 @@ def _extents(descriptor: int, size_bytes: int) -> Iterator[tuple[int, int]]:
             raise
         end = min(os.lseek(descriptor, begin, os.SEEK_HOLE), size_bytes)
         yield begin, end
+
+
+def pieces_with_data(file: IO[bytes], size_bytes: int, piece_bytes: int) -> Iterator[int]:
+    """Where the pieces of a file begin that are not one hole, in order."""
+    done = 0
+    for begin, end in _extents(file.fileno(), size_bytes):
+        first = max(done, begin - begin % piece_bytes)
+        yield from range(first, end, piece_bytes)
+        done = max(done, -(-end // piece_bytes) * piece_bytes)

@@ -24,6 +24,7 @@ from vcoproc.model.domain_state import DomainVerb, after
 from vcoproc_toolstack.changes import Changes, need_domain, need_vcoproc
 from vcoproc_toolstack.domain_file import domain_text
 from vcoproc_toolstack.endings import NO_REQUEST, Endings
+from vcoproc_toolstack.memory import pieces_with_data
 from vcoproc_toolstack.plans import pause_steps, resume_steps
 from vcoproc_toolstack.records import DomainRecord, Ending, LineNow, Then, VcoprocRecord
 from vcoproc_toolstack.saga import Saga
@@ -167,8 +168,8 @@ def _write_domain(copy: _Copy) -> Iterator[bytes]:
     yield from writer.add(CONFIG_MEMBER, [copy.text.encode()])
     for vcoproc, context in zip(domain.vcoprocs, copy.contexts, strict=True):
         yield from writer.add(context_member(vcoproc.name), _pieces(context))
-    copy.memory.seek(0)
-    for offset in range(0, domain.memory_bytes, limits.MEMORY_PIECE_BYTES):
+    for offset in pieces_with_data(copy.memory, domain.memory_bytes, limits.MEMORY_PIECE_BYTES):
+        copy.memory.seek(offset)
         piece = copy.memory.read(limits.MEMORY_PIECE_BYTES)
         if piece != _ZEROS[: len(piece)]:
             yield from writer.add(memory_member(offset), [piece])

@@ -29,7 +29,9 @@ class SaveDomainRequest(_message.Message):
     name: _builtins.str
     """Format: domains/{domain}. RUNNING or PAUSED."""
     shut_down: _builtins.bool
-    """Shut it down when it is written; otherwise it goes on as it was."""
+    """Stop it once the last chunk was taken, whatever on_poweroff says: it is PAUSED until then, and goes
+    on as it was when the call ends before. Otherwise it goes on as soon as it has been copied.
+    """
     def __init__(
         self,
         *,

@@ -241,7 +241,8 @@ class ToolstackServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def StartDomain(self, request, context):
-        """Starts a domain that is STOPPED or CRASHED: new memory of zeros, new contexts, all in reset.
+        """Starts a domain that is STOPPED or CRASHED: new memory of zeros, new contexts, all in reset. What a
+        CRASHED one has is given up first: it is STOPPED when it cannot be started then.
         FAILED_PRECONDITION WRONG_STATE in any other state. Idempotent by request_id.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

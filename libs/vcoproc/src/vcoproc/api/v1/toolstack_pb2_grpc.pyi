@@ -69,7 +69,8 @@ class ToolstackServiceStub:
     Idempotent by request_id.
     """
     StartDomain: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.StartDomainRequest, _toolstack_pb2.Domain]
-    """Starts a domain that is STOPPED or CRASHED: new memory of zeros, new contexts, all in reset.
+    """Starts a domain that is STOPPED or CRASHED: new memory of zeros, new contexts, all in reset. What a
+    CRASHED one has is given up first: it is STOPPED when it cannot be started then.
     FAILED_PRECONDITION WRONG_STATE in any other state. Idempotent by request_id.
     """
     PauseDomain: _grpc.UnaryUnaryMultiCallable[_toolstack_pb2.PauseDomainRequest, _toolstack_pb2.Domain]
@@ -195,7 +196,8 @@ class ToolstackServiceAsyncStub(ToolstackServiceStub):
     Idempotent by request_id.
     """
     StartDomain: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.StartDomainRequest, _toolstack_pb2.Domain]  # type: ignore[assignment]
-    """Starts a domain that is STOPPED or CRASHED: new memory of zeros, new contexts, all in reset.
+    """Starts a domain that is STOPPED or CRASHED: new memory of zeros, new contexts, all in reset. What a
+    CRASHED one has is given up first: it is STOPPED when it cannot be started then.
     FAILED_PRECONDITION WRONG_STATE in any other state. Idempotent by request_id.
     """
     PauseDomain: _aio.UnaryUnaryMultiCallable[_toolstack_pb2.PauseDomainRequest, _toolstack_pb2.Domain]  # type: ignore[assignment]
@@ -330,7 +332,8 @@ class ToolstackServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _toolstack_pb2.StartDomainRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_toolstack_pb2.Domain, _abc.Awaitable[_toolstack_pb2.Domain]]:
-        """Starts a domain that is STOPPED or CRASHED: new memory of zeros, new contexts, all in reset.
+        """Starts a domain that is STOPPED or CRASHED: new memory of zeros, new contexts, all in reset. What a
+        CRASHED one has is given up first: it is STOPPED when it cannot be started then.
         FAILED_PRECONDITION WRONG_STATE in any other state. Idempotent by request_id.
         """
 
