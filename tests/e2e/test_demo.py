@@ -230,5 +230,5 @@ def test_a_running_cluster_is_used_and_left_as_it_was(demo: Demo, cluster: Clust
 def test_no_cluster_in_the_run_directory_is_told(demo: Demo) -> None:
     code, out, _ = demo.run("--run-dir", "/tmp/no-such-vcoproc")
     assert code == 1
-    assert "run directory /tmp/no-such-vcoproc is without a cluster" in " ".join(out.split())
+    assert "no cluster answers in /tmp/no-such-vcoproc" in " ".join(out.split())
     demo.assert_nothing_left()

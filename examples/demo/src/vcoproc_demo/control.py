@@ -12,9 +12,9 @@ from typing import Final
 
 import grpc
 
-from vcoproc.api.v1 import toolstack_pb2, toolstack_pb2_grpc
+from vcoproc.client import Cluster
+from vcoproc.client.names import short_name
 from vcoproc.errors import VcoprocError, WrongState
-from vcoproc.guest.vcoproc import resource_id
 from vcoproc.internal.v1 import control_pb2, control_pb2_grpc
 from vcoproc.runtime.grpc_kit import channel, to_error
 from vcoproc.runtime.rundir import RunDir
@@ -23,7 +23,7 @@ from vcoproc_demo.turns import Turn
 COMPATIBLE: Final = "vcoproc,cortex-m4"
 """What the firmware is built for."""
 CALL_S: Final = 10
-"""A domain is created in less than a second, on a busy machine in some."""
+"""The scheduler answers at once, on a busy machine in some seconds."""
 _SPEC = re.compile(r"\bcoproc=[^,\"'\s]+")
 _PATHS = re.compile(r"^\s*coproc\s*=\s*\[.*\]", re.MULTILINE)
 
@@ -46,15 +46,6 @@ class Account:
     switch_count: int
 
 
-@contextlib.contextmanager
-def _ours() -> Iterator[None]:
-    """Failed calls as our errors."""
-    try:
-        yield
-    except grpc.RpcError as error:
-        raise to_error(error) from None
-
-
 class Control:
     """Calls to a cluster; a context manager.
 
@@ -62,16 +53,14 @@ class Control:
         run_dir: of the cluster.
 
     Raises:
-        WrongState: there is no cluster.
+        Unreachable: there is no cluster.
     """
 
     def __init__(self, run_dir: Path) -> None:
-        directory = RunDir(run_dir)
-        if not Path(directory.grpc("toolstack").removeprefix("unix:")).exists():
-            raise WrongState(f"run directory {run_dir}", "without a cluster", "a running one")
-        self._channels = [channel(directory.grpc(name)) for name in ("toolstack", "scheduler")]
-        self._toolstack = toolstack_pb2_grpc.ToolstackServiceStub(self._channels[0])
-        self._scheduler = control_pb2_grpc.SchedulerControlServiceStub(self._channels[1])
+        self._cluster = Cluster(run_dir)
+        # Turns are no part of the control API: the scheduler itself is asked.
+        self._channel = channel(RunDir(run_dir).grpc("scheduler"))
+        self._scheduler = control_pb2_grpc.SchedulerControlServiceStub(self._channel)
 
     def __enter__(self) -> Control:
         return self
@@ -82,8 +71,8 @@ class Control:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        for one in self._channels:
-            one.close()
+        self._channel.close()
+        self._cluster.close()
 
     def pick_coproc(self, vcoprocs: int) -> CoprocInfo:
         """The first coproc that is online, fits the firmware and has room.
@@ -91,18 +80,10 @@ class Control:
         Raises:
             WrongState: there is none.
         """
-        with _ours():
-            found = self._toolstack.ListCoprocs(
-                toolstack_pb2.ListCoprocsRequest(), timeout=CALL_S, wait_for_ready=True
-            )
-        for coproc in found.coprocs:
-            if (
-                coproc.state == toolstack_pb2.Coproc.STATE_ONLINE
-                and coproc.compatible == COMPATIBLE
-                and coproc.vcoproc_count + vcoprocs <= coproc.vcoproc_count_max
-            ):
+        for coproc in self._cluster.coprocs(f"state=ONLINE compatible={COMPATIBLE}"):
+            if coproc.vcoproc_count + vcoprocs <= coproc.vcoproc_count_max:
                 return CoprocInfo(
-                    resource_id(coproc.name), coproc.path, coproc.scheduler, coproc.slice_us
+                    short_name(coproc.name), coproc.path, coproc.scheduler, coproc.slice_us
                 )
         raise WrongState(
             "the cluster",
@@ -117,45 +98,31 @@ class Control:
         Raises:
             RemoteRefusal: the toolstack does not want it, as when it exists already.
         """
-        with _ours():
-            domain = self._toolstack.CreateDomain(
-                toolstack_pb2.CreateDomainRequest(config=config, file_name=file_name),
-                timeout=CALL_S,
-                wait_for_ready=True,
-            )
+        domain = self._cluster.create_domain(config, file_name=file_name)
         try:
             yield domain.vcoprocs[0].vcoproc_id
         except BaseException:
             # The first error matters; the cluster may have gone with it.
             with contextlib.suppress(VcoprocError):
-                self._destroy(domain.name)
+                self._cluster.destroy_domain(domain.name)
             raise
-        self._destroy(domain.name)
-
-    def _destroy(self, name: str) -> None:
-        with _ours():
-            self._toolstack.DestroyDomain(
-                toolstack_pb2.DestroyDomainRequest(name=name), timeout=CALL_S
-            )
+        self._cluster.destroy_domain(domain.name)
 
     def accounts(self) -> dict[int, Account]:
         """The figures of all vcoprocs, by number."""
-        with _ours():
-            found = self._toolstack.ListVcoprocs(
-                toolstack_pb2.ListVcoprocsRequest(), timeout=CALL_S, wait_for_ready=True
-            )
         return {
             vcoproc.vcoproc_id: Account(vcoproc.accounting.run_ns, vcoproc.accounting.switch_count)
-            for vcoproc in found.vcoprocs
+            for vcoproc in self._cluster.vcoprocs()
             if vcoproc.HasField("accounting")
         }
 
     def turns(self, coproc: str) -> list[Turn]:
         """The turns of a coproc that the scheduler still knows, oldest first."""
-        with _ours():
-            found = self._scheduler.ListTurns(
-                control_pb2.ListTurnsRequest(coproc=coproc), timeout=CALL_S, wait_for_ready=True
-            )
+        request = control_pb2.ListTurnsRequest(coproc=coproc)
+        try:
+            found = self._scheduler.ListTurns(request, timeout=CALL_S, wait_for_ready=True)
+        except grpc.RpcError as error:
+            raise to_error(error) from None
         return [
             Turn(
                 vcoproc_id=turn.vcoproc_id,
