@@ -243,6 +243,15 @@ def test_following_events_until_the_cluster_ends_it(
 # --- mistakes -------------------------------------------------------------------------------------
 
 
+def test_a_cluster_over_tcp_is_the_one_that_is_meant(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also beside a run directory in the environment; with the certificates that are named."""
+    monkeypatch.setenv("VCOPROC_ADDRESS", "localhost:1")
+    result = vcoproc(None, "--tls-dir", "/no/certificates", "domain", "list")
+    assert (result.exit_code, "/no/certificates/ca.crt" in result.stderr) == (2, True)
+    result = vcoproc(None, "--address", "localhost:1", "domain", "list", "--run-dir", "/dev/shm/x")
+    assert (result.exit_code, "name one" in result.stderr) == (2, True)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [

@@ -130,8 +130,9 @@ RunDirOption = Annotated[
     Path | None,
     typer.Option(
         "--run-dir",
-        envvar="VCOPROC_RUN_DIR",
-        help="Run directory of the cluster; default: vcoproc in $XDG_RUNTIME_DIR, or in /dev/shm.",
+        # Not by `envvar`: what the environment says must not look as if somebody had said it here.
+        help="Run directory of the cluster; default: $VCOPROC_RUN_DIR, or vcoproc in "
+        "$XDG_RUNTIME_DIR, or in /dev/shm.",
     ),
 ]
 OutputOption = Annotated[
@@ -150,13 +151,11 @@ def run_dir_of(given: Path | None) -> Path:
 
 
 def connect(run_dir: Path | None) -> Cluster:
-    """The cluster that is meant."""
+    """The cluster that is meant. Raises: InvalidArgument (two are named)."""
     from vcoproc.client import Cluster, Tls
 
     tls = Tls.of_directory(REACH.tls_dir) if REACH.tls_dir else None
-    if REACH.address:
-        return Cluster(address=REACH.address, tls=tls)
-    return Cluster(run_dir)
+    return Cluster(run_dir, address=REACH.address, tls=tls)
 
 
 def print_data(output: Output, answer: Message | Mapping[str, Any]) -> bool:
