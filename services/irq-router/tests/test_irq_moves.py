@@ -12,6 +12,7 @@ from vcoproc_irq_router.events import (
     CoprocDown,
     CoprocSaid,
     DomainDown,
+    DomainRoom,
     DomainSaid,
     DomainUp,
     Effect,
@@ -164,6 +165,19 @@ def test_an_edge_that_waited_waits_again_and_is_injected_once() -> None:
     line = router.line(64)
     assert (line.raised_count, line.injected_count) == (1, 1)
     assert router.eoi(64) == []
+
+
+@pytest.mark.parametrize("room", [0, 3])
+def test_an_early_edge_merges_with_the_one_that_waited(room: int) -> None:
+    """Nothing was injected when the second one came: one interrupt, whatever room there is."""
+    core = IrqRouterCore(validate=True)
+    core.step(AddDomain(1, b"0123456789abcdef"), 1)
+    core.step(DomainUp(1, 1, room), 2)
+    core.step(CoprocSaid("dsp0", LineEdge(11, EDGE, 1, 7)), 3)
+    told = core.step(MapLines(1, 11, "dsp0", (MappedLine(EDGE, 64, False, pending=True),)), 4)
+    told += core.step(DomainRoom(1, 3), 5)
+    assert [effect.message.irq for effect in told if isinstance(effect, SendInject)] == [64]
+    assert core.step(DomainSaid(1, Eoi(64)), 6) == []
 
 
 def test_of_a_level_line_the_coproc_says_all() -> None:

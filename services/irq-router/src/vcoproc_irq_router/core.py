@@ -336,16 +336,12 @@ class IrqRouterCore:
         for mapped in event.lines:
             line = IrqLine(event.vcoproc_id, mapped.line, mapped.irq, level=mapped.level)
             line.enabled = not mapped.masked
+            if mapped.pending and not mapped.level:
+                line.pulse(0)  # when it rose is not known any more; early edges merge with this one
             vcoproc.lines[mapped.line] = line
             domain.lines[mapped.irq] = line
-        effects: list[Effect] = []
-        for mapped in event.lines:
-            if mapped.pending and not mapped.level:
-                line = domain.lines[mapped.irq]
-                line.pulse(0)  # when it rose is not known any more
-                effects += self._offer(domain, line)
-        early = self.early.take(event.coproc, event.vcoproc_id)
-        return effects + self._catch_up(vcoproc, early) if early else effects
+        early = self.early.take(event.coproc, event.vcoproc_id) or EarlyLines()
+        return self._catch_up(vcoproc, early)
 
     def _unmap_lines(self, event: UnmapLines) -> list[Effect]:
         vcoproc = self._vcoprocs.pop(event.vcoproc_id, None)
