@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any, cast
+
 import pytest
 from scheduler_rig import CATALOGUE, SLICE_NS
 
@@ -11,6 +14,7 @@ from vcoproc.errors import (
     NotFound,
     RemoteProtocolError,
 )
+from vcoproc.internal.v1 import control_pb2
 from vcoproc.limits import (
     COPROCS_MAX,
     MS,
@@ -22,6 +26,7 @@ from vcoproc.limits import (
 from vcoproc.wire.messages import EndReason, Eoi, Grant, Message, Register, Report, Wake
 from vcoproc_scheduler.decisions import Why
 from vcoproc_scheduler.events import CoprocView, FellBack, LostParameter, SetAlgorithm
+from vcoproc_scheduler.grpc_api import SchedulerControl
 from vcoproc_scheduler.policies.api import Decision, Parameter, Policy, Scope
 from vcoproc_scheduler.policies.loader import Catalogue
 from vcoproc_scheduler.policies.rr import RoundRobin
@@ -117,6 +122,27 @@ def test_a_coproc_that_is_removed_leaves_nothing() -> None:
         if number % 2:
             bench.service.closed(f"x{number}", 0)
     assert bench.views() == []
+
+
+def test_a_coproc_that_goes_while_accounts_are_listed_is_left_out() -> None:
+    bench = Bench()
+    for name in ("dsp0", "dsp1", "dsp2"):
+        bench.set(name)
+
+    class Loop:
+        """The loop's thread, on which dsp1 is removed after the first account."""
+
+        calls = 0
+
+        def call(self, act: Callable[[], Any]) -> Any:
+            self.calls += 1
+            if self.calls == 3:
+                bench.service.remove_coproc("dsp1", 0)
+            return act()
+
+    control = SchedulerControl(cast(Any, Loop()), bench.service, cast(Any, None), cast(Any, None))
+    answer = control.ListAccounts(control_pb2.ListAccountsRequest(), cast(Any, None))
+    assert [each.coproc for each in answer.coprocs] == ["dsp0", "dsp2"]
 
 
 def test_what_a_removed_coproc_still_says_is_nothing_to_the_next_of_its_name() -> None:

@@ -12,6 +12,7 @@ from typing import Final
 
 import grpc
 
+from vcoproc.errors import NotFound
 from vcoproc.internal.v1 import control_pb2, control_pb2_grpc
 from vcoproc.runtime.loop import Loop
 from vcoproc_scheduler import grpc_translate as to
@@ -88,7 +89,10 @@ class SchedulerControl(control_pb2_grpc.SchedulerControlServiceServicer):
         answer = control_pb2.ListAccountsResponse()
         for name in self._loop.call(self._service.coprocs):
             # One by one: all together, of thousands of vcoprocs, would keep grants waiting.
-            view = self._loop.call(partial(self._view, name))
+            try:
+                view = self._loop.call(partial(self._view, name))
+            except NotFound:
+                continue  # removed meanwhile
             answer.coprocs.append(to.coproc(view))
         return answer
 
