@@ -34,7 +34,7 @@ class _Signals:
         self.came = False
 
     def do(self, act: Callable[[], None]) -> None:
-        """From now on a signal does this. One that came while they were held back does it too."""
+        """From now on a signal does this, perhaps twice. One that has come already does it too."""
 
         def handle(_number: int, _frame: FrameType | None) -> None:
             self.came = True
@@ -43,6 +43,8 @@ class _Signals:
         for number in _ENDING:
             signal.signal(number, handle)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+        if self.came:
+            act()
 
     def hold_back(self) -> None:
         """None is heard until somebody says what one does."""
@@ -93,7 +95,10 @@ def _be(
     signals: _Signals,
     log: Log,
 ) -> None:
-    """Is a coproc until it is removed, or this process is stopped. Signals are held back then."""
+    """Is a coproc until it is removed, or this process is stopped.
+
+    Signals are held back at the end, until there is something else that one may end.
+    """
     parameters = dict(lease.platform_parameters)
     config = PlatformConfig(lease.coproc, lease.private_memory_bytes, lease.clock_hz, parameters)
     platform = create_platform(lease.compatible, config)

@@ -18,7 +18,6 @@ class LineWatch:
         self._platform = platform
         self._outbox = outbox
         info = platform.info
-        self.line_count = len(info.lines)
         self._level_lines = [
             (
                 number,
