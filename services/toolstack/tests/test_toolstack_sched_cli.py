@@ -62,6 +62,18 @@ def setting(server: Server) -> Setting:
 # --- reading --------------------------------------------------------------------------------------
 
 
+def test_names_are_taken_as_the_answers_have_them(full: Server) -> None:
+    audio = "domains/fir/vcoprocs/audio"
+    assert sched(full, "show", "coprocs/dsp0").stdout == sched(full, "show", "dsp0").stdout
+    for short, whole in (("dsp0", "coprocs/dsp0"), ("fir/audio", audio)):
+        told = read_json(sched(full, "params", whole, "-o", "json"))
+        assert told == read_json(sched(full, "params", short, "-o", "json"))
+        assert told["name"] == whole
+    assert sched(full, "params", audio, "-p", "weight=3").exit_code == 0
+    assert sched(full, "set", "coprocs/dsp0", "-v", f"{audio}:weight=4").exit_code == 0
+    assert params(full)[1] == {"weight": 4}
+
+
 def test_list(full: Server) -> None:
     lines = words(sched(full, "list"))
     assert lines[0][:3] == ["COPROC", "ALGORITHM", "SLICE"]
@@ -306,7 +318,7 @@ def test_parameters_of_a_whole_domain_are_checked_as_single_ones(full: Server) -
     ("arguments", "code", "said"),
     [
         (["show", "nope"], 1, "coproc 'nope' does not exist [NOT_FOUND]"),
-        (["show", "a/b"], 2, "'coprocs/a/b' is no name of a coproc"),
+        (["show", "a/b"], 2, "'a/b' is no name of a coproc"),
         (["set", "nope", "rr"], 1, "[NOT_FOUND]"),
         (["set", "dsp0", "rt"], 2, "'rt' is not installed; there are: credit, edf, rr"),
         (["set", "dsp0", "credit", "-p", "wait=1"], 2, "credit has no such parameter for a coproc"),

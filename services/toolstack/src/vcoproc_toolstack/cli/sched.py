@@ -50,10 +50,8 @@ def sched_show(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Shows one coproc: every vcoproc with its accounts, slices and refusals."""
-    from vcoproc_toolstack.cli import sched_calls
-
     with connect(run_dir) as client:
-        found = sched_calls.schedule(client, coproc)
+        found = client.schedule(coproc)
     if print_data(output, found):
         return
     from vcoproc_toolstack.cli import sched_tables
@@ -85,14 +83,21 @@ def sched_set(
     output: OutputOption = Output.TABLE,
 ) -> None:
     """Sets algorithm, parameters and slice of a coproc while its vcoprocs run."""
+    from vcoproc import limits
     from vcoproc_toolstack.cli import sched_calls
 
-    request = sched_calls.set_request(
-        coproc, algorithm, param or (), vcoproc or (), slice_us=slice_us, request_id=request_id
-    )
+    parameters = sched_calls.parse_parameters(param or ())
+    given = sched_calls.parse_vcoprocs(vcoproc or ())
+    slice_ns = sched_calls.check_number("--slice-us", slice_us * limits.US)
     with connect(run_dir) as client:
-        sched_calls.name_all(client, request)
-        answer = sched_calls.set_schedule(client, request)
+        answer = client.set_schedule(
+            coproc,
+            algorithm=algorithm,
+            slice_ns=slice_ns,
+            parameters=parameters,
+            vcoprocs=sched_calls.name_all(client, coproc, given),
+            request_id=request_id,
+        )
     if print_data(output, answer):
         return
     from vcoproc_toolstack.cli import sched_tables

@@ -9,7 +9,7 @@ import typer
 
 from vcoproc.api.v1 import toolstack_pb2 as api
 from vcoproc.client import Cluster
-from vcoproc.client.calls import Call, new_request_id
+from vcoproc.client.names import short_name, vcoproc_name
 from vcoproc.config.problems import parameter_name, parse_number, shorten
 from vcoproc.errors import InvalidArgument, NotFound
 from vcoproc_toolstack.cli.options import Output, print_item
@@ -54,79 +54,36 @@ def check_number(what: str, value: int) -> int:
     return value
 
 
-def vcoproc_name(word: str) -> str:
-    """The resource that DOMAIN/VCOPROC means.
+def parse_vcoprocs(words: Iterable[str]) -> dict[str, dict[str, int]]:
+    """Parameters of vcoprocs, DOMAIN/VCOPROC:KEY=VALUE,... each; ALL stands for every one.
 
     Raises:
-        InvalidArgument: it has another form.
+        InvalidArgument: one of them has another form, or is named twice.
     """
-    domain, slash, name = word.partition("/")
-    if not (domain and slash and name) or "/" in name:
-        raise InvalidArgument("vcoproc", f"{shorten(word)} is not DOMAIN/VCOPROC")
-    return f"domains/{domain}/vcoprocs/{name}"
-
-
-def set_request(
-    coproc: str,
-    algorithm: str,
-    parameters: Iterable[str],
-    vcoprocs: Iterable[str],
-    *,
-    slice_us: int = 0,
-    request_id: str = "",
-) -> api.SetScheduleRequest:
-    """The request that `sched set` means; `name_all` has still to be called.
-
-    Raises:
-        InvalidArgument: something in it has another form.
-    """
-    by_name: dict[str, dict[str, int]] = {}
-    for word in vcoprocs:
+    found: dict[str, dict[str, int]] = {}
+    for word in words:
         who, _, rest = word.partition(":")
         name = ALL if who == ALL else vcoproc_name(who)
-        if name in by_name:
+        if name in found:
             raise InvalidArgument("vcoproc", f"{who} is named twice")
-        by_name[name] = parse_parameters(rest.split(","))
-    return api.SetScheduleRequest(
-        coproc=f"coprocs/{coproc}",
-        algorithm=algorithm,
-        slice_us=check_number("--slice-us", slice_us),
-        parameters=parse_parameters(parameters),
-        vcoprocs=[
-            api.VcoprocParameters(vcoproc=name, parameters=given) for name, given in by_name.items()
-        ],
-        request_id=request_id,
-    )
+        found[name] = parse_parameters(rest.split(","))
+    return found
 
 
-def name_all(client: Cluster, request: api.SetScheduleRequest) -> None:
-    """Puts every vcoproc of the coproc in the place of "all"; those named have their own words."""
-    given = {each.vcoproc: dict(each.parameters) for each in request.vcoprocs}
-    common = given.pop(ALL, None)
-    if common is None:
-        return
-    found = client.schedule(request.coproc)
-    for each in found.vcoprocs:
-        given[each.vcoproc] = {**common, **given.get(each.vcoproc, {})}
-    del request.vcoprocs[:]
-    for name, parameters in given.items():
-        request.vcoprocs.add(vcoproc=name, parameters=parameters)
-
-
-def set_schedule(client: Cluster, request: api.SetScheduleRequest) -> api.SetScheduleResponse:
-    """Sets what a request says. Raises: VcoprocError."""
-    request.request_id = request.request_id or new_request_id()
-    return client.call(
-        Call("toolstack", "SetSchedule", request, api.SetScheduleResponse, change=True)
-    )
+def name_all(
+    client: Cluster, coproc: str, given: Mapping[str, Mapping[str, int]]
+) -> Mapping[str, Mapping[str, int]]:
+    """Puts every vcoproc of the coproc in the place of ALL; those named have their own words."""
+    if ALL not in given:
+        return given
+    named = {name: dict(parameters) for name, parameters in given.items()}
+    common = named.pop(ALL)
+    for each in client.schedule(coproc).vcoprocs:
+        named[each.vcoproc] = {**common, **named.get(each.vcoproc, {})}
+    return named
 
 
 # --- questions ------------------------------------------------------------------------------------
-
-
-def schedule(client: Cluster, coproc: str) -> api.Schedule:
-    """One coproc. Raises: VcoprocError."""
-    return client.schedule(f"coprocs/{coproc}")
 
 
 def schedules(client: Cluster) -> list[api.Schedule]:
@@ -140,7 +97,8 @@ def parameters(client: Cluster, target: str) -> dict[str, Any]:
     Raises:
         VcoprocError: there is no such thing, and others.
     """
-    if "/" in target:
+    of_vcoproc = "/" in short_name(target)
+    if of_vcoproc:
         name = vcoproc_name(target)
         found = client.schedule(client.vcoproc(name).coproc)
         values = [dict(each.parameters) for each in found.vcoprocs if each.vcoproc == name]
@@ -148,7 +106,7 @@ def parameters(client: Cluster, target: str) -> dict[str, Any]:
             raise NotFound("vcoproc", target)
         [of] = values
     else:
-        found = schedule(client, target)
+        found = client.schedule(target)
         name, of = found.coproc, dict(found.parameters)
     algorithms = client.algorithms()
     infos = [
@@ -156,7 +114,7 @@ def parameters(client: Cluster, target: str) -> dict[str, Any]:
         for each in algorithms
         if each.name == found.wanted_algorithm
         for info in each.parameters
-        if info.per_coproc is ("/" not in target)
+        if info.per_coproc is not of_vcoproc
     ]
     return {
         "name": name,
@@ -173,10 +131,10 @@ def set_parameters(
     client: Cluster, target: str, given: Mapping[str, int], request_id: str = ""
 ) -> None:
     """Sets some parameters of a coproc or of DOMAIN/VCOPROC. Raises: VcoprocError."""
-    if "/" in target:
-        client.set_parameters(vcoproc_name(target), given, request_id=request_id)
+    if "/" in short_name(target):
+        client.set_parameters(target, given, request_id=request_id)
     else:
-        client.set_schedule(f"coprocs/{target}", parameters=given, request_id=request_id)
+        client.set_schedule(target, parameters=given, request_id=request_id)
 
 
 # --- answers --------------------------------------------------------------------------------------
@@ -184,15 +142,14 @@ def set_parameters(
 
 def print_log(client: Cluster, coproc: str, *, follow: bool, count: int, output: Output) -> None:
     """Prints the newest decisions that are kept, then those that come, or ends."""
-    name = f"coprocs/{coproc}"
-    kept = list(client.decisions(name))
+    kept = list(client.decisions(coproc))
     for decision in kept[len(kept) - min(count, len(kept)) :]:
         _print_decision(decision, output)
     if not follow:
         return
     after = kept[-1].number if kept else 0
     try:
-        for decision in client.decisions(name, after=after, follow=True):
+        for decision in client.decisions(coproc, after=after, follow=True):
             _print_decision(decision, output)
     except KeyboardInterrupt:
         return  # the usual way to end it

@@ -79,12 +79,9 @@ def run(client: Cluster, asked: Asked, coproc_wide: CoprocWide, *, output: Outpu
     found = _find(client, asked)
     if schedparam and (tslice_ms is not None or ratelimit_us is not None):
         parameters = {} if ratelimit_us is None else {MIN_RUN: ratelimit_us}
-        request = api.SetScheduleRequest(
-            coproc=f"coprocs/{asked.coproc}",
-            slice_us=(tslice_ms or 0) * (limits.MS // limits.US),
-            parameters=parameters,
+        answer = client.set_schedule(
+            asked.coproc, slice_ns=(tslice_ms or 0) * limits.MS, parameters=parameters
         )
-        answer = sched_calls.set_schedule(client, request)
         print_data(output, {"schedules": [answer.schedule]})
         return
     if any(asked.columns.values()):
@@ -104,7 +101,7 @@ def run(client: Cluster, asked: Asked, coproc_wide: CoprocWide, *, output: Outpu
 def _find(client: Cluster, asked: Asked) -> Found:
     """The coprocs that are meant, each with the vcoprocs that are meant."""
     if asked.coproc:
-        schedule = sched_calls.schedule(client, asked.coproc)
+        schedule = client.schedule(asked.coproc)
         if schedule.wanted_algorithm != asked.algorithm:
             why = (
                 f"{asked.coproc} is scheduled by {schedule.wanted_algorithm}; "
