@@ -19,6 +19,7 @@ from vcoproc.api.v1 import toolstack_pb2 as api
 from vcoproc.client import AsyncCluster, Cluster, RemoteRefusal, Tls, Unreachable
 from vcoproc.client.connection import find_place, retry_delay_s
 from vcoproc.client.names import coproc_name, domain_name, short_name, vcoproc_name
+from vcoproc.client.watching import Watch
 from vcoproc.errors import InvalidArgument
 from vcoproc.limits import S
 
@@ -316,8 +317,9 @@ def test_a_watch_goes_on_where_it_was(fake: FakeApi, cluster: Cluster) -> None:
         for event in cluster.watch("type=domain", revision=5):
             seen.append(event.revision)
     assert seen == [6, 7, 8, 9]
-    assert [request.revision for _, request in fake.asked] == [5, 7, 7, 8, 9]
-    assert {request.filter for _, request in fake.asked} == {"type=domain"}
+    watches = [request for method, request in fake.asked if method == "WatchEvents"]
+    assert [request.revision for request in watches] == [5, 7, 7, 8, 9]
+    assert {request.filter for request in watches} == {"type=domain"}
 
 
 def test_a_watch_from_now_on_begins_at_the_newest_revision(fake: FakeApi, cluster: Cluster) -> None:
@@ -331,3 +333,15 @@ def test_a_watch_gives_up_when_its_patience_ends(fake: FakeApi, cluster: Cluster
     fake.answers["WatchEvents"] = (grpc.StatusCode.UNAVAILABLE, "gone")
     with pytest.raises(Unreachable):
         list(cluster.watch(revision=1, patience_ns=S // 10))
+
+
+def test_a_quiet_watch_has_its_patience_anew_at_each_restart() -> None:
+    watch = Watch(5, "", patience_s=60)
+    lost = Unreachable("here", "it has ended the watch")
+    assert watch.goes_on(lost, 100.0)
+    watch.served(101.0)  # and nothing happens for an hour
+    assert watch.goes_on(lost, 3700.0)
+    assert watch.goes_on(lost, 3750.0)
+    watch.served(3751.0)
+    assert watch.goes_on(lost, 3751.5), "it failed at once"
+    assert not watch.goes_on(lost, 3761.0), "silent for a minute"

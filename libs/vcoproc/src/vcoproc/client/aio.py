@@ -336,6 +336,9 @@ class AsyncCluster:
         attempt = 0
         while True:
             try:
+                if attempt:  # a watch alone does not tell a quiet cluster from a silent one
+                    await self.call(calls.newest_events())
+                    watch.served(time.monotonic())
                 async for event in self.stream("toolstack", "WatchEvents", watch.request()):
                     attempt = 0
                     watch.seen(event)

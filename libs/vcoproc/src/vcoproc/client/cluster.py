@@ -418,6 +418,9 @@ class Cluster:
         attempt = 0
         while True:
             try:
+                if attempt:  # a watch alone does not tell a quiet cluster from a silent one
+                    self.call(calls.newest_events())
+                    watch.served(time.monotonic())
                 for event in self.stream("toolstack", "WatchEvents", watch.request()):
                     attempt = 0
                     watch.seen(event)

@@ -10,6 +10,8 @@ from vcoproc.errors import VcoprocError, WatcherTooSlow
 from vcoproc.runtime.grpc_kit import RemoteRefusal
 
 _AGAIN: Final = (Unreachable.reason, WatcherTooSlow.reason)
+_SERVED_S: Final = 1.0
+"""A stream that lasts so long is one, and not the next failure of a cluster that is gone."""
 
 
 class Watch:
@@ -25,6 +27,7 @@ class Watch:
         self._filter = filter
         self._patience_s = patience_s
         self._silent_since_s: float | None = None
+        self._served_since_s: float | None = None
 
     def request(self) -> api.WatchEventsRequest:
         """What to ask for now."""
@@ -35,6 +38,10 @@ class Watch:
         self._revision = event.revision
         self._silent_since_s = None
 
+    def served(self, now_s: float) -> None:
+        """The cluster answers, and streams from now on, be it ever so quiet."""
+        self._served_since_s = now_s
+
     def goes_on(self, error: VcoprocError, now_s: float) -> bool:
         """Whether to ask again after a stream that ended with this error."""
         if error.reason not in _AGAIN:
@@ -43,6 +50,9 @@ class Watch:
             # What the filter left out counts as seen.
             self._revision = max(self._revision, int(error.metadata.get("revision", 0)))
             return True
+        if self._served_since_s is not None and now_s - self._served_since_s >= _SERVED_S:
+            self._silent_since_s = None
+        self._served_since_s = None
         if self._silent_since_s is None:
             self._silent_since_s = now_s
         return now_s - self._silent_since_s < self._patience_s
