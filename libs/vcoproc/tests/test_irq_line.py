@@ -108,6 +108,19 @@ def test_a_level_said_twice_rises_once() -> None:
     assert (line.raised_count, line.raised_ns) == (2, 500)
 
 
+def test_a_level_that_still_is_high_at_eoi_has_not_risen_again() -> None:
+    """The answer to the question at EOI; it may be out of date, and the line fall before INJECT."""
+    line = IrqLine(7, 0, 64, level=True)
+    line.set_level(True, 100)
+    line.inject()
+    line.end()
+    line.set_level(True, 200)
+    assert (line.state, line.raised_count, line.raised_ns) == (LineState.PENDING, 1, 200)
+    line.set_level(False, 300)
+    line.set_level(True, 400)
+    assert (line.raised_count, line.injected_count) == (2, 1)
+
+
 def test_high_means_level_only() -> None:
     edge, level = IrqLine(7, 0, 64, level=False), IrqLine(7, 0, 64, level=True)
     edge.pulse(1)

@@ -196,8 +196,10 @@ class IrqLine:
         elif self.state in PENDING_STATES:
             self.apply(_RISE)
         else:
+            # One that still is high at EOI waits anew, and has not risen anew.
+            risen = not self.sampling
             self.apply(_RISE)
-            self.raised_count += 1
+            self.raised_count += risen
             self.raised_ns = raised_ns
 
     def inject(self) -> None:
