@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -241,6 +241,29 @@ def test_a_drain_moves_everybody_to_where_most_room_is(rig: Rig) -> None:
     assert holds(rig) == []
     moved = [name for name, kind in rig.events() if kind == "CHANGED"]
     assert moved == [*(f"domains/d{n}/vcoprocs/v" for n in range(3)), "coprocs/dsp0"]
+
+
+def test_a_drain_waits_for_others_that_just_restart(full: Rig) -> None:
+    """The toolstack was started again, and nobody has leased the coproc that is to take them."""
+    asked: list[list[str]] = []
+
+    def come_back(names: Iterable[str], _timeout_ns: int) -> None:
+        asked.append(sorted(names))
+        for name in asked[-1]:
+            if full.leases.get(name) is None:
+                full.lease_again(name, full.simulated[name])
+        full.settle()
+
+    full.restart()
+    for name in full.leases.online():
+        full.leases.release(full.leases.need(name))
+    full.leases.wait_online = come_back  # type: ignore[method-assign]
+    assert drain(full, "dsp0", move=True) == b"dsp0:0d"
+    assert on(full)["fir/vcoprocs/audio"] == "dsp1"
+    full.coproc_changes.undrain("dsp0", NO_REQUEST, seal)
+    drain(full, "dsp1", move=True)
+    waited = [names for names in asked if names]
+    assert waited == [["dsp0", "dsp1"], ["dsp1"]], "for nobody else when there is room"
 
 
 def test_contexts_go_along_and_drivers_are_told(full: Rig) -> None:

@@ -177,15 +177,12 @@ class Rig:
         self.marks.mark(service)
 
     def restart(self) -> None:
-        """The process dies and another one takes its place; the other services live on.
-
-        The new one finds no coproc-sim at first: they come back one by one, as they were.
-        """
+        """The process dies and another one takes its place; the other services live on."""
         self.reborn()
         self.settle()
 
     def reborn(self) -> list[str]:
-        """The same as far as no coproc-sim has come back yet; gives those that had a lease."""
+        """The same before anything is repaired; gives the coprocs that have been leased again."""
         self.grave.dead = True
         self.store.close()
         self.services.before = lambda _step: None

@@ -127,7 +127,7 @@ class CoprocChanges:
             LimitExceeded: not all of them fit elsewhere.
             VcoprocError: one of them cannot be moved.
         """
-        with self._changes.turn([name] if move else ()):
+        with self._changes.turn(self._awaited(name) if move else ()):
             if (answer := self._changes.answered(request)) is not None:
                 return answer
             present = self._leases.set
@@ -160,6 +160,34 @@ class CoprocChanges:
                     change.add_event(resource(name), EventKind.CHANGED, words)
                 show(change, self._leases, coprocs)
                 return self._changes.keep(change, request, seal(change, coprocs, [name]))
+
+    def _awaited(self, name: str) -> list[str]:
+        """Coprocs that must be there for everybody to leave one.
+
+        Those of its type that take new vcoprocs, if the ones that are online do not take them all.
+        Of those made on demand only the ones in use: the others may never have been there.
+        """
+        present = self._leases.set
+        if name not in present.coprocs:
+            return []
+        try:
+            self._ways_out(name)
+        except LimitExceeded:
+            with self._store.read() as view:
+                used = view.counts()
+            kind = present.coprocs[name].compatible
+            others = [
+                other
+                for other, coproc in present.coprocs.items()
+                if other != name
+                and coproc.compatible == kind
+                and present.usable(other)
+                and (other not in present.templates or other in used)
+            ]
+            return [name, *others]
+        except VcoprocError:  # told in its turn
+            pass
+        return [name]
 
     def _ways_out(self, name: str) -> list[Passage]:
         """Where each vcoproc of a coproc can go.
