@@ -110,7 +110,7 @@ def test_a_role_is_taken_and_given_without_a_restart(tmp_path: Path) -> None:
     ("text", "words"),
     [
         ("", "one table"),
-        ("[roles]\n", "1 to"),
+        ("", r"one table \[roles\]"),
         ('[roles]\na = "root"\n', "'root', a role is one of viewer, operator, admin"),
         ("[roles]\na = 1\n", "a role is one of"),
         ('[roles]\na = "admin"\n[other]\n', "one table"),
@@ -134,9 +134,27 @@ def test_an_authority_is_not_made_twice(tmp_path: Path) -> None:
         Authority.load(tmp_path / "other")
 
 
+def test_a_new_authority_has_all_that_the_server_reads_and_nobody_in_it(tmp_path: Path) -> None:
+    Authority.create(tmp_path / "ca", days=1)
+    made = {each.name for each in (tmp_path / "ca").iterdir()}
+    assert made == {"ca.crt", "ca.key", "server.crt", "server.key", "access.toml"}
+    assert AccessFile(tmp_path / "ca" / "access.toml", Log("test")).role_of("alice") is None
+
+
+@pytest.mark.parametrize("host", ["", "two words", "a..b", "-a", "a-", "a/b", "x" * 64, "ä.de"])
+def test_a_host_that_is_none_leaves_nothing_behind(tmp_path: Path, host: str) -> None:
+    with pytest.raises(InvalidArgument, match="no name and no address"):
+        Authority.create(tmp_path / "ca", days=1, hosts=["localhost", host])
+    assert not (tmp_path / "ca").exists()
+
+
+@pytest.mark.parametrize("host", ["a_b.example.org", "*.example.org", "h" * 63 + ".org", "::1"])
+def test_hosts_are_names_and_addresses(tmp_path: Path, host: str) -> None:
+    Authority.create(tmp_path / "ca", days=1, hosts=[host])
+
+
 def test_keys_are_for_their_owner_alone(tmp_path: Path) -> None:
     authority = Authority.create(tmp_path / "ca", days=1)
-    authority.issue_server(["localhost"], days=1)
     authority.add_client("alice", "admin", days=1)
     keys = list((tmp_path / "ca").rglob("*.key"))
     assert len(keys) == 3
@@ -166,7 +184,6 @@ def test_callers_come_and_go(tmp_path: Path) -> None:
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
     authority = Authority.create(tmp_path / "ca", days=1)
-    authority.issue_server(["localhost", "127.0.0.1"], days=1)
     for name, role in (("admin", "admin"), ("operator", "operator"), ("viewer", "viewer")):
         authority.add_client(name, role, days=1)
     return authority
@@ -255,7 +272,6 @@ def test_a_renewed_server_certificate_counts_without_a_restart(
     server: Server, tmp_path: Path
 ) -> None:
     fresh = Authority.create(tmp_path / "fresh", days=1)
-    fresh.issue_server(["localhost", "127.0.0.1"], days=1)
     client = fresh.add_client("admin", "admin", days=1)
     for name in ("server.crt", "server.key", "ca.crt"):
         (tmp_path / "fresh" / name).replace(tmp_path / "ca" / name)

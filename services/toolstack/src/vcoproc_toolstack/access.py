@@ -75,8 +75,8 @@ def parse_roles(text: str, file_name: str) -> dict[str, Role]:
     except tomllib.TOMLDecodeError as error:
         raise InvalidArgument("access file", f"{file_name}: {error}") from None
     roles = document.pop("roles", None)
-    if document or not isinstance(roles, dict) or not 1 <= len(roles) <= CALLERS_MAX:
-        why = f'must have one table [roles] with 1 to {CALLERS_MAX} lines NAME = "ROLE"'
+    if document or not isinstance(roles, dict) or len(roles) > CALLERS_MAX:
+        why = f'must have one table [roles] with at most {CALLERS_MAX} lines NAME = "ROLE"'
         raise InvalidArgument("access file", f"{file_name}: {why}")
     found = {}
     for name, word in roles.items():

@@ -36,11 +36,11 @@ def access_init(
     days: _DaysOption = 365,
 ) -> None:
     """Makes an authority, a certificate for the server, and an access file with nobody in it."""
-    from vcoproc_toolstack.cli.certificates import Authority
+    from vcoproc_toolstack.cli.certificates import LOCAL_HOSTS, Authority
 
-    authority = Authority.create(directory, days=days)
-    authority.issue_server(host or ["localhost", "127.0.0.1"], days=days)
-    typer.echo(f"made {directory}: ca, server.crt for {', '.join(host or ['localhost'])}")
+    hosts = host or LOCAL_HOSTS
+    Authority.create(directory, days=days, hosts=hosts)
+    typer.echo(f"made {directory}: ca, server.crt for {', '.join(hosts)}, access.toml")
     typer.echo(f"next: vcoproc access add {directory} NAME --role admin")
 
 

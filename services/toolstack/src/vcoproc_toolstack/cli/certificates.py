@@ -11,7 +11,9 @@ import datetime
 import ipaddress
 import json
 import os
+import re
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -26,7 +28,12 @@ from vcoproc_toolstack.access import parse_roles
 from vcoproc_toolstack.records import Role
 
 _ACCESS_FILE: Final = "access.toml"
-_NOBODY: Final = "nobody has a role yet"
+LOCAL_HOSTS: Final = ("localhost", "127.0.0.1")
+_LABEL: Final = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+_HOST: Final = re.compile(rf"(?:\*\.)?(?:{_LABEL}\.)*{_LABEL}", re.IGNORECASE)
+"""A host name as of RFC 1123 section 2.1, with the underscores that container engines allow; the
+first label may be a wildcard."""
+_HOST_CHARACTERS_MAX: Final = 253
 _BACKDATED: Final = datetime.timedelta(minutes=5)
 """Clocks of two machines differ a little."""
 
@@ -42,13 +49,17 @@ class Authority:
         self._key = key
 
     @classmethod
-    def create(cls, directory: Path, *, days: int) -> Authority:
-        """A new one.
+    def create(cls, directory: Path, *, days: int, hosts: Sequence[str] = LOCAL_HOSTS) -> Authority:
+        """A new one, with a certificate for the server and an access file with nobody in it.
+
+        Args:
+            hosts: DNS names and addresses under which clients reach the server; at least one.
 
         Raises:
             AlreadyExists: there is one in that directory.
-            InvalidArgument: the directory cannot be made.
+            InvalidArgument: the directory cannot be made, or a host is neither name nor address.
         """
+        names = x509.SubjectAlternativeName([_host(host) for host in hosts])
         if (directory / "ca.key").exists():
             raise AlreadyExists("authority", str(directory))
         try:
@@ -67,7 +78,12 @@ class Authority:
         )
         _write(directory / "ca.crt", _pem(certificate))
         _write(directory / "ca.key", _key_pem(key))
-        return cls(directory, certificate, key)
+        authority = cls(directory, certificate, key)
+        authority._issue(
+            directory / "server", "vcoproc server", ExtendedKeyUsageOID.SERVER_AUTH, names, days
+        )
+        authority._write_roles({})
+        return authority
 
     @classmethod
     def load(cls, directory: Path) -> Authority:
@@ -87,20 +103,6 @@ class Authority:
         if not isinstance(key, ec.EllipticCurvePrivateKey):
             raise InvalidArgument("authority", f"{directory}: ca.key is of another kind")
         return cls(directory, certificate, key)
-
-    def issue_server(self, hosts: list[str], *, days: int) -> None:
-        """Makes server.crt and server.key.
-
-        Args:
-            hosts: DNS names and addresses under which clients reach the server.
-
-        Raises:
-            InvalidArgument: one of them is neither.
-        """
-        names = x509.SubjectAlternativeName([_host(host) for host in hosts])
-        self._issue(
-            self._directory / "server", hosts[0], ExtendedKeyUsageOID.SERVER_AUTH, names, days
-        )
 
     def add_client(self, name: str, role: str, *, days: int) -> Path:
         """Makes a certificate for a caller and writes its role; gives the caller's directory.
@@ -155,16 +157,13 @@ class Authority:
         path = self._directory / _ACCESS_FILE
         if not path.exists():
             return {}
-        text = path.read_text()
-        return {} if _NOBODY in text else parse_roles(text, str(path))
+        return parse_roles(path.read_text(), str(path))
 
     def _write_roles(self, roles: dict[str, Role]) -> None:
         lines = [
             f"{json.dumps(name)} = {json.dumps(role.name.lower())}"
             for name, role in sorted(roles.items())
         ]
-        # An empty table would be refused; a name that no certificate can have stands for it.
-        lines = lines or [f'"-" = "viewer"  # {_NOBODY}']
         _write(self._directory / _ACCESS_FILE, "\n".join(["[roles]", *lines, ""]).encode())
 
 
@@ -206,10 +205,9 @@ def _host(host: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
         pass
-    try:
-        return x509.DNSName(host)
-    except ValueError:
-        raise InvalidArgument("host", f"{host!r} is no name and no address") from None
+    if len(host) > _HOST_CHARACTERS_MAX or not _HOST.fullmatch(host):
+        raise InvalidArgument("host", f"{host!r} is no name and no address")
+    return x509.DNSName(host)
 
 
 def _pem(certificate: x509.Certificate) -> bytes:
