@@ -158,8 +158,8 @@ def _cell(text: str) -> str:
 
 def commands_page() -> str:
     """Every command with its arguments and options, from its own help."""
-    from vcoproc_toolstack.cli.advice import EXIT_CODES
     from vcoproc_toolstack.cli.app import app
+    from vcoproc_toolstack.cli.exit_codes import EXIT_CODES
 
     root = typer.main.get_command(app)
     lines = [

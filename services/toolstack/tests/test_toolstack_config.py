@@ -176,6 +176,31 @@ def test_show_has_the_exit_codes_of_the_others(folder: Path) -> None:
     assert (result.exit_code, "not a system tree" in result.stderr) == (2, True)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (("system.dts", "--tree", "system.dts"), "--tree: is for a domain file"),
+        (("fir.cfg", "--coproc", "dsp0"), "--coproc: is for a system tree"),
+        (("fir.cfg", "--tree", "none.dts"), "none.dts: file"),
+        (("--tree", "system.dts"), "FILE: --tree"),
+        (("--cpp",), "FILE: --tree"),
+    ],
+)
+def test_show_refuses_what_it_would_not_heed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...], why: str
+) -> None:
+    (folder / "fir.cfg").write_text('name = "fir"\nvcoproc = ["coproc=dsp0"]\n')
+    monkeypatch.chdir(folder)
+    result = vcoproc("config", "show", *arguments)
+    assert (result.exit_code, why in result.stderr) == (2, True), result.stderr
+
+
+@pytest.mark.parametrize("option", ["--tls-dir", "--access"])
+def test_up_refuses_files_for_tcp_that_it_would_not_listen_on(folder: Path, option: str) -> None:
+    result = vcoproc("up", "--tree", folder / "system.dts", option, folder)
+    assert (result.exit_code, "--listen" in result.stderr) == (2, True), result.stderr
+
+
 def test_what_a_cluster_has_in_force(server: Server) -> None:
     server.online()
     run_dir = server.run_dir.path

@@ -1,4 +1,4 @@
-"""Exit codes, and what to do about an error."""
+"""What a command says of an error: its exit code, and what to do next."""
 
 from __future__ import annotations
 
@@ -6,18 +6,8 @@ from typing import Final
 
 from vcoproc.client.connection import Unreachable
 from vcoproc.errors import VcoprocError
+from vcoproc_toolstack.cli.exit_codes import EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_USAGE
 
-EXIT_REFUSED: Final = 1
-EXIT_USAGE: Final = 2
-EXIT_UNREACHABLE: Final = 3
-EXIT_BUG: Final = 70
-EXIT_CODES: Final = {
-    0: "done",
-    EXIT_REFUSED: "refused by the cluster, or it could not be started",
-    EXIT_USAGE: "wrong usage or configuration",
-    EXIT_UNREACHABLE: "no cluster can be reached",
-    EXIT_BUG: "a bug",
-}
 _USAGE_REASONS: Final = ("INVALID_ARGUMENT", "INVALID_CONFIG", "BAD_FIRMWARE")
 _AGAIN: Final = "a service that died is started again by `vcoproc up`; try again"
 _NEXT: Final = {

@@ -19,6 +19,7 @@ from vcoproc_toolstack.cli.config import (
 )
 from vcoproc_toolstack.cli.coprocs import coproc_app
 from vcoproc_toolstack.cli.domains import domain_app
+from vcoproc_toolstack.cli.exit_codes import EXIT_BUG, EXIT_USAGE
 from vcoproc_toolstack.cli.options import (
     EPILOG,
     REACH,
@@ -33,8 +34,6 @@ from vcoproc_toolstack.cli.options import (
 )
 from vcoproc_toolstack.cli.sched import sched_app
 from vcoproc_toolstack.cli.vcoprocs import vcoproc_app
-
-_EXIT_USAGE = 2
 
 app = group("One coprocessor, many domains: runs and steers a vcoproc cluster.", completion=True)
 app.add_typer(domain_app, name="domain")
@@ -107,6 +106,8 @@ def up(
         if tls_dir is None or access is None:
             raise InvalidArgument("--listen", "needs --tls-dir and --access")
         listen_on = ListenOn(listen, _existing(tls_dir), _existing(access))
+    elif tls_dir is not None or access is not None:
+        raise InvalidArgument("--listen", "--tls-dir and --access are for it: name it too")
 
     cluster = Cluster(
         _existing(tree),
@@ -144,7 +145,7 @@ def demo(
     except ModuleNotFoundError as error:
         typer.echo(f"error: the demo is not installed, it lacks {error.name}", err=True)
         typer.echo("next: pip install vcoproc-demo, or -e examples/demo in a checkout", err=True)
-        raise typer.Exit(_EXIT_USAGE) from None
+        raise typer.Exit(EXIT_USAGE) from None
     json_output = output is not Output.TABLE
     code = run(run_dir=run_dir, out=out, firmware=firmware, json_output=json_output)
     raise typer.Exit(code)
@@ -256,7 +257,7 @@ def main() -> None:
 
         traceback.print_exc()
         typer.echo(f"error: a bug in vcoproc: {error!r}", err=True)
-        sys.exit(70)
+        sys.exit(EXIT_BUG)
 
 
 if __name__ == "__main__":

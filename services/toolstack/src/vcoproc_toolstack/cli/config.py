@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from vcoproc.errors import InvalidArgument
+from vcoproc_toolstack.cli.exit_codes import EXIT_USAGE
 from vcoproc_toolstack.cli.options import (
     EPILOG,
     DomainArgument,
@@ -50,7 +52,7 @@ def config_check(
     reports = config_files.check(reader, files, tree)
     if print_data(output, config_files.reports_data(reports)):
         if any(report.problems for report in reports):
-            raise typer.Exit(config_files.EXIT_WRONG)
+            raise typer.Exit(EXIT_USAGE)
         return
     config_files.show_reports(reports)
 
@@ -78,6 +80,8 @@ def config_show(
         reader = config_files.Reader(include or (), cpp=cpp)
         answer = config_files.settings_of(reader, file, tree, coproc)
     else:
+        if tree is not None or include or cpp:
+            raise InvalidArgument("FILE", "--tree, --include and --cpp are for one: name it too")
         with connect(run_dir) as client:
             answer = client.configuration(coproc)
     if print_data(output, answer):

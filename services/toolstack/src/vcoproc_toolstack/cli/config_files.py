@@ -26,10 +26,8 @@ from vcoproc.config.fdt import BLOB_MAGIC
 from vcoproc.config.files import IncludedFiles, read_source
 from vcoproc.config.settings import coproc_settings, domain_settings
 from vcoproc.errors import ConfigProblem, InvalidArgument, InvalidConfig, NotFound
-from vcoproc_toolstack.cli.advice import EXIT_USAGE
 from vcoproc_toolstack.translate_configuration import setting_message
 
-EXIT_WRONG: Final = EXIT_USAGE
 _TREE_SUFFIXES: Final = (".dts", ".dtsi", ".dtb")
 # Comments of either kind of file, preprocessor lines, and then what every source tree begins with.
 _TREE_RE: Final = re.compile(rb"(?:\s+|/\*.*?\*/|//[^\n]*|#[^\n]*)*+/dts-v1/", re.DOTALL)
@@ -179,18 +177,20 @@ def settings_of(reader: Reader, path: Path, tree: Path | None, coproc: str) -> a
     """The settings of one file. coproc: only those of this one.
 
     Raises:
-        InvalidArgument: there is no such file or coproc, or no system in `tree`.
+        InvalidArgument: there is no such file or coproc, or no system in `tree`; or one of the
+            two is not for a file of this kind.
         InvalidConfig: something in it is wrong.
     """
-    try:
-        found = reader.read(path)
-        if isinstance(found, SystemConfig):
-            return _system_settings(found, coproc)
-        if tree is None:
-            return _domain_settings(found)
-        system = reader.read(tree)
-    except NotFound as error:
-        raise InvalidArgument(str(path), str(error)) from None
+    found = _read(reader, path)
+    if isinstance(found, SystemConfig):
+        if tree is not None:
+            raise InvalidArgument("--tree", f"is for a domain file, {path} is a system tree")
+        return _system_settings(found, coproc)
+    if coproc:
+        raise InvalidArgument("--coproc", f"is for a system tree, {path} is a domain file")
+    if tree is None:
+        return _domain_settings(found)
+    system = _read(reader, tree)
     if not isinstance(system, SystemConfig):
         raise InvalidArgument("--tree", f"{tree} is a domain file, not a system tree")
     answer = _domain_settings(found)
@@ -200,8 +200,18 @@ def settings_of(reader: Reader, path: Path, tree: Path | None, coproc: str) -> a
     return answer
 
 
+def _read(reader: Reader, path: Path) -> SystemConfig | DomainConfig:
+    try:
+        return reader.read(path)
+    except NotFound as error:
+        raise InvalidArgument(str(path), str(error)) from None
+
+
 def _system_settings(system: SystemConfig, name: str) -> api.Configuration:
-    coprocs: tuple[CoprocConfig, ...] = (system.find(name),) if name else system.coprocs
+    try:
+        coprocs: tuple[CoprocConfig, ...] = (system.find(name),) if name else system.coprocs
+    except NotFound as error:
+        raise InvalidArgument(system.file_name, str(error)) from None
     answer = api.Configuration(file_name=system.file_name)
     for coproc in coprocs:
         for setting in coproc_settings(coproc):

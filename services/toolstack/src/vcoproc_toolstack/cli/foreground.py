@@ -11,11 +11,10 @@ from contextlib import contextmanager
 import typer
 
 from vcoproc import limits
+from vcoproc_toolstack.cli.exit_codes import EXIT_REFUSED, EXIT_USAGE
 from vcoproc_toolstack.cli.supervisor import StartAborted, StartFailed
 from vcoproc_toolstack.cli.up import Cluster
 
-_EXIT_REFUSED = 1
-_EXIT_USAGE = 2
 _END = b"\0"
 """No signal has the number 0."""
 
@@ -34,10 +33,12 @@ def run_cluster(cluster: Cluster) -> None:
             return
         except StartFailed as error:
             typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(_EXIT_USAGE if error.exit_code == 2 else _EXIT_REFUSED) from None
+            raise typer.Exit(
+                EXIT_USAGE if error.exit_code == EXIT_USAGE else EXIT_REFUSED
+            ) from None
         except OSError as error:
             typer.echo(f"error: the cluster cannot be started: {error}", err=True)
-            raise typer.Exit(_EXIT_REFUSED) from None
+            raise typer.Exit(EXIT_REFUSED) from None
         try:
             _welcome(cluster)
             cluster.wait()

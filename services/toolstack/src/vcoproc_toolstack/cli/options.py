@@ -14,16 +14,14 @@ import typer
 from typer.core import TyperGroup
 
 from vcoproc.errors import VcoprocError
+from vcoproc_toolstack.cli.exit_codes import EXIT_CODES
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
     from vcoproc.client import Cluster
 
-EPILOG = (
-    "Exit codes: 0 done; 1 refused by the cluster, or it could not be started; "
-    "2 wrong usage or configuration; 3 no cluster can be reached; 70 a bug."
-)
+EPILOG = "Exit codes: " + "; ".join(f"{code} {words}" for code, words in EXIT_CODES.items()) + "."
 
 
 class Output(enum.Enum):
