@@ -9,6 +9,7 @@ import subprocess
 import sys
 import termios
 import time
+from typing import cast
 
 import pytest
 from rich.console import Console
@@ -17,8 +18,10 @@ from toolstack_server import Server
 
 from vcoproc.api.v1 import cluster_pb2 as pb
 from vcoproc.api.v1 import toolstack_pb2 as api
+from vcoproc.client import Cluster
+from vcoproc.errors import PeerLost, VcoprocError
 from vcoproc.limits import S
-from vcoproc_toolstack.cli.top import View, render
+from vcoproc_toolstack.cli.top import View, render, run
 from vcoproc_toolstack.cli.top_model import SORT_KEYS, groups
 
 
@@ -203,3 +206,34 @@ def test_on_a_real_terminal(server: Server) -> None:
         top.wait()
         os.close(screen)
         os.close(terminal)
+
+
+class Flaky:
+    """A cluster whose looks fail where there is an error."""
+
+    def __init__(self, *looks: pb.Statistics | VcoprocError) -> None:
+        self._looks = iter(looks)
+
+    def statistics(self) -> pb.Statistics:
+        found = next(self._looks)
+        if isinstance(found, VcoprocError):
+            raise found
+        return found
+
+
+def batch(*looks: pb.Statistics | VcoprocError) -> None:
+    run(cast("Cluster", Flaky(*looks)), interval_s=0.0, batch=True, count=len(looks))
+
+
+def test_a_batch_outlasts_a_look_that_fails(capsys: pytest.CaptureFixture[str]) -> None:
+    away = PeerLost("the toolstack")
+    batch(look(1, trap_count=0), away, look(3, trap_count=50))
+    printed = capsys.readouterr()
+    assert printed.out.count("dsp0") == 1
+    assert "25" in printed.out, "the rate since the last look that was answered"
+    assert printed.err.count("error: ") == 1
+
+
+def test_a_batch_whose_first_look_fails_ends() -> None:
+    with pytest.raises(PeerLost):
+        batch(PeerLost("the toolstack"), look(1))

@@ -21,7 +21,6 @@ from vcoproc_toolstack.store import Change, Store
 
 THREADS = limits.COPROCS_MAX + 16
 """A lease holds one as long as it lasts; the rest is for reports and refused askers."""
-_WHY_BYTES_MAX = 1024
 
 
 class LeaseGateway(rpc.LeaseServiceServicer):
@@ -112,7 +111,7 @@ class LeaseGateway(rpc.LeaseServiceServicer):
     def ReportFault(
         self, request: pb.ReportFaultRequest, _context: grpc.ServicerContext
     ) -> pb.ReportFaultResponse:
-        why = translate.check_text("why", request.why, _WHY_BYTES_MAX)
+        why = translate.check_text("why", request.why, limits.WHY_BYTES_MAX)
         if name_problem(request.coproc) or self._leases.get(request.coproc) is None:
             shown = request.coproc[: limits.NAME_BYTES_MAX]
             raise InvalidArgument("coproc", f"{shown!r} is not leased")

@@ -18,14 +18,12 @@ from vcoproc.api.v1 import cluster_pb2 as cluster
 from vcoproc.api.v1 import snapshot_pb2 as snapshot
 from vcoproc.api.v1 import toolstack_pb2 as api
 from vcoproc.client.names import coproc_name, domain_name, vcoproc_name
-from vcoproc.limits import MIB, US
+from vcoproc.limits import PAGE_SIZE_MAX, SNAPSHOT_CHUNK_BYTES_MAX, US
 
 Answer = TypeVar("Answer")
 Progress = Callable[[int], None]
 """Is told how many bytes of a snapshot have passed so far."""
-CHUNK_BYTES: Final = 1 * MIB
-"""Of a snapshot, in one message."""
-_PAGE_SIZE: Final = 1000
+_PAGE_SIZE: Final = PAGE_SIZE_MAX
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +212,7 @@ def begun(requests: Iterator[Any]) -> Iterator[Any]:
 
 def _chunks(path: Path, progress: Progress) -> Iterator[bytes]:
     with path.open("rb") as file:
-        while data := file.read(CHUNK_BYTES):
+        while data := file.read(SNAPSHOT_CHUNK_BYTES_MAX):
             yield data
             progress(file.tell())
 

@@ -11,14 +11,11 @@ import grpc
 
 from vcoproc.api.v1 import toolstack_pb2, toolstack_pb2_grpc
 from vcoproc.errors import DomainGone, NotFound, WrongState
-from vcoproc.limits import CALL_TIMEOUT_NS, S
+from vcoproc.limits import CALL_TIMEOUT_NS, PAGE_SIZE_MAX, WHY_BYTES_MAX, S
 from vcoproc.runtime.grpc_kit import RemoteRefusal, RemoteUnavailable, channel, to_error
 from vcoproc.runtime.rundir import RunDir, default_run_dir
 
 OPEN_TIMEOUT_NS: Final = 10 * S
-WHY_BYTES_MAX: Final = 1024
-"""Of the reason of a crash; a longer one is cut."""
-PAGE_SIZE: Final = 1000
 T = TypeVar("T")
 State = toolstack_pb2.Domain.State
 _WITHOUT_MEMORY: Final = (State.STATE_STOPPED, State.STATE_DESTROYING)
@@ -127,7 +124,7 @@ class Owner:
         self, stub: toolstack_pb2_grpc.ToolstackServiceStub, timeout_s: float, wait: bool
     ) -> str | None:
         """By its number; None: no domain has that."""
-        request = toolstack_pb2.ListDomainsRequest(page_size=PAGE_SIZE)
+        request = toolstack_pb2.ListDomainsRequest(page_size=PAGE_SIZE_MAX)
         while True:
             page = stub.ListDomains(request, timeout=timeout_s, wait_for_ready=wait)
             for domain in page.domains:

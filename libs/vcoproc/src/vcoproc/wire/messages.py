@@ -22,7 +22,7 @@ import enum
 import operator
 from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
-from typing import Any, ClassVar, TypeAlias
+from typing import Any, ClassVar
 
 from vcoproc.limits import BATCH_OPS_MAX, LINES_PER_VCOPROC_MAX, NAME_BYTES_MAX
 from vcoproc.wire.fields import (
@@ -514,7 +514,6 @@ class LineEnable(Message):
     enabled: bool
 
 
-HandshakeMessage: TypeAlias = Hello | Welcome | Reject
 MESSAGE_CLASSES: tuple[type[Message], ...] = (
     Hello, Welcome, Reject, Credit, Bye,
     Read, Write, Post, Batch, Reply, TrapError, Moved,

@@ -9,7 +9,6 @@ import typer
 
 from vcoproc_toolstack.cli.options import (
     EPILOG,
-    FilterOption,
     Output,
     OutputOption,
     RunDirOption,
@@ -72,7 +71,12 @@ def access_remove(
 
 @access_app.command("log", epilog=EPILOG)
 def access_log(
-    filter: FilterOption = "",
+    filter: Annotated[
+        str,
+        typer.Option(
+            "--filter", "-f", metavar="TERMS", help='Only those, as in "caller=al* outcome!=OK".'
+        ),
+    ] = "",
     count: Annotated[
         int, typer.Option("--count", "-n", min=1, help="At most so many, the newest.")
     ] = 100,

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+import typer
 from rich.console import Console
 from rich.console import Group as Lines
 from rich.live import Live
@@ -96,10 +97,16 @@ def _run_batch(cluster: Cluster, interval_s: float, count: int) -> None:
     looks = 0
     with contextlib.suppress(KeyboardInterrupt):
         while True:
-            now = cluster.statistics()
-            # The first look has no rates; it is shown only if it is the only one.
-            if before is not None or count == 1:
-                out.print(render(now, before, View())[0])
+            try:
+                now = cluster.statistics()
+            except VcoprocError as why:
+                if before is None:
+                    raise
+                typer.echo(f"error: {why}", err=True)
+            else:
+                # The first look has no rates; it is shown only if it is the only one.
+                if before is not None or count == 1:
+                    out.print(render(now, before, View())[0])
             looks += 1
             if count and looks >= count:
                 return
