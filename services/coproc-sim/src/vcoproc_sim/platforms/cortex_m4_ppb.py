@@ -37,7 +37,6 @@ CCR_NONBASETHRDENA: Final = 1 << 0
 CCR_STKALIGN: Final = 1 << 9
 SCR_SLEEPONEXIT: Final = 1 << 1
 SCR_SEVONPEND: Final = 1 << 4
-HFSR_VECTTBL: Final = 1 << 1
 HFSR_FORCED: Final = 1 << 30
 HFSR_DEBUGEVT: Final = 1 << 31
 # CFSR: UFSR in [31:16], BFSR in [15:8], MMFSR in [7:0]; DDI 0403 B3.2.15.
@@ -59,7 +58,6 @@ _SHCSR_ACTIVE: Final = ((0, MEM_MANAGE), (1, BUS_FAULT), (3, USAGE_FAULT), (7, S
                         (10, PENDSV), (11, SYSTICK))  # fmt: skip
 _SHCSR_PENDING: Final = ((12, USAGE_FAULT), (13, MEM_MANAGE), (14, BUS_FAULT), (15, SVCALL))
 _SHCSR_ENABLE: Final = ((16, MEM_MANAGE), (17, BUS_FAULT), (18, USAGE_FAULT))
-_SHCSR_ENABLE_MASK: Final = 1 << MEM_MANAGE | 1 << BUS_FAULT | 1 << USAGE_FAULT
 # Registers that are plain storage, with the bits that can be written.
 _STORAGE: Final = {
     0xD14: CCR_NONBASETHRDENA | 1 << 1 | 1 << 3 | 1 << 4 | 1 << 8 | CCR_STKALIGN,
