@@ -386,7 +386,7 @@ SYNTAX = [
 
 @pytest.mark.parametrize(("old", "new", "line", "why"), SYNTAX)
 def test_syntax_error_has_its_line(old: str, new: str, line: int, why: str) -> None:
-    found_line, what, said = the_problem(changed(old, new))
+    found_line, what, said = problems_of(changed(old, new))[0]
     assert what == "device tree"
     assert any(part in said for part in why.split("|")), said
     assert found_line == line, said
@@ -427,8 +427,49 @@ def test_hostile_source_is_refused_soon(source: str, why: str) -> None:
 
 
 def test_reference_to_a_node_that_was_deleted() -> None:
-    source = "/dts-v1/; / { a { b: b { }; }; }; /delete-node/ &{/a}; &b { };"
-    assert "undefined node label 'b'" in the_problem(source)[2]
+    source = changed("gpu@1 {", "gpu1: gpu@1 {")
+    source += "/delete-node/ &{/soc/gpu@1};\n&{/soc/gpu@1} { };\n&gpu1 { };\n"
+    assert problems_of(source) == [
+        (36, "device tree", "there is no node /soc/gpu@1"),
+        (37, "device tree", "undefined node label 'gpu1'"),
+    ]
+
+
+def test_every_syntax_error_is_told() -> None:
+    source = changed("#size-cells = <1>;", "#size-cells = <1>")  # takes in the line behind it
+    source = changed("slice-us = <2500>;", "slice-us <2500>;", source)
+    source = changed("max-vcoprocs = <3>;", "max-vcoprocs = <3;", source)
+    source = changed("    soc {\n", "    soc = {\n a = <1>; };\n    soc {\n", source)
+    source = changed("interrupts = <64>, <66>;", "interrupts = <64>, <(1 / 0)>;", source)
+    source = changed("clock-frequency = <250000000>;", "clock-frequency = 'ab';", source)
+    source = changed("gpu@1 { xen,coproc; };", "gpu@1 { xen,coproc; }", source)
+    found = problems_of(source + "};\n&dsp0 { a = <1> };\n")
+    assert [(line, why.partition(": ")[2]) for line, _, why in found] == [
+        (5, "expected ';' or ','"),
+        (12, "expected '{', '=', or ';'"),
+        (13, "expected number or parenthesized expression"),
+        (19, "malformed value"),
+        (28, "division by zero"),
+        (31, "character literals must be length 1"),
+        (34, "expected ';', not 'gpu@10'"),
+        (38, "expected ';' or ','"),
+    ]
+
+
+def test_references_to_nothing_are_told_with_all_else() -> None:
+    """And nothing is said because of what they cannot stand for."""
+    source = changed("coproc = <&dsp0>;", "coproc = <&dsp1>;")
+    source = changed("slice-us = <2500>;", "slice-us = <&nothing>; instances = <0>;", source)
+    source = changed("main-dsp = &dsp0;", "main-dsp = &dsp2; other = &{/none};", source)
+    assert problems_of(source + "&missing { a; b { }; };\n/delete-node/ &gone;\n") == [
+        (5, "device tree", "undefined node label 'dsp2'; did you mean 'dsp0'?"),
+        (5, "device tree", "there is no node /none"),
+        (10, "device tree", "undefined node label 'dsp1'; did you mean 'dsp0'?"),
+        (12, "device tree", "undefined node label 'nothing'"),
+        (12, "/chosen/shared/dsp0: instances", "0 is not between 1 and 64"),
+        (35, "device tree", "undefined node label 'missing'"),
+        (36, "device tree", "undefined node label 'gone'"),
+    ]
 
 
 def test_nodes_added_to_by_label_count() -> None:

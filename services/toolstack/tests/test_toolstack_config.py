@@ -97,6 +97,13 @@ def test_domains_are_checked_against_a_system(folder: Path) -> None:
     assert result.exit_code == 2
     assert "other.cfg:2: vcoproc npu: 'npu' is no shared coproc of" in result.stderr
     assert result.stdout.count("good") == 2
+    (folder / "both.cfg").write_text('memory = 0\nvcoproc = [ "coproc=npu", "foo", "irq=40" ]\n')
+    result = vcoproc("config", "check", folder / "both.cfg", "--tree", folder / "system.dts")
+    told = [line.partition("both.cfg")[2] for line in result.stderr.splitlines() if ".cfg" in line]
+    assert [line.partition(": ")[2].partition(":")[0] for line in told] == [
+        "name", "memory", "vcoproc", "vcoproc", "vcoproc", "vcoproc npu",
+    ], result.stderr  # fmt: skip
+    assert "'npu' is no shared coproc of" in result.stderr
     result = vcoproc("config", "check", *paths, "--tree", folder / "fir.cfg")
     assert (result.exit_code, "is a domain file, not a system" in result.stderr) == (2, True)
     result = vcoproc("config", "check", *paths, "--tree", folder / "none.dts")

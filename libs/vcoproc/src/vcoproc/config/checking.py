@@ -12,7 +12,8 @@ from vcoproc.errors import InvalidConfig, NotFound
 
 
 def resolve(system: SystemConfig, domain: DomainConfig) -> Mapping[str, CoprocConfig]:
-    """The coproc behind every reference of a domain file, for `assign_addresses`.
+    """The coproc behind every reference of a domain file, for `assign_addresses`. Of a file that
+    is wrong, what could be read is checked.
 
     Raises:
         InvalidConfig: some references name nothing shared; carries all of them.
@@ -64,6 +65,8 @@ def _resolve(
 ) -> Mapping[str, CoprocConfig]:
     found: dict[str, CoprocConfig] = {}
     for vcoproc in domain.vcoprocs:
+        if not vcoproc.coproc:  # told when the file was read
+            continue
         try:
             found[vcoproc.coproc] = system.find(vcoproc.coproc)
         except NotFound:

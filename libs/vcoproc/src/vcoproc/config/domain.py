@@ -58,6 +58,18 @@ def parse_domain(source: str | bytes, file_name: str) -> DomainConfig:
         InvalidConfig: carries everything that is wrong.
     """
     problems = Problems(file_name)
+    domain = checked_domain(source, file_name, problems)
+    problems.raise_if_any()
+    return domain
+
+
+def checked_domain(source: str | bytes, file_name: str, problems: Problems) -> DomainConfig:
+    """The same, but notes what is wrong, and gives what could be read: references to coprocs that
+    are not understood are empty.
+
+    Raises:
+        InvalidConfig: it is too large, or no text.
+    """
     settings = parse_settings(decode_source(source, file_name), problems)
     known = _known(settings, problems)
     warnings = _warnings(settings)
@@ -74,7 +86,6 @@ def parse_domain(source: str | bytes, file_name: str) -> DomainConfig:
     _name_all(specs, problems)
     _check_places(specs, memory_bytes, problems)
     actions = {key: _action(key, known.get(key), problems, warnings) for key in _ENDS}
-    problems.raise_if_any()
     return DomainConfig(
         file_name=file_name,
         name=name,

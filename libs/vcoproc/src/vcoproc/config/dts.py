@@ -26,31 +26,67 @@ def read_tree(source: str | bytes, file_name: str, files: IncludedFiles | None =
         files: what the source may include; None for nothing.
 
     Raises:
-        InvalidConfig: not a device tree; carries the one problem at which the parser stopped.
+        InvalidConfig: not a device tree; carries every syntax error, or all that its references,
+            aliases and phandles have against them. `checked_tree` gives what can be read all the
+            same.
+    """
+    problems = Problems(file_name)
+    tree = checked_tree(source, file_name, problems, files)
+    problems.raise_if_any()
+    return tree
+
+
+def checked_tree(
+    source: str | bytes, file_name: str, problems: Problems, files: IncludedFiles | None = None
+) -> DtsTree:
+    """The same, but notes references that nothing has, so that more can be found that is wrong.
+
+    Raises:
+        InvalidConfig: not a device tree; carries everything that was noted.
     """
     if isinstance(source, bytes) and source.startswith(BLOB_MAGIC):
-        return read_blob(source, file_name)
-    problems = Problems(file_name)
+        return read_blob(source, file_name, problems)
     tree = BoundedTree(decode_source(source, file_name), file_name, files)
     try:
-        tree.parse()
-        root = _plain_node(tree, tree.root)
-        reserved = tuple((address, size) for _, address, size in tree.memreserves)
+        _parse(tree)
     except Refused as error:
-        raise problems.failure(error.place, _WHAT, str(error)) from None
+        tree.errors.append((error.place, str(error)))
+    for place, why in tree.errors:
+        problems.add(place, _WHAT, why)
+    problems.raise_if_any()  # what else it says may be because of these
+    labels = [*tree.label2node]
+    for name, place in tree.undefined.items():
+        if name.startswith("{"):
+            problems.add(place, _WHAT, f"there is no node {name[1:-1]}")
+        else:
+            problems.add(place, _WHAT, f"undefined node label {name!r}", near=(name, labels))
+    root = _plain_node(tree, tree.root)
+    reserved = tuple((address, size) for _, address, size in tree.memreserves)
+    return tree_of(root, reserved, problems)
+
+
+def _parse(tree: BoundedTree) -> None:
+    """Raises: Refused (nothing more can be read, whatever the reason)."""
+    try:
+        tree.parse()
+    except Refused:
+        raise
     except dtlib.DTError as error:
-        place = tree.place_of_message(str(error))
-        raise problems.failure(place, _WHAT, str(error)) from None
+        raise Refused(tree.place_of_message(str(error)), str(error)) from None
     except (ValueError, OverflowError, LookupError, AttributeError, TypeError) as error:
         # What dtlib lets out on source that it did not expect: `089` (ValueError), /delete-node/
         # of the root (AttributeError) or of a node twice (KeyError).
-        raise problems.failure(tree.place_now(), _WHAT, f"malformed: {error}") from error
-    return tree_of(root, reserved, problems)
+        raise Refused(tree.place_now(), f"malformed: {error}") from error
 
 
 def _plain_node(tree: BoundedTree, node: Any) -> DtsNode:
     properties = {
-        name: DtsProperty(tree.place_of(node, name), bytes(value.value), _kind(value))
+        name: DtsProperty(
+            tree.place_of(node, name),
+            bytes(value.value),
+            _kind(value),
+            resolved=not tree.refers_to_nothing(value),
+        )
         for name, value in node.props.items()
     }
     children = tuple(_plain_node(tree, child) for child in node.nodes.values())

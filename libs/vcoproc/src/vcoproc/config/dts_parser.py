@@ -10,6 +10,10 @@ only user of dtlib, relies on its inner methods, and so the distribution pins th
 Lines are those of the file that was read, or what the line marks of a preprocessor say
 (``# 12 "board.dts"``), as `dtc` takes them.
 
+After a syntax error the reading goes on behind the statement that it is in, as compilers do: at the
+next semicolon of the same node, or at the end of the node. A reference to nothing is noted, and is
+to a node that is nowhere.
+
 Not handled: /plugin/, refused.
 """
 
@@ -34,17 +38,27 @@ _MARK_RE: Final = re.compile(
       | ^\#(?:line)?[ \t]+(?P<line>[0-9]{1,9})[ \t]+"(?P<file>(?:[^\\"\n]|\\.)*)"[^\n]*""",
     re.VERBOSE | re.DOTALL | re.MULTILINE,
 )
+_OPEN: Final = dtlib._Token(dtlib._T.MISC, "{")
+_WORD_RE: Final = re.compile(r".?[^\s;{}]*", re.DOTALL)
 _DIRECTIVES: Final = re.compile(
     r"#(include|define|undef|if|ifdef|ifndef|elif|else|endif|error|warning|pragma)"
 )
 
 
 class Refused(dtlib.DTError):  # type: ignore[misc]
-    """A parse error with its place."""
+    """A parse error with its place, after which nothing more is read: a bound is exceeded."""
 
     def __init__(self, place: Place, why: str) -> None:
         super().__init__(why)
         self.place = place
+
+
+class _Malformed(Refused):
+    """A syntax error."""
+
+
+class _Ended(Exception):
+    """No text is left to go on with after a syntax error."""
 
 
 class _Source:
@@ -91,6 +105,10 @@ class BoundedTree(dtlib.DT):  # type: ignore[misc]
     Args:
         path: of the file; folders of what it includes are relative to it.
         files: None refuses what would read another file.
+
+    Attributes:
+        errors: syntax errors that were read over: place and text.
+        undefined: labels and paths that are referred to and that nothing has, and where first.
     """
 
     def __init__(self, text: str, path: str, files: IncludedFiles | None) -> None:
@@ -118,14 +136,98 @@ class BoundedTree(dtlib.DT):  # type: ignore[misc]
         self._label_places: dict[str, Place] = {}
         self._reference_places: dict[str, Place] = {}
         self._name_places: dict[tuple[Any, str], Place] = {}
+        self.errors: list[tuple[Place, str]] = []
+        self.undefined: dict[str, Place] = {}
+        self._header_read = self._all_read = self._lacks_file = False
+        # The two tokens that the parser had last, and where the lexer was at the last syntax error.
+        self._last = self._before = dtlib._Token(dtlib._T.BAD, "")
+        self._stuck_at: tuple[_Source, int] | None = None
 
     def parse(self) -> None:
-        """Reads everything. Aliases are left to the reader of the plain tree."""
-        self._parse_dt()
+        """Reads everything. Aliases are left to the reader of the plain tree.
+
+        When there are `errors` afterwards, the tree is not what the source means.
+
+        Raises:
+            dtlib.DTError: something is wrong after which nothing more can be read.
+        """
+        try:
+            while not self._parse_some():
+                pass
+        except _Ended:
+            pass
+        if self.errors:
+            return
+        self._all_read = True
         self._register_phandles()
         self._fixup_props()
         self._remove_unreferenced()
         self._register_labels()
+
+    # --- after an error ---------------------------------------------------------------------------
+
+    def _parse_some(self) -> bool:
+        """Reads on at the top of a file; False when a syntax error has been passed over."""
+        try:
+            self._parse_dt()
+        except _Malformed as error:
+            if not self._header_read:
+                raise
+            self._recover(error, stray=bool(self.errors) and _is_mark(self._last, "}"))
+            return False
+        return True
+
+    def _recover(self, error: _Malformed, *, stray: bool = False) -> bool:
+        """Notes a syntax error and goes to the end of its statement; False: that of the node too.
+
+        Args:
+            stray: it only is what one before it has left over.
+
+        Raises:
+            _Ended: there is no more text, or nobody would read more errors.
+        """
+        ended = self._last.id == dtlib._T.EOF
+        if ended and (self._lacks_file or (self.errors and self._root is None)):
+            raise _Ended  # what lacks at the end does so because of what was wrong before
+        if not stray:
+            self._note_error(error.place, str(error))
+        self._expression_depth = 0
+        at = (self._source, self._tok_end_i)
+        if at == self._stuck_at:
+            self._pass_over()
+        self._stuck_at = at
+        token = self._last if self._saved_token is None else self._next_token()
+        if _is_mark(self._before, "}") and self._saved_token is None and not _is_mark(token, ";"):
+            self._saved_token = token  # a semicolon lacks behind a node
+            return False
+        depth = 0
+        while token.id != dtlib._T.EOF:
+            if token.id == dtlib._T.BAD:
+                self._pass_over()
+            elif _is_mark(token, "{"):
+                depth += 1
+            elif _is_mark(token, "}"):
+                if not depth:
+                    self._check_token(";")
+                    return False
+                depth -= 1
+            elif _is_mark(token, ";") and not depth:
+                return True
+            try:
+                token = self._next_token()
+            except _Malformed:
+                self._pass_over()
+        raise _Ended
+
+    def _note_error(self, place: Place, why: str) -> None:
+        if len(self.errors) >= limits.CONFIG_PROBLEMS_MAX:
+            raise _Ended
+        self.errors.append((place, why))
+
+    def _pass_over(self) -> None:
+        """The lexer cannot read what is next, and stays before it."""
+        found = _WORD_RE.match(self._file_contents, self._tok_end_i)
+        self._tok_end_i = found.end() if found else len(self._file_contents)
 
     # --- places -----------------------------------------------------------------------------------
 
@@ -146,8 +248,6 @@ class BoundedTree(dtlib.DT):  # type: ignore[misc]
     def place_of_message(self, message: str) -> Place:
         """The place of an error that dtlib found after parsing, from the names in its message."""
         whole = Place(self._path, 0)
-        if match := re.search(r"undefined node label '([^']*)'", message):
-            return self._reference_places.get(match[1], whole)
         if match := re.match(r"Label '([^']*)' appears", message):
             return self._label_places.get(match[1], whole)
         path = message.partition(": ")[0]
@@ -158,19 +258,29 @@ class BoundedTree(dtlib.DT):  # type: ignore[misc]
         return whole
 
     def _parse_error(self, s: object) -> NoReturn:
-        if isinstance(s, Refused):
-            raise s
-        raise Refused(self.place_now(), f"column {self._source.column_at(self._tok_i)}: {s}")
+        raise _Malformed(self.place_now(), self._with_column(s))
+
+    def _refuse(self, why: str) -> NoReturn:
+        """A bound is exceeded."""
+        raise Refused(self.place_now(), self._with_column(why))
+
+    def _with_column(self, why: object) -> str:
+        return f"column {self._source.column_at(self._tok_i)}: {why}"
 
     # --- files ------------------------------------------------------------------------------------
 
     def _enter_file(self, filename: str) -> None:
-        path, content = self._read(filename, "/include/")
+        read = self._read(filename, "/include/")
+        if read is None:
+            return
+        path, content = read
         here = [*self._filestack, self._source]
         if len(here) > limits.DTS_INCLUDE_DEPTH_MAX:
-            self._parse_error(f"files included deeper than {limits.DTS_INCLUDE_DEPTH_MAX}")
+            self._refuse(f"files included deeper than {limits.DTS_INCLUDE_DEPTH_MAX}")
         if any(Path(path).resolve() == Path(source.path).resolve() for source in here):
-            self._parse_error(f"{shown(path)} includes itself")
+            self._note_error(self.place_now(), self._with_column(f"{shown(path)} includes itself"))
+            self._lacks_file = True
+            return
         self._source.resume_at = self._tok_end_i
         self._filestack.append(self._source)
         self._source = _Source(path, decode_source(content, path))
@@ -182,14 +292,18 @@ class BoundedTree(dtlib.DT):  # type: ignore[misc]
         self._file_contents = self._source.text
         self._tok_end_i = self._source.resume_at
 
-    def _read(self, name: str, how: str) -> tuple[str, bytes]:
-        if self._files is None:
-            self._parse_error(f"{how} is not supported here: give one file, or a compiled tree")
+    def _read(self, name: str, how: str) -> tuple[str, bytes] | None:
+        """Path and content of another file; None, and an error noted, when it cannot be had."""
         try:
-            plain = self._unescape(name.encode()).decode()
-            return self._files.read(plain, self._source.path)
+            if self._files is not None:
+                plain = self._unescape(name.encode()).decode()
+                return self._files.read(plain, self._source.path)
+            why = f"{how} is not supported here: give one file, or a compiled tree"
         except (Unreadable, UnicodeDecodeError) as error:
-            self._parse_error(f"{how}: {error}")
+            why = f"{how}: {error}"
+        self._note_error(self.place_now(), self._with_column(why))
+        self._lacks_file = True
+        return None
 
     def _parse_incbin(self, prop: Any) -> None:
         prop._add_marker(dtlib._MarkerType.UINT8)
@@ -203,8 +317,8 @@ class BoundedTree(dtlib.DT):  # type: ignore[misc]
             self._expect_token(",")
             size = int(self._eval_prim())
         self._expect_token(")")
-        _, content = self._read(token.val, "/incbin/")
-        prop.value += content[begin : begin + size]
+        if read := self._read(token.val, "/incbin/"):
+            prop.value += read[1][begin : begin + size]
 
     # --- bounds -----------------------------------------------------------------------------------
 
@@ -213,13 +327,14 @@ class BoundedTree(dtlib.DT):  # type: ignore[misc]
         token = super()._next_token()
         if fresh:
             self._note(token)
+            self._before, self._last = self._last, token
         return token
 
     def _note(self, token: Any) -> None:
         self._token_count += 1
         self._value_tokens += 1
         if self._token_count > limits.DTS_TOKENS_MAX:
-            self._parse_error(f"more than {limits.DTS_TOKENS_MAX} tokens")
+            self._refuse(f"more than {limits.DTS_TOKENS_MAX} tokens")
         if token.id == dtlib._T.PROPNODENAME:
             self._note_name(token.val)
         elif token.id == dtlib._T.NUM and token.val > _MASK_64:
@@ -234,36 +349,52 @@ class BoundedTree(dtlib.DT):  # type: ignore[misc]
         elif token.val in ("{", "}"):
             self._value_tokens = self._value_references = 0
         if self._value_tokens > limits.DTS_PROPERTY_TOKENS_MAX:
-            self._parse_error(f"value longer than {limits.DTS_PROPERTY_TOKENS_MAX} tokens")
+            self._refuse(f"value longer than {limits.DTS_PROPERTY_TOKENS_MAX} tokens")
         if self._value_references > limits.DTS_PROPERTY_REFERENCES_MAX:
-            self._parse_error(f"more than {limits.DTS_PROPERTY_REFERENCES_MAX} references at once")
+            self._refuse(f"more than {limits.DTS_PROPERTY_REFERENCES_MAX} references at once")
         if self._label_count > limits.DTS_LABELS_MAX:
-            self._parse_error(f"more than {limits.DTS_LABELS_MAX} labels")
+            self._refuse(f"more than {limits.DTS_LABELS_MAX} labels")
         if self._reference_count > limits.DTS_REFERENCES_MAX:
-            self._parse_error(f"more than {limits.DTS_REFERENCES_MAX} references")
+            self._refuse(f"more than {limits.DTS_REFERENCES_MAX} references")
 
     def _note_name(self, name: str) -> None:
         self._value_tokens = self._value_references = 0
         if len(name) > limits.DTS_NAME_BYTES_MAX:
-            self._parse_error(f"name longer than {limits.DTS_NAME_BYTES_MAX} characters")
+            self._refuse(f"name longer than {limits.DTS_NAME_BYTES_MAX} characters")
         if _DIRECTIVES.fullmatch(name):
             why = f"{name} is for the C preprocessor, which dtc does not run either"
-            self._parse_error(f"{why}; give --cpp, or run `cpp` first (docs/configuration.md)")
+            self._refuse(f"{why}; give --cpp, or run `cpp` first (docs/configuration.md)")
         if self._open_nodes:
             self._name_places[self._open_nodes[-1], name] = self.place_now()
 
     def _parse_node(self, node: Any) -> Any:
         self._node_count += 1
         if self._node_count > limits.DTS_NODES_MAX:
-            self._parse_error(f"more than {limits.DTS_NODES_MAX} nodes")
+            self._refuse(f"more than {limits.DTS_NODES_MAX} nodes")
         if len(self._open_nodes) >= limits.DTS_DEPTH_MAX:
-            self._parse_error(f"nodes nested deeper than {limits.DTS_DEPTH_MAX}")
+            self._refuse(f"nodes nested deeper than {limits.DTS_DEPTH_MAX}")
         for label in node.labels:
             self._by_label.setdefault(label, node)
         self._open_nodes.append(node)
-        result = super()._parse_node(node)
-        self._open_nodes.pop()
-        return result
+        try:
+            while not self._parse_some_of(node):
+                self._saved_token = _OPEN  # as if the node began behind the bad statement
+        finally:
+            self._open_nodes.pop()
+        return node
+
+    def _parse_some_of(self, node: Any) -> bool:
+        """Reads on in a node; False when a syntax error has been passed over."""
+        try:
+            super()._parse_node(node)
+        except _Malformed as error:
+            return not self._recover(error)
+        return True
+
+    def _parse_header(self) -> None:
+        if not self._header_read:
+            super()._parse_header()
+            self._header_read = True
 
     def _ref2node(self, s: str) -> Any:
         # dtlib walks the whole tree for each reference; the index makes that the exception.
@@ -272,9 +403,21 @@ class BoundedTree(dtlib.DT):  # type: ignore[misc]
             return node
         if self._root is None:
             raise dtlib.DTError(f"undefined node label '{s}'")
-        node = super()._ref2node(s)
-        self._by_label[s] = node
+        try:
+            node = self._by_label[s] = super()._ref2node(s)
+            return node
+        except dtlib.DTError:
+            pass
+        # In values references are followed once everything has been read.
+        place = self._reference_places[s] if self._all_read else self.place_now()
+        self.undefined.setdefault(s, place)
+        nowhere = dtlib.Node("/", None, self)
+        node = nowhere.nodes["undefined"] = dtlib.Node("undefined", nowhere, self)
         return node
+
+    def refers_to_nothing(self, value: Any) -> bool:
+        """Whether a property has a reference that is undefined."""
+        return any(reference in self.undefined for _, _, reference in value._markers)
 
     # --- numbers: 64 bits without sign, whatever is computed --------------------------------------
 
@@ -307,7 +450,7 @@ class BoundedTree(dtlib.DT):  # type: ignore[misc]
 
     def _deeper(self, evaluate: Any) -> int:
         if self._expression_depth >= 2 * limits.DTS_DEPTH_MAX:  # a bracket passes here twice
-            self._parse_error(f"expression nested deeper than {limits.DTS_DEPTH_MAX}")
+            self._refuse(f"expression nested deeper than {limits.DTS_DEPTH_MAX}")
         self._expression_depth += 1
         value = int(evaluate())
         self._expression_depth -= 1
@@ -340,6 +483,10 @@ class BoundedTree(dtlib.DT):  # type: ignore[misc]
             if not divisor:
                 self._parse_error("division by zero")
             value = value // divisor if divide else value % divisor
+
+
+def _is_mark(token: Any, mark: str) -> bool:
+    return bool(token.id == dtlib._T.MISC and token.val == mark)
 
 
 def _is_attached(node: Any) -> bool:

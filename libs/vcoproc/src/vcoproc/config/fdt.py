@@ -38,13 +38,13 @@ _NAME_CHARACTERS: Final = frozenset(
 # --- reading --------------------------------------------------------------------------------------
 
 
-def read_blob(blob: bytes, file_name: str) -> DtsTree:
-    """The tree of a blob. Every place in it is line 0.
+def read_blob(blob: bytes, file_name: str, problems: Problems) -> DtsTree:
+    """The tree of a blob. Every place in it is line 0. Aliases and phandles are noted if wrong.
 
     Raises:
         InvalidConfig: it is damaged, too large, of another version, or more than a tree may be.
     """
-    return _Reader(blob, file_name).read()
+    return _Reader(blob, file_name, problems).read()
 
 
 @dataclass(slots=True)
@@ -57,9 +57,9 @@ class _OpenNode:
 
 
 class _Reader:
-    def __init__(self, blob: bytes, file_name: str) -> None:
+    def __init__(self, blob: bytes, file_name: str, problems: Problems) -> None:
         self._blob = blob
-        self._problems = Problems(file_name)
+        self._problems = problems
         self._place = Place(file_name, 0)
         self._open: list[_OpenNode] = []
         self._node_count = 0

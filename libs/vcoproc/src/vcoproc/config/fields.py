@@ -12,7 +12,7 @@ class Fields:
     """The properties of a node, read one by one.
 
     A read that finds a mistake notes it and returns the default, so that the reading goes on and
-    finds the others.
+    finds the others. A reference to nothing has been noted before.
     """
 
     def __init__(self, node: DtsNode, problems: Problems) -> None:
@@ -33,7 +33,7 @@ class Fields:
     def number(self, name: str, default: int, low: int, high: int) -> int:
         """A number of one cell, or of two (64 bits, high cell first), between two bounds."""
         found = self.get(name)
-        if found is None:
+        if found is None or not found.resolved:
             return default
         if found.cells is None or len(found.cells) not in (1, 2):
             self.wrong(name, "must be one number, as in <1000>")
@@ -47,7 +47,7 @@ class Fields:
     def text(self, name: str, default: str) -> str:
         """One string that is not empty."""
         found = self.get(name)
-        if found is None:
+        if found is None or not found.resolved:
             return default
         if found.strings is None or len(found.strings) != 1 or not found.strings[0]:
             self.wrong(name, "must be one string that is not empty")
@@ -57,7 +57,7 @@ class Fields:
     def texts(self, name: str) -> tuple[str, ...]:
         """A list of strings; empty where the property is missing."""
         found = self.get(name)
-        if found is None:
+        if found is None or not found.resolved:
             return ()
         if found.strings is None:
             self.wrong(name, "must be a list of strings")

@@ -90,13 +90,13 @@ def _reference(tree: DtsTree, fields: Fields) -> str:
     found = fields.get("coproc")
     if found is not None and found.is_text and len(found.strings or ()) == 1:
         return (found.strings or ("",))[0]
-    cells = found.cells if found is not None and not found.is_text else None
-    if cells is None or len(cells) != 1:
+    if found is None or found.is_text or found.cells is None or len(found.cells) != 1:
         fields.wrong("coproc", 'must be one reference, as in <&dsp0> or "dsp0"')
         return ""
-    if cells[0] not in tree.phandles:
-        fields.wrong("coproc", f"no node has the phandle {cells[0]}")
-    return tree.phandles.get(cells[0], "")
+    number = found.cells[0]
+    if number not in tree.phandles and found.resolved:
+        fields.wrong("coproc", f"no node has the phandle {number}")
+    return tree.phandles.get(number, "")
 
 
 def _irq(fields: Fields, name: str) -> int:

@@ -9,7 +9,7 @@ from typing import Final
 
 from vcoproc import limits
 from vcoproc.config.checking import check_domain
-from vcoproc.config.dts import read_tree
+from vcoproc.config.dts import checked_tree
 from vcoproc.config.fdt import BLOB_MAGIC
 from vcoproc.config.fields import Fields
 from vcoproc.config.files import IncludedFiles, read_source
@@ -72,11 +72,10 @@ def parse_system(
         files: what it may include; None for nothing, for a tree that comes from elsewhere.
 
     Raises:
-        InvalidConfig: carries everything that is wrong; a syntax error alone, as nothing can be
-            read after it.
+        InvalidConfig: carries everything that is wrong; of source with syntax errors these alone.
     """
-    tree = read_tree(source, file_name, files)
     problems = Problems(file_name)
+    tree = checked_tree(source, file_name, problems, files)
     entries, first = _entries(tree, problems)
     coprocs = []
     for entry in entries:
@@ -211,7 +210,7 @@ def _physical_node(tree: DtsTree, fields: Fields) -> DtsNode | None:
         return None
     if not found.is_text and found.cells is not None and len(found.cells) == 1:
         path = tree.phandles.get(found.cells[0], "")
-        if path not in tree.nodes:
+        if path not in tree.nodes and found.resolved:
             fields.wrong("coproc", f"no node has the phandle {found.cells[0]}")
         return tree.nodes.get(path)
     if found.strings is None or len(found.strings) != 1:

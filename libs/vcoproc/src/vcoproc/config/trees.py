@@ -24,11 +24,16 @@ class Kind(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class DtsProperty:
-    """A property. data: its value as in a flattened tree, big-endian; empty for `xen,coproc;`."""
+    """A property.
+
+    data: its value as in a flattened tree, big-endian; empty for `xen,coproc;`. resolved: False if
+    it refers to something that is not there, which has been told.
+    """
 
     place: Place
     data: bytes
     kind: Kind
+    resolved: bool = True
 
     @property
     def cells(self) -> tuple[int, ...] | None:
@@ -103,8 +108,7 @@ class DtsTree:
 def tree_of(root: DtsNode, reserved: tuple[tuple[int, int], ...], problems: Problems) -> DtsTree:
     """The tree below a root, with what its aliases and phandles name.
 
-    Raises:
-        InvalidConfig: an alias names nothing, or two nodes have one phandle; carries all of it.
+    Notes aliases that name nothing, and nodes that have one phandle.
     """
     nodes = {node.path: node for node in root.walk()}
     phandles: dict[int, str] = {}
@@ -129,8 +133,7 @@ def tree_of(root: DtsNode, reserved: tuple[tuple[int, int], ...], problems: Prob
         path = strings[0].rstrip("/") or "/" if len(strings) == 1 else ""
         if path in nodes:
             aliases[name] = path
-        else:
+        elif found.resolved:
             why = f"{shorten(strings[0] if strings else '')} is no path of a node"
             problems.add(found.place, f"/aliases: {name}", why)
-    problems.raise_if_any()
     return DtsTree(nodes, aliases, phandles, reserved)

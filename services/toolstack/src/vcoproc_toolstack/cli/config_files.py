@@ -18,12 +18,14 @@ from vcoproc.config import (
     SystemConfig,
     VcoprocConfig,
     check_domain,
-    parse_domain,
     parse_system,
     read_system_file,
+    resolve,
 )
+from vcoproc.config.domain import checked_domain
 from vcoproc.config.fdt import BLOB_MAGIC
 from vcoproc.config.files import IncludedFiles, read_source
+from vcoproc.config.problems import Problems
 from vcoproc.config.settings import coproc_settings, domain_settings
 from vcoproc.errors import ConfigProblem, InvalidArgument, InvalidConfig, NotFound
 from vcoproc_toolstack.translate_configuration import setting_message
@@ -35,7 +37,7 @@ _TREE_RE: Final = re.compile(rb"(?:\s+|/\*.*?\*/|//[^\n]*|#[^\n]*)*+/dts-v1/", r
 
 @dataclass(slots=True)
 class Report:
-    """What is to be said of one file."""
+    """What is to be said of one file. domain: also of a wrong one, as far as it could be read."""
 
     file: str
     system: SystemConfig | None = None
@@ -61,9 +63,16 @@ class Reader:
             NotFound: there is no such file.
             InvalidConfig: it cannot be read, or something in it is wrong.
         """
+        problems = Problems(str(path))
+        found = self._read(path, problems)
+        problems.raise_if_any()
+        return found
+
+    def _read(self, path: Path, problems: Problems) -> SystemConfig | DomainConfig:
+        """The same, but of a domain file that is wrong as much as could be read."""
         content = read_source(path)
         if not _is_tree(path, content):
-            return parse_domain(content, str(path))
+            return checked_domain(content, str(path), problems)
         if self._cpp and not content.startswith(BLOB_MAGIC):
             return read_system_file(path, include=self._folders, cpp=True)
         return parse_system(content, str(path), IncludedFiles(self._folders))
@@ -71,17 +80,18 @@ class Reader:
     def report(self, path: Path) -> Report:
         """The same, with what is wrong instead of an error."""
         report = Report(str(path))
+        problems = Problems(str(path))
         try:
-            found = self.read(path)
-        except InvalidConfig as error:
-            report.problems += error.problems
-        except NotFound:
-            report.problems.append(ConfigProblem(str(path), 0, "file", "is not there"))
-        else:
+            found = self._read(path, problems)
             if isinstance(found, SystemConfig):
                 report.system = found
             else:
                 report.domain = found
+            problems.raise_if_any()
+        except InvalidConfig as error:
+            report.problems += error.problems
+        except NotFound:
+            report.problems.append(ConfigProblem(str(path), 0, "file", "is not there"))
         return report
 
 
@@ -108,8 +118,10 @@ def check(reader: Reader, paths: Sequence[Path], tree: Path | None) -> list[Repo
         report = reader.report(path)
         reports.append(report)
         if system is not None and report.domain is not None:
+            # Places can be given once the file itself is right.
+            fits = resolve if report.problems else check_domain
             try:
-                check_domain(system, report.domain)
+                fits(system, report.domain)
             except InvalidConfig as error:
                 report.problems += error.problems
     return reports
