@@ -19,7 +19,6 @@ Not handled: /plugin/, refused.
 
 from __future__ import annotations
 
-import bisect
 import re
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -27,17 +26,11 @@ from typing import Any, Final, NoReturn
 from devicetree import dtlib
 
 from vcoproc import limits
+from vcoproc.config.dts_source import DtsSource
 from vcoproc.config.files import IncludedFiles, Unreadable
 from vcoproc.config.problems import Place, decode_source, shown
 
 _MASK_64: Final = (1 << 64) - 1
-# A line mark of a preprocessor, or what could hide one: comments, strings, character literals. One
-# that is not closed reaches to the end, so that no text makes the search begin again and again.
-_MARK_RE: Final = re.compile(
-    r"""/\*.*?(?:\*/|\Z) | //[^\n]* | "(?:[^\\"]|\\.)*+"? | '(?:[^\\'\n]|\\.)*+'?
-      | ^\#(?:line)?[ \t]+(?P<line>[0-9]{1,9})[ \t]+"(?P<file>(?:[^\\"\n]|\\.)*)"[^\n]*""",
-    re.VERBOSE | re.DOTALL | re.MULTILINE,
-)
 _OPEN: Final = dtlib._Token(dtlib._T.MISC, "{")
 _WORD_RE: Final = re.compile(r".?[^\s;{}]*", re.DOTALL)
 _DIRECTIVES: Final = re.compile(
@@ -61,44 +54,6 @@ class _Ended(Exception):
     """No text is left to go on with after a syntax error."""
 
 
-class _Source:
-    """A file that is being read. resume_at: where to go on in it after an included one."""
-
-    def __init__(self, path: str, text: str, *, name: str = "") -> None:
-        self.path = path
-        self.text = text
-        self.resume_at = 0
-        self._name = name or path
-        self._newlines = [match.start() for match in re.finditer("\n", text)]
-        self._marks = _marks(text)
-
-    def line_at(self, position: int) -> int:
-        return bisect.bisect_left(self._newlines, position) + 1
-
-    def column_at(self, position: int) -> int:
-        line = self.line_at(position)
-        return position - (self._newlines[line - 2] if line > 1 else -1)
-
-    def place_at(self, position: int) -> Place:
-        line = self.line_at(position)
-        at = bisect.bisect_right(self._marks, (position, "", 0)) - 1
-        if at < 0:
-            return Place(self._name, line)
-        end, file, marked_line = self._marks[at]
-        return Place(file, max(0, marked_line + line - self.line_at(end) - 1))
-
-
-def _marks(text: str) -> list[tuple[int, str, int]]:
-    """Where each line mark ends, and the file and line that it gives to the next line."""
-    if not re.search(r"^#(line)?[ \t]+[0-9]", text, re.MULTILINE):
-        return []
-    return [
-        (match.end(), shown(match["file"][: limits.FILE_NAME_BYTES_MAX]), int(match["line"]))
-        for match in _MARK_RE.finditer(text)
-        if match["line"]
-    ]
-
-
 class BoundedTree(dtlib.DT):  # type: ignore[misc]
     """See the top of the file. Methods with a leading _ override dtlib's, if it has them.
 
@@ -118,7 +73,7 @@ class BoundedTree(dtlib.DT):  # type: ignore[misc]
         self._force = False
         self._file_contents = text
         self._tok_i = self._tok_end_i = 0
-        self._filestack: list[_Source] = []
+        self._filestack: list[DtsSource] = []
         self.alias2node: dict[str, Any] = {}
         self._lexer_state = dtlib._DEFAULT
         self._saved_token: Any = None
@@ -127,7 +82,7 @@ class BoundedTree(dtlib.DT):  # type: ignore[misc]
 
         self._path = path
         self._files = files
-        self._source = _Source(path, text)
+        self._source = DtsSource(path, text)
         self._token_count = self._node_count = self._label_count = self._reference_count = 0
         self._value_tokens = self._value_references = 0
         self._open_nodes: list[Any] = []
@@ -141,7 +96,7 @@ class BoundedTree(dtlib.DT):  # type: ignore[misc]
         self._header_read = self._all_read = self._lacks_file = False
         # The two tokens that the parser had last, and where the lexer was at the last syntax error.
         self._last = self._before = dtlib._Token(dtlib._T.BAD, "")
-        self._stuck_at: tuple[_Source, int] | None = None
+        self._stuck_at: tuple[DtsSource, int] | None = None
 
     def parse(self) -> None:
         """Reads everything. Aliases are left to the reader of the plain tree.
@@ -283,7 +238,7 @@ class BoundedTree(dtlib.DT):  # type: ignore[misc]
             return
         self._source.resume_at = self._tok_end_i
         self._filestack.append(self._source)
-        self._source = _Source(path, decode_source(content, path))
+        self._source = DtsSource(path, decode_source(content, path))
         self._file_contents = self._source.text
         self._tok_i = self._tok_end_i = 0
 
