@@ -21,11 +21,10 @@ _MARK_RE: Final = re.compile(
 class DtsSource:
     """A file that is being read. resume_at: where to go on in it after an included one."""
 
-    def __init__(self, path: str, text: str, *, name: str = "") -> None:
+    def __init__(self, path: str, text: str) -> None:
         self.path = path
         self.text = text
         self.resume_at = 0
-        self._name = name or path
         self._newlines = [match.start() for match in re.finditer("\n", text)]
         self._marks = _marks(text)
 
@@ -40,7 +39,7 @@ class DtsSource:
         line = self.line_at(position)
         at = bisect.bisect_right(self._marks, (position, "", 0)) - 1
         if at < 0:
-            return Place(self._name, line)
+            return Place(self.path, line)
         end, file, marked_line = self._marks[at]
         return Place(file, max(0, marked_line + line - self.line_at(end) - 1))
 
