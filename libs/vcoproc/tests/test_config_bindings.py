@@ -82,6 +82,7 @@ def test_schemas_are_good_schemas() -> None:
 def test_examples_and_what_we_write_are_valid(tmp_path: Path) -> None:
     blobs = {path.name: blob(path.read_text(), str(path), IncludedFiles()) for path in EXAMPLES}
     blobs["system"] = blob(SYSTEM)
+    blobs["high"] = blob(SYSTEM.replace("addr.mbox = <0x0b000000>", "addr.mbox = <0x4000 0x0>"))
     vcoproc = GuestVcoproc(
         name="audio",
         coproc="dsp0",
@@ -138,6 +139,7 @@ WRONG = [
     ("irq = <80>;", "irq.fault = <1020>;", "irq.fault"),
     ("irq = <80>;", "weight = <80>;", "weight"),
     ("addr.mbox = <0x0b000000>;", "addr.mbox = <0x0b000800>;", "addr.mbox"),
+    ("addr.mbox = <0x0b000000>;", "addr.mbox = <0x10000 0x0>;", "addr.mbox"),
     ('video { coproc = "gpu"; };', "video { };", "'coproc' is a required property"),
     ('reg-names = "ctrl", "mbox";', "", "'reg-names' is a required property"),
     ('interrupt-names = "irq", "fault";', "", "interrupt-names"),

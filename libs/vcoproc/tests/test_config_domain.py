@@ -327,7 +327,7 @@ WRONG = [
     ("coproc=a,irq=1020", "irq 1020 is not between"),
     ("coproc=a,irq.x=-64", "irq -64 is not between"),
     ("coproc=a,addr=0x0a000800", "addr 0xa000800 is not a multiple of 4096"),
-    ("coproc=a,addr.x=0x100000000", "not between 0 and 0xffffffff"),
+    ("coproc=a,addr.x=0x1000000000000", "not between 0 and 0xffffffffffff"),
     ("coproc=a,addr=0x60000000", "lies in the memory of the domain (0x60000000 to 0x603fffff)"),
     ("coproc=a,addr.x=0x603ff000", "lies in the memory of the domain"),
     ("coproc=a,irq.x=70,irq.y=70", None),

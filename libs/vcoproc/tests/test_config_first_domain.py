@@ -83,7 +83,7 @@ WRONG = [
     ("irq = <80>;", "irqs = <80>;", "audio: irqs", "did you mean 'irq'?"),
     ("irq = <80>;", "weight = <80>;", "audio: weight", "parameters are in scheduler-params"),
     ("<0x0b000000>", "<0x0b000800>", "audio: addr.mbox", "multiple of 4096"),
-    ("<0x0b000000>", "<0x1 0x0>", "audio: addr.mbox", "between 0 and"),
+    ("<0x0b000000>", "<0x10000 0x0>", "audio: addr.mbox", "between 0 and"),
     ("<0x0b000000>", "<0x60000000>", "vcoproc audio", "overlaps the memory of the domain"),
     ("<0x200000>", "<0x200001>", "memory-size", "multiple of 4096"),
     ("<0x200000>", "<4>", "memory-size", "4 is not between 65536 and"),

@@ -122,7 +122,7 @@ def test_the_choice_goes_around_what_is_fixed_even_later_in_the_file() -> None:
 def test_registers_may_lie_above_the_memory() -> None:
     (dsp,) = place("coproc=dsp0,addr=0x60400000")
     assert ipas(dsp) == [0x6040_0000, 0x6040_1000]
-    (dsp,) = place("coproc=dsp0,addr=0xffffe000")
+    (dsp,) = place("coproc=dsp0,addr=0xffffffffe000")
     assert ipas(dsp)[-1] + PAGE - 1 == limits.GUEST_IPA_MAX
 
 
@@ -143,7 +143,7 @@ def test_clashes_are_refused_with_the_line_of_the_later() -> None:
 def test_ranges_may_not_reach_into_the_memory_or_beyond_the_end() -> None:
     why = the_problem("coproc=dsp0,addr=0x5ffff000")[2]
     assert why == "range mbox at 0x60000000 overlaps the memory of the domain at 0x60000000"
-    assert "ends beyond 0xffffffff" in the_problem("coproc=dsp0,addr=0xfffff000")[2]
+    assert "ends beyond 0xffffffffffff" in the_problem("coproc=dsp0,addr=0xfffffffff000")[2]
     assert "irq 1020 is above 1019" in problems_of("coproc=dsp0,irq=1018")[0][2]
 
 

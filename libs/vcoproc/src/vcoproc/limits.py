@@ -45,8 +45,9 @@ GUEST_IRQ_MIN: Final = 32
 GUEST_IRQ_MAX: Final = 1019
 GUEST_IRQ_BASE: Final = 64
 """Where guest interrupt numbers are given out when the domain file names none."""
-GUEST_IPA_MAX: Final = 0xFFFF_FFFF
-"""The last address of a domain: a 32-bit coprocessor could not name a higher one."""
+GUEST_IPA_MAX: Final = (1 << 48) - 1
+"""The last address of a register range: what stage 2 of Armv8-A translates at most, without large
+physical addresses. Coprocs never see these addresses, so it does not matter how wide theirs are."""
 DOMAIN_MEMORY_BYTES_DEFAULT: Final = 4 * MIB
 PRIVATE_MEMORY_BYTES_DEFAULT: Final = 64 * KIB
 
