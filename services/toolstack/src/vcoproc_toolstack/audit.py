@@ -71,14 +71,14 @@ class Guard:
             return
         token = ACTOR.set(caller.name)
         try:
-            with self._written_down(caller, method, request) as answered:
+            with self._written_down(caller, method, request, context) as answered:
                 yield answered
         finally:
             ACTOR.reset(token)
 
     @contextmanager
     def _written_down(
-        self, caller: Caller, method: str, request: Any
+        self, caller: Caller, method: str, request: Any, context: grpc.ServicerContext
     ) -> Iterator[Callable[[Any], None]]:
         name = name_of(request)
         number = self._audit_log.begin(
@@ -99,7 +99,13 @@ class Guard:
             yield answered
             outcome = "OK"
         except VcoprocError as error:
-            outcome = error.reason
+            # What was sent up to then is no good only because it was cut off.
+            cut_off = request is None and not context.is_active()
+            outcome = "CANCELLED" if cut_off else error.reason
+            raise
+        except BaseException:  # also GeneratorExit, which ends a stream that nobody reads
+            if not context.is_active():
+                outcome = "CANCELLED"
             raise
         finally:
             after = self._describe(found[0]) if outcome == "OK" and found[0] else ""

@@ -182,7 +182,9 @@ class AuditEntry(_message.Message):
     after: _builtins.str
     """As before; empty when the change was refused."""
     outcome: _builtins.str
-    """"OK", the reason of the error, or empty while it is under way."""
+    """"OK", the reason of the error, "CANCELLED" for a transfer that was given up, "CUT_OFF" if the
+    toolstack died on the way, or empty while it is under way.
+    """
     def __init__(
         self,
         *,
