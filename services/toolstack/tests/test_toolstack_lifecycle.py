@@ -349,6 +349,22 @@ def test_a_toolstack_that_ends_leaves_the_shutdown_to_the_next_one(rig: Rig) -> 
     assert rig.services.held() == NOTHING
 
 
+def test_an_id_that_was_used_for_another_request_meanwhile_does_not_stop_a_shutdown(
+    rig: Rig,
+) -> None:
+    running(rig)
+    waiting = Waiting(rig, Request("r", b"shut down"))
+    rig.changes.create_domain(
+        one_vcoproc("other", "dsp1"), "x", Request("r", b"create"), seal_domain
+    )
+    rig.services.states.clear()
+    assert isinstance(waiting.join(), InvalidArgument)
+    rig.settle()
+    assert state(rig) is DomainState.STOPPED
+    with pytest.raises(InvalidArgument, match="'r' was used for another request"):
+        rig.lifecycle.shut_down("fir", 0, Request("r", b"shut down"))
+
+
 def test_shutdowns_at_the_same_time_are_bounded(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "SHUTDOWNS_MAX", 1)
     rig.close()

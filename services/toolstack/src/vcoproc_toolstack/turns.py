@@ -127,8 +127,12 @@ class Turns:
             return view.answer(request.request_id, request.fingerprint)
 
     def keep(self, change: Change, request: Request, answer: bytes) -> bytes:
-        """Keeps an answer for a repetition of the request, and gives it."""
-        if request.request_id:
+        """Keeps an answer for a repetition of the request, and gives it.
+
+        Not when the id has been used for another request while this one waited: a repetition is
+        refused then.
+        """
+        if request.request_id and not change.has_answer(request.request_id):
             change.add_answer(request.request_id, request.fingerprint, answer)
         return answer
 
