@@ -449,6 +449,27 @@ def test_a_restart_waits_for_a_coproc_that_is_away(rig: Rig) -> None:
     assert state(rig) is DomainState.RUNNING
 
 
+def test_a_restart_that_waits_is_not_tried_again_at_once(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "REPAIR_DELAY_NS_MIN", 1000 * limits.S)
+    monkeypatch.setattr(limits, "REPAIR_DELAY_NS_MAX", 1000 * limits.S)
+    ending("on_crash", "restart")(rig)
+    rig.settle()
+    rig.unlease("dsp1")
+    rig.lifecycle.crash("fir", "a bug", NO_REQUEST)
+    tried: list[int] = []
+    go_on = rig.endings.go_on
+
+    def count(domid: int) -> bool:
+        tried.append(domid)
+        return go_on(domid)
+
+    monkeypatch.setattr(rig.endings, "go_on", count)
+    rig.repair_in_rounds()
+    assert tried == [1]
+
+
 def test_a_restart_that_is_refused_is_given_up_with_the_reason(rig: Rig) -> None:
     ending("on_poweroff", "restart")(rig)
     rig.services.before = refuse_at(16, REFUSED)

@@ -24,7 +24,7 @@ from vcoproc import limits
 from vcoproc.errors import InvalidArgument, StoreUnavailable
 from vcoproc.internal.v1 import control_pb2 as pb
 from vcoproc_toolstack.records import EventKind
-from vcoproc_toolstack.steps import STORE
+from vcoproc_toolstack.steps import STORE, RemoveDomain
 from vcoproc_toolstack.store import Change, Store
 
 # --- a disk that is full --------------------------------------------------------------------------
@@ -514,6 +514,20 @@ def test_a_destruction_that_cannot_be_kept_is_refused_or_finished(rig: Rig, afte
     assert rig.repairer.repair(STORE)
     assert rig.services.held() == (before if after == 0 else NOTHING)
     assert len(rig.domains()) == (1 if after == 0 else 0)
+
+
+def test_what_cannot_be_kept_is_not_tried_again_at_once(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "REPAIR_DELAY_NS_MIN", 1000 * limits.S)
+    monkeypatch.setattr(limits, "REPAIR_DELAY_NS_MAX", 1000 * limits.S)
+    rig.create(one_vcoproc("fir"))
+    with broken(rig.store, after=1):
+        rig.changes.destroy_domain("fir", NO_REQUEST)
+        rig.services.performed.clear()
+        rig.repair_in_rounds()
+    removals = [step for step in rig.services.performed if isinstance(step, RemoveDomain)]
+    assert len(removals) == 1
 
 
 def test_a_coproc_is_leased_while_nothing_can_be_kept(server: Server) -> None:

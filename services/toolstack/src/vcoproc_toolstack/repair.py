@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
@@ -56,22 +58,44 @@ class Marks:
         self._condition = threading.Condition()
         self._due_ns: dict[str, int] = {}
         self._delay_ns: dict[str, int] = {}
+        self._repairing: tuple[str, int] | None = None
         self._stopped = False
 
     def mark(self, service: str) -> None:
-        """Something is to be repaired, now."""
+        """Something is to be repaired, now.
+
+        By whoever repairs that very service it is said of what it could not do: see `again`.
+        """
         with self._condition:
+            if self._repairing == (service, threading.get_ident()):
+                self._again(service)
+                return
             self._due_ns[service] = 0
             self._delay_ns.pop(service, None)
             self._condition.notify()
 
+    @contextmanager
+    def repairing(self, service: str) -> Iterator[None]:
+        """This thread repairs a service inside."""
+        with self._condition:
+            self._repairing = service, threading.get_ident()
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._repairing = None
+
     def again(self, service: str) -> None:
         """It did not answer: later, and each time after a longer delay."""
         with self._condition:
-            last_ns = self._delay_ns.get(service, limits.REPAIR_DELAY_NS_MIN // 2)
-            self._delay_ns[service] = min(2 * last_ns, limits.REPAIR_DELAY_NS_MAX)
-            due_ns = time.monotonic_ns() + self._delay_ns[service]
-            self._due_ns.setdefault(service, due_ns)
+            self._again(service)
+
+    def _again(self, service: str) -> None:
+        if service in self._due_ns:  # marked meanwhile, or put off already
+            return
+        last_ns = self._delay_ns.get(service, limits.REPAIR_DELAY_NS_MIN // 2)
+        self._delay_ns[service] = min(2 * last_ns, limits.REPAIR_DELAY_NS_MAX)
+        self._due_ns[service] = time.monotonic_ns() + self._delay_ns[service]
 
     def stop(self) -> None:
         with self._condition:
@@ -166,7 +190,9 @@ class Repairer:
         """Repairs what is marked until the marks are stopped. For a thread of its own."""
         while due := marks.wait():
             for service in due:
-                if not self.repair(service):
+                with marks.repairing(service):
+                    done = self.repair(service)
+                if not done:
                     marks.again(service)
 
     def repair(self, service: str) -> bool:
