@@ -296,8 +296,8 @@ def test_a_drain_that_nobody_knew_was_kept_is_shown_once_it_is_found_out(rig: Ri
     with pytest.raises(StoreUnavailable):
         drain(rig, "dsp0")
     assert not rig.leases.set.draining("dsp0")
-    rig.settle()
-    assert rig.leases.set.draining("dsp0")
+    with pytest.raises(WrongState, match="coproc 'dsp0' is draining"):
+        rig.create(one_vcoproc("x"))
 
 
 def test_vcoprocs_of_a_stopped_domain_get_another_place(rig: Rig) -> None:

@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 from postgresql_server import PostgresqlServer
 from store_kit import add_events, contents, domain, domains, make, vcoproc
-from toolstack_rig import CORTEX_M4, NO_REQUEST, NOTHING, Rig, one_vcoproc
+from toolstack_picture import run_firmware
+from toolstack_rig import CORTEX_M4, NO_REQUEST, NOTHING, Rig, one_vcoproc, seal_vcoproc
 from toolstack_server import TIMEOUT_S, Server, lease_request
 
 from vcoproc import limits
@@ -26,6 +27,7 @@ from vcoproc.internal.v1 import control_pb2 as pb
 from vcoproc_toolstack.records import EventKind
 from vcoproc_toolstack.steps import STORE, RemoveDomain
 from vcoproc_toolstack.store import Change, Store
+from vcoproc_toolstack.turns import Request
 
 # --- a disk that is full --------------------------------------------------------------------------
 
@@ -528,6 +530,58 @@ def test_what_cannot_be_kept_is_not_tried_again_at_once(
         rig.repair_in_rounds()
     removals = [step for step in rig.services.performed if isinstance(step, RemoveDomain)]
     assert len(removals) == 1
+
+
+@contextmanager
+def doubtful(store: Store, *, after: int, kept: bool) -> Iterator[None]:
+    """Inside, nobody knows what became of a transaction, and there is no database after it."""
+    run = store._database.run
+    left = count(after, -1)
+
+    def fail(work: Callable[[Any], Any]) -> Any:
+        number = next(left)
+        if number > 0 or (number == 0 and kept):
+            done = run(work)
+        if number > 0:
+            return done
+        if number == 0:
+            store._database.in_doubt = True
+        raise StoreUnavailable(store.name, "the connection broke")
+
+    store._database.run = fail  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        store._database.run = run  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_no_context_is_lost_while_nobody_knows_whether_a_move_was_kept(
+    rig: Rig, kept: bool
+) -> None:
+    """Both coprocs are looked at before the store can be read again."""
+    rig.create(one_vcoproc("fir"))
+    run_firmware(rig)
+    label = rig.services.attached["dsp0"][1].label
+    with doubtful(rig.store, after=1, kept=kept):
+        with pytest.raises(StoreUnavailable):
+            rig.moves.move("fir", "v", "dsp1", NO_REQUEST, seal_vcoproc)
+        for service in rig.due():
+            rig.repairer.repair(service)
+            rig.marks.mark(service)
+    rig.settle()
+    home = "dsp1" if kept else "dsp0"
+    assert [each.coproc for each in rig.domains()[0].vcoprocs] == [home]
+    [(where, seat)] = [(c, seats[1]) for c, seats in rig.services.attached.items() if seats]
+    assert (where, seat.label, seat.paused) == (home, label, False)
+
+
+def test_a_repetition_gets_its_answer_though_nobody_knew_whether_it_was_kept(rig: Rig) -> None:
+    """It waited for its turn while the connection broke."""
+    request = Request("once", b"print")
+    with doubtful(rig.store, after=1, kept=True), pytest.raises(StoreUnavailable):
+        rig.create(one_vcoproc("fir"), request)
+    assert rig.create(one_vcoproc("fir"), request) == b"fir 1"
 
 
 def test_a_coproc_is_leased_while_nothing_can_be_kept(server: Server) -> None:

@@ -90,6 +90,7 @@ class Removals:
         self._leases = changes.leases
         self._services = changes.services
         self._patient_until_ns = time.monotonic_ns() + patience_ns
+        self._store.reread = self._show
 
     def remove(self, name: str, request: Request, *, destroy_vcoprocs: bool = False) -> bytes:
         """Removes a coproc. Services that do not answer are told later.
@@ -194,12 +195,12 @@ class Removals:
             self._changes.mark(SCHEDULER)
 
     def refresh(self) -> None:
-        """Shows what the store says, and has what is being removed gone on with.
-
-        To be called at the start, and after nobody knew what the store says.
-        """
+        """Shows what the store says, and has what is being removed gone on with."""
         with self._store.read() as view:
-            records = view.coproc_records()
+            self._show(view)
+
+    def _show(self, view: View) -> None:
+        records = view.coproc_records()
         self._leases.apply(CoprocSet.of(self._leases.set.tree, records))
         for record in records:
             if record.life is CoprocLife.REMOVING:

@@ -53,6 +53,10 @@ class Store:
         failed: is told each time that the database could not be used, so that somebody calls
             `recover` later.
 
+    Attributes:
+        reread: is told what the store says whenever it had to be read again, before anybody sees
+            it. Must not change anything.
+
     Raises:
         InvalidArgument: it is no store, is of a newer version, or another toolstack has it.
     """
@@ -70,6 +74,7 @@ class Store:
         self._published = 0
         self._notes: deque[tuple[Note, int]] = deque(maxlen=limits.NOTES_WAITING_MAX)
         self._notes_lost = 0
+        self.reread: Callable[[View], None] = lambda _view: None
         self._database = open_database(target)
         self.name = self._database.name
         try:
@@ -148,6 +153,16 @@ class Store:
             except StoreUnavailable:
                 self._failed()
 
+    def find_out(self) -> None:
+        """Finds out what is in doubt: whether the last transaction was kept.
+
+        Raises:
+            StoreUnavailable: the database cannot be used yet.
+        """
+        if self._database.in_doubt:
+            with self._write_lock:
+                self._read_again()
+
     def recover(self) -> None:
         """Keeps the notes that wait, and finds out what is in doubt.
 
@@ -163,10 +178,7 @@ class Store:
         Raises:
             StoreUnavailable: it cannot be used yet.
         """
-        if self._database.in_doubt:
-            state = self._database.run(load)
-            self._database.in_doubt = False
-            self._publish(state)
+        self._read_again()
         if not self._notes:
             return
         change = Change(self._state, self._select, self._now_ns)
@@ -183,6 +195,14 @@ class Store:
         self._keep(change)
         self._notes.clear()
         self._notes_lost = 0
+
+    def _read_again(self) -> None:
+        """Finds out what is in doubt, if anything is. The lock is held. Raises: as `_settle`."""
+        if self._database.in_doubt:
+            state = self._database.run(load)
+            self._database.in_doubt = False
+            self.reread(View(state, self._select))
+            self._publish(state)
 
     def _keep(self, change: Change) -> None:
         if writes := change.writes():

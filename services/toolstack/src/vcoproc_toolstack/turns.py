@@ -88,18 +88,28 @@ class Turns:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """No change is under way inside."""
+        """No change is under way inside, and none is in doubt.
+
+        Raises:
+            StoreUnavailable: nobody can find out yet what became of the last one.
+        """
         with self._lock:
+            self.store.find_out()
             yield
 
     @contextmanager
     def turn(self, coprocs: Iterable[str] = ()) -> Iterator[None]:
-        """One change alone. coprocs: references; those that restart just now are waited for."""
+        """One change alone. coprocs: references; those that restart just now are waited for.
+
+        Raises:
+            LimitExceeded: too many wait already.
+            StoreUnavailable: as of `exclusive`.
+        """
         if not self._waiting.acquire(blocking=False):
             raise LimitExceeded("changes at the same time", limits.CHANGES_WAITING_MAX)
         try:
             self.wait_for_coprocs(coprocs)
-            with self._lock:
+            with self.exclusive():
                 yield
         finally:
             self._waiting.release()
