@@ -24,7 +24,7 @@ from toolstack_server import TIMEOUT_S, Server, lease_request
 from vcoproc import limits
 from vcoproc.errors import InvalidArgument, StoreUnavailable
 from vcoproc.internal.v1 import control_pb2 as pb
-from vcoproc_toolstack.records import EventKind
+from vcoproc_toolstack.records import ACTOR, EventKind
 from vcoproc_toolstack.steps import STORE, RemoveDomain
 from vcoproc_toolstack.store import Change, Store
 from vcoproc_toolstack.turns import Request
@@ -274,7 +274,7 @@ def test_a_commit_that_nobody_knows_of_is_found_out(
 WRITER = """
 import sys
 from store_kit import domain, make, vcoproc
-from vcoproc_toolstack.records import EventKind
+from vcoproc_toolstack.records import ACTOR, EventKind
 
 store = make(sys.argv[1])
 while True:
@@ -455,6 +455,38 @@ def test_notes_come_before_the_next_change(target: Path | str) -> None:
     add_events(store, 1)
     with store.read() as view:
         assert [event.name for event in view.events(1)] == ["coprocs/dsp0", "domains/a"]
+    store.close()
+
+
+def test_who_lets_notes_be_kept_has_not_caused_them(target: Path | str) -> None:
+    store = make(target)
+    with broken(store):
+        store.note(lambda change: change.add_event("coprocs/dsp0", EventKind.OFFLINE, ""))
+    token = ACTOR.set("alice")
+    try:
+        add_events(store, 1)
+    finally:
+        ACTOR.reset(token)
+    with store.read() as view:
+        assert [(event.name, event.actor) for event in view.events(1)] == [
+            ("coprocs/dsp0", ""), ("domains/a", "alice"),
+        ]  # fmt: skip
+    store.close()
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_notes_that_nobody_knew_were_kept_are_told_once(target: Path | str, kept: bool) -> None:
+    store = make(target)
+
+    def note(name: str) -> None:
+        store.note(lambda change: change.add_event(name, EventKind.ONLINE, ""))
+
+    with doubtful(store, after=0, kept=kept):
+        note("coprocs/dsp0")
+        note("coprocs/dsp1")
+    store.recover()
+    with store.read() as view:
+        assert [event.name for event in view.events(1)] == ["coprocs/dsp0", "coprocs/dsp1"]
     store.close()
 
 

@@ -17,6 +17,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -29,7 +30,7 @@ from vcoproc_toolstack.change import CHANGE_COUNT, Change
 from vcoproc_toolstack.database import open_database
 from vcoproc_toolstack.loading import load, select
 from vcoproc_toolstack.migrations import prepare
-from vcoproc_toolstack.records import EventKind, EventRecord
+from vcoproc_toolstack.records import ACTOR, EventKind, EventRecord
 from vcoproc_toolstack.rows import NUMBERS, Row
 from vcoproc_toolstack.tables import META
 from vcoproc_toolstack.view import State, View
@@ -42,6 +43,15 @@ Note = Callable[[Change], None]
 """Tells a change what has happened. Must not refuse."""
 _NAME: Final = "services/store"
 """Of events about the store itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A note that is not kept yet: when it was told, and who caused it; see `ACTOR`."""
+
+    note: Note
+    time_ns: int
+    actor: str
 
 
 class Store:
@@ -72,7 +82,8 @@ class Store:
         self._write_lock = threading.Lock()
         self._changed = threading.Condition()
         self._published = 0
-        self._notes: deque[tuple[Note, int]] = deque(maxlen=limits.NOTES_WAITING_MAX)
+        self._notes: deque[_Waiting] = deque(maxlen=limits.NOTES_WAITING_MAX)
+        self._notes_in_doubt: list[_Waiting] = []
         self._notes_lost = 0
         self.reread: Callable[[View], None] = lambda _view: None
         self._database = open_database(target)
@@ -147,7 +158,7 @@ class Store:
         """
         with self._write_lock:
             self._notes_lost += len(self._notes) == self._notes.maxlen
-            self._notes.append((note, self._now_ns()))
+            self._notes.append(_Waiting(note, self._now_ns(), ACTOR.get()))
             try:
                 self._settle()
             except StoreUnavailable:
@@ -183,16 +194,21 @@ class Store:
             return
         change = Change(self._state, self._select, self._now_ns)
         try:
-            for note, time_ns in self._notes:
-                change.as_of(time_ns)
-                note(change)
+            for each in self._notes:
+                change.happened(each.time_ns, each.actor)
+                each.note(change)
         except BaseException:
             self._notes.clear()  # a bug: it would fail again, and every change with it
             raise
         if self._notes_lost:
             words = f"{self._notes_lost} events were lost while it could not be written"
             change.add_event(_NAME, EventKind.CHANGED, words)
-        self._keep(change)
+        try:
+            self._keep(change)
+        except StoreUnavailable:
+            if self._database.in_doubt:
+                self._notes_in_doubt = list(self._notes)
+            raise
         self._notes.clear()
         self._notes_lost = 0
 
@@ -201,6 +217,11 @@ class Store:
         if self._database.in_doubt:
             state = self._database.run(load)
             self._database.in_doubt = False
+            if _count(state) > _count(self._state):
+                for each in self._notes_in_doubt:
+                    if self._notes and self._notes[0] is each:
+                        self._notes.popleft()
+            self._notes_in_doubt = []
             self.reread(View(state, self._select))
             self._publish(state)
 
