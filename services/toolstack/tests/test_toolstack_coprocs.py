@@ -26,7 +26,7 @@ from vcoproc_toolstack.coproc_set import CoprocSet
 from vcoproc_toolstack.records import CoprocState
 from vcoproc_toolstack.repair import FALLBACK
 from vcoproc_toolstack.schedules import Setting, Wish
-from vcoproc_toolstack.steps import AttachVcoproc, LoadContext, MoveLines
+from vcoproc_toolstack.steps import AttachVcoproc, DetachVcoproc, LoadContext, MoveLines
 from vcoproc_toolstack.turns import Request
 from vcoproc_toolstack.view import State
 
@@ -418,6 +418,29 @@ def test_memory_stays_as_long_as_a_silent_coproc_sim_may_reach_it(full: Rig) -> 
     assert "dsp0" not in full.leases.coprocs
     assert not (full.memory_dir / name).exists()
     assert holds(full) == []
+
+
+def test_a_silent_coproc_sim_is_asked_once_however_many_vcoprocs_it_has(rig: Rig) -> None:
+    """Each question takes seconds, and every other change waits meanwhile."""
+    for number in range(3):
+        rig.create(one_vcoproc(f"d{number}"))
+    asked: list[object] = []
+
+    def silent(step: object) -> None:
+        if isinstance(step, DetachVcoproc):
+            asked.append(step)
+            raise PeerLost("coproc dsp0")
+
+    rig.services.before = silent
+    rig.removals.remove("dsp0", NO_REQUEST, destroy_vcoprocs=True)
+    assert len(asked) == 2, "to take them all away, and to end the removal"
+    assert on(rig) == {}
+    assert [number for _, number in holds(rig)] == [1, 2, 3]
+    assert rig.events()[-3:] == [(f"domains/d{n}/vcoprocs/v", "DESTROYED") for n in range(3)]
+    rig.services.before = lambda _step: None
+    rig.settle()
+    assert "dsp0" not in rig.leases.coprocs
+    assert holds(rig) == []
 
 
 def test_when_a_silent_coproc_sim_ends_the_removal_does_too(full: Rig) -> None:

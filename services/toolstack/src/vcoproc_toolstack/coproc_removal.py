@@ -19,7 +19,7 @@ from typing import Final
 from vcoproc import limits
 from vcoproc.errors import NotFound, StoreUnavailable, VcoprocError, WrongState
 from vcoproc.model.domain_state import DomainVerb
-from vcoproc_toolstack.changes import Changes, need_domain
+from vcoproc_toolstack.changes import Changes, Leaving, need_domain
 from vcoproc_toolstack.coproc_set import CoprocSet
 from vcoproc_toolstack.leases import Leases
 from vcoproc_toolstack.reconcile import coproc_repair
@@ -118,9 +118,9 @@ class Removals:
                     change.set_vcoproc_life(vcoproc.vcoproc_id, Life.DESTROYING)
                 self._changes.keep(change, request, b"")
             with contextlib.suppress(StoreUnavailable):  # it is decided, and the repair knows
-                for domain, vcoproc in doomed:
-                    words = f"coproc {name} is removed"
-                    self._changes.finish_detachment(domain, vcoproc, words)
+                words = f"coproc {name} is removed"
+                leaving = [Leaving(domain, vcoproc, words) for domain, vcoproc in doomed]
+                self._changes.finish_detachments(leaving)
             self.end(name)
             return b""
 

@@ -12,7 +12,7 @@ from typing import Final
 from vcoproc import limits
 from vcoproc.config import CoprocConfig
 from vcoproc.errors import PeerError, StoreUnavailable, VcoprocError
-from vcoproc_toolstack.changes import Changes
+from vcoproc_toolstack.changes import Changes, Leaving
 from vcoproc_toolstack.coproc_removal import Removals, marked_removal
 from vcoproc_toolstack.endings import Endings, domain_mark, marked_domain
 from vcoproc_toolstack.first_domain import FIRST_MARK, FirstDomain
@@ -160,9 +160,15 @@ class Repairer:
 
     def _finish_unfinished(self) -> None:
         """Ends what was left half done, and marks what somebody has to go on with."""
+        leaving: list[Leaving] = []
         for found in unfinished(self._domains()):
             self._log.warning("ending a change that was cut off", name=found.resource)
-            self._finish(found)
+            if found.vcoproc is None:
+                self._finish(found.domain, _end_words(found))
+            else:
+                leaving.append(Leaving(found.domain, found.vcoproc, _end_words(found)))
+        if leaving:
+            self._changes.finish_detachments(leaving)
         with self._store.read() as view:
             domains, holds = view.domains(), view.holds()
         for domain in domains:
@@ -172,14 +178,8 @@ class Repairer:
             self._changes.mark(coproc_service(hold.coproc))
         self._removals.refresh()
 
-    def _finish(self, found: Unfinished) -> None:
-        words = f"{found.life.value.lower()} was cut off; what there was of it is undone"
-        if found.life is Life.DESTROYING:
-            words = "destroyed"
-        domain = found.domain
-        if found.vcoproc is not None:
-            self._changes.finish_detachment(domain, found.vcoproc, words)
-        elif domain.life is Life.STOPPING:
+    def _finish(self, domain: DomainRecord, words: str) -> None:
+        if domain.life is Life.STOPPING:
             self._changes.finish_stop(domain)
         elif domain.life is Life.STARTING:
             self._changes.finish_stop(replace(domain, state_reason=words))
@@ -300,6 +300,13 @@ class Repairer:
 
 def _coproc(service: str) -> str:
     return service.removeprefix(_COPROC)
+
+
+def _end_words(found: Unfinished) -> str:
+    """How what was cut off ends, for people."""
+    if found.life is Life.DESTROYING:
+        return "destroyed"
+    return f"{found.life.value.lower()} was cut off; what there was of it is undone"
 
 
 def _files(domains: list[DomainRecord]) -> set[str]:
