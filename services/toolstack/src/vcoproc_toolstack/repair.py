@@ -225,10 +225,20 @@ class Repairer:
         with self._changes.exclusive():
             steps = self._steps(service)
             failed = self._perform_all(steps)
-            if service.startswith(_COPROC) and self._leases.get(_coproc(service)) is not None:
+            if service.startswith(_COPROC) and self._is_known(_coproc(service)):
                 self._forget_holds(_coproc(service), failed)
         self._log.info("repaired", of=service, steps=len(steps))
         return not any(isinstance(step, _AGAIN) for step in failed)
+
+    def _is_known(self, coproc: str) -> bool:
+        """Whether it is known who simulates a coproc; or that nobody ever will.
+
+        A coproc-sim whose coproc the tree has no more is told to end once no vcoproc is on it.
+        """
+        if self._leases.get(coproc) is not None:
+            return True
+        with self._store.read() as view:
+            return coproc not in self._leases.coprocs and not view.vcoprocs_on(coproc)
 
     def _forget_holds(self, coproc: str, failed: list[Step]) -> None:
         """A coproc-sim has nothing any more that it is not to have, but what it did not detach."""
