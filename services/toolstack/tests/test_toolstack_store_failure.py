@@ -24,7 +24,9 @@ from toolstack_server import TIMEOUT_S, Server, lease_request
 from vcoproc import limits
 from vcoproc.errors import InvalidArgument, StoreUnavailable
 from vcoproc.internal.v1 import control_pb2 as pb
-from vcoproc_toolstack.records import ACTOR, EventKind
+from vcoproc.limits import DOMID_FIRST
+from vcoproc_toolstack.first_domain import FIRST_MARK
+from vcoproc_toolstack.records import ACTOR, EventKind, Life
 from vcoproc_toolstack.steps import STORE, RemoveDomain
 from vcoproc_toolstack.store import Change, Store
 from vcoproc_toolstack.turns import Request
@@ -274,7 +276,8 @@ def test_a_commit_that_nobody_knows_of_is_found_out(
 WRITER = """
 import sys
 from store_kit import domain, make, vcoproc
-from vcoproc_toolstack.records import ACTOR, EventKind
+from vcoproc_toolstack.first_domain import FIRST_MARK
+from vcoproc_toolstack.records import ACTOR, EventKind, Life
 
 store = make(sys.argv[1])
 while True:
@@ -614,6 +617,18 @@ def test_a_repetition_gets_its_answer_though_nobody_knew_whether_it_was_kept(rig
     with doubtful(rig.store, after=1, kept=True), pytest.raises(StoreUnavailable):
         rig.create(one_vcoproc("fir"), request)
     assert rig.create(one_vcoproc("fir"), request) == b"fir 1"
+
+
+def test_the_first_domain_is_made_though_the_store_failed_while_it_was(rig: Rig) -> None:
+    rig.ask_for_first_domain("coproc=dsp0,name=a")
+    with broken(rig.store, after=1):
+        assert not rig.first_domain.make()
+        assert not rig.first_domain.make(), "what there is of it is going to be undone"
+    rig.marks.mark(FIRST_MARK)
+    rig.settle()
+    [domain] = rig.domains()
+    assert (domain.domid, domain.life) == (DOMID_FIRST, Life.ALIVE)
+    assert rig.events() == [("domains/Domain-0", "DESTROYED"), ("domains/Domain-0", "CREATED")]
 
 
 def test_a_coproc_is_leased_while_nothing_can_be_kept(server: Server) -> None:
