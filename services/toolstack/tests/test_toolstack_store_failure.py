@@ -611,6 +611,16 @@ def test_no_context_is_lost_while_nobody_knows_whether_a_move_was_kept(
     assert (where, seat.label, seat.paused) == (home, label, False)
 
 
+def test_coprocs_are_repaired_while_it_is_only_an_event_that_is_in_doubt(rig: Rig) -> None:
+    rig.create(one_vcoproc("fir"))
+    with doubtful(rig.store, after=0, kept=False):
+        rig.store.note(lambda change: change.add_event("coprocs/dsp0", EventKind.OFFLINE, ""))
+        rig.unlease("dsp0")
+        rig.lease("dsp0")
+        assert rig.repairer.repair("coproc/dsp0")
+    assert [*rig.services.attached["dsp0"]] == [1]
+
+
 def test_a_repetition_gets_its_answer_though_nobody_knew_whether_it_was_kept(rig: Rig) -> None:
     """It waited for its turn while the connection broke."""
     request = Request("once", b"print")

@@ -84,6 +84,7 @@ class Store:
         self._published = 0
         self._notes: deque[_Waiting] = deque(maxlen=limits.NOTES_WAITING_MAX)
         self._notes_in_doubt: list[_Waiting] = []
+        self._change_in_doubt = False
         self._notes_lost = 0
         self.reread: Callable[[View], None] = lambda _view: None
         self._database = open_database(target)
@@ -138,7 +139,11 @@ class Store:
             self._settle()
             change = Change(self._state, self._select, self._now_ns)
             yield change
-            self._keep(change)
+            try:
+                self._keep(change)
+            except StoreUnavailable:
+                self._change_in_doubt = self._database.in_doubt
+                raise
 
     def execute(self, work: Callable[[Connection], T]) -> T:
         """Does some work, in one transaction, on tables that are not kept in memory.
@@ -165,12 +170,14 @@ class Store:
                 self._failed()
 
     def find_out(self) -> None:
-        """Finds out what is in doubt: whether the last transaction was kept.
+        """Finds out whether the last change was kept, if that is in doubt.
+
+        Events and the audit log may be in doubt still: nobody acts on them.
 
         Raises:
             StoreUnavailable: the database cannot be used yet.
         """
-        if self._database.in_doubt:
+        if self._change_in_doubt:
             with self._write_lock:
                 self._read_again()
 
@@ -216,7 +223,7 @@ class Store:
         """Finds out what is in doubt, if anything is. The lock is held. Raises: as `_settle`."""
         if self._database.in_doubt:
             state = self._database.run(load)
-            self._database.in_doubt = False
+            self._database.in_doubt = self._change_in_doubt = False
             if _count(state) > _count(self._state):
                 for each in self._notes_in_doubt:
                     if self._notes and self._notes[0] is each:
