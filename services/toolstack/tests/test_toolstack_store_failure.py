@@ -25,6 +25,7 @@ from vcoproc import limits
 from vcoproc.errors import InvalidArgument, StoreUnavailable
 from vcoproc.internal.v1 import control_pb2 as pb
 from vcoproc.limits import DOMID_FIRST
+from vcoproc.model.domain_state import DomainState
 from vcoproc_toolstack.first_domain import FIRST_MARK
 from vcoproc_toolstack.records import ACTOR, EventKind, Life
 from vcoproc_toolstack.steps import STORE, RemoveDomain
@@ -627,6 +628,18 @@ def test_a_repetition_gets_its_answer_though_nobody_knew_whether_it_was_kept(rig
     with doubtful(rig.store, after=1, kept=True), pytest.raises(StoreUnavailable):
         rig.create(one_vcoproc("fir"), request)
     assert rig.create(one_vcoproc("fir"), request) == b"fir 1"
+
+
+def test_a_domain_that_was_saved_and_stopped_is_not_said_to_go_on(rig: Rig) -> None:
+    """Its client would throw away the only thing that is left of it."""
+    rig.create(one_vcoproc("fir"))
+    stream = rig.saving.save_domain("fir", shut_down=True)
+    pieces = [next(stream)]
+    with broken(rig.store, after=1):
+        pieces += stream
+    rig.settle()
+    assert rig.domains()[0].state is DomainState.STOPPED
+    assert rig.services.held() == NOTHING
 
 
 def test_the_first_domain_is_made_though_the_store_failed_while_it_was(rig: Rig) -> None:
