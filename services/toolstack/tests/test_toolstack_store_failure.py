@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from postgresql_server import PostgresqlServer
 from store_kit import add_events, contents, domain, domains, make, vcoproc
 from toolstack_picture import run_firmware
@@ -516,13 +517,23 @@ def test_notes_beyond_the_bound_are_counted(
     store.close()
 
 
-def test_a_note_with_a_bug_does_not_stop_the_changes_after_it(tmp_path: Path) -> None:
-    store = make(tmp_path / "store.db")
+def _raise(_change: Change) -> None:
+    raise ZeroDivisionError
 
-    def wrong(_change: Change) -> None:
-        raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError):
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        (_raise, ZeroDivisionError),
+        # No database takes it: found out only when it is written.
+        (lambda change: change.put_fallback_ns("dsp0", 1 << 64), (OverflowError, sa.exc.DataError)),
+    ],
+)
+def test_a_note_with_a_bug_does_not_stop_the_changes_after_it(
+    target: Path | str, wrong: Callable[[Change], None], error: Any
+) -> None:
+    store = make(target)
+    with pytest.raises(error):
         store.note(wrong)
     add_events(store, 1)
     store.close()

@@ -204,17 +204,16 @@ class Store:
             for each in self._notes:
                 change.happened(each.time_ns, each.actor)
                 each.note(change)
-        except BaseException:
-            self._notes.clear()  # a bug: it would fail again, and every change with it
-            raise
-        if self._notes_lost:
-            words = f"{self._notes_lost} events were lost while it could not be written"
-            change.add_event(_NAME, EventKind.CHANGED, words)
-        try:
+            if self._notes_lost:
+                words = f"{self._notes_lost} events were lost while it could not be written"
+                change.add_event(_NAME, EventKind.CHANGED, words)
             self._keep(change)
         except StoreUnavailable:
             if self._database.in_doubt:
                 self._notes_in_doubt = list(self._notes)
+            raise
+        except BaseException:
+            self._notes.clear()  # a bug: it would fail again, and every change with it
             raise
         self._notes.clear()
         self._notes_lost = 0
