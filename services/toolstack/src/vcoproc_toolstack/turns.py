@@ -243,11 +243,11 @@ class Turns:
             return held_files(view)
 
     def coprocs(self, view: View) -> dict[str, CoprocConfig]:
-        """All coprocs of the tree, as they are to be scheduled now."""
+        """All coprocs that there are, as they are to be scheduled now."""
         return with_settings(self.leases.coprocs, view.settings())
 
     def coprocs_of(self, domain_name: str) -> list[str]:
-        """Coprocs of the tree that a domain has vcoprocs on."""
+        """Coprocs that a domain has vcoprocs on, as far as they are still there."""
         with self.store.read() as view:
             domain = view.domain(domain_name)
         found = {vcoproc.coproc for vcoproc in domain.vcoprocs} if domain else set()
