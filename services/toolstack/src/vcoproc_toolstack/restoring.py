@@ -108,6 +108,8 @@ class Restoring:
             VcoprocError: it is refused, or a service does not answer; nothing is left of it.
         """
         changes = self._changes
+        if (answer := changes.answered(request)) is not None:  # before all of it is read
+            return answer
         reader = SnapshotReader(upload.file, DOMAIN)
         saved = _saved(reader.manifest)
         config = _config(reader, wishes)
