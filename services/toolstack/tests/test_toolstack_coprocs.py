@@ -23,6 +23,7 @@ from vcoproc.errors import (
     WrongState,
 )
 from vcoproc_toolstack.coproc_set import CoprocSet
+from vcoproc_toolstack.moves import Passage
 from vcoproc_toolstack.records import CoprocState
 from vcoproc_toolstack.repair import FALLBACK
 from vcoproc_toolstack.schedules import Setting, Wish
@@ -264,6 +265,21 @@ def test_a_drain_waits_for_others_that_just_restart(full: Rig) -> None:
     drain(full, "dsp1", move=True)
     waited = [names for names in asked if names]
     assert waited == [["dsp0", "dsp1"], ["dsp1"]], "for nobody else when there is room"
+
+
+def test_one_that_is_removed_while_a_drain_waits_for_its_turn(
+    full: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ways_out = full.coproc_changes._ways_out
+
+    def remove_first(*args: Any) -> list[Passage]:
+        monkeypatch.setattr(full.coproc_changes, "_ways_out", ways_out)
+        full.removals.remove("dsp0", NO_REQUEST, destroy_vcoprocs=True)
+        return ways_out(*args)
+
+    monkeypatch.setattr(full.coproc_changes, "_ways_out", remove_first)
+    with pytest.raises(NotFound):
+        drain(full, "dsp0", move=True)
 
 
 def test_contexts_go_along_and_drivers_are_told(full: Rig) -> None:
