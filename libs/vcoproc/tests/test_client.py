@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import io
 import shutil
 import tempfile
+import zipfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -223,6 +225,42 @@ def test_a_snapshot_is_a_file_that_is_whole_or_not_there(
     with pytest.raises(RemoteRefusal):
         cluster.save_domain("x", tmp_path / "x.save")
     assert [path.name for path in tmp_path.iterdir()] == ["d.save"]
+
+
+@pytest.mark.parametrize("kind", [Cluster, AsyncCluster])
+@pytest.mark.parametrize(
+    ("shut_down", "whole", "kept"), [(True, True, True), (True, False, False), (False, True, False)]
+)
+def test_what_may_be_all_that_is_left_of_a_domain_is_kept(
+    fake: FakeApi, tmp_path: Path, kind: type, shut_down: bool, whole: bool, kept: bool
+) -> None:
+    """The toolstack dies after it has sent everything, and perhaps stopped the domain."""
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as members:
+        members.writestr("domain.cfg", "name")
+    data = archive.getvalue() if whole else archive.getvalue()[:-1]
+
+    def break_off() -> Iterator[snapshot_pb2.SnapshotChunk]:
+        yield snapshot_pb2.SnapshotChunk(data=data)
+        raise ConnectionResetError
+
+    fake.answers["SaveDomain"] = break_off
+    folder = tmp_path / "saved"
+    folder.mkdir()
+
+    async def save() -> None:
+        async with AsyncCluster(fake.run_dir.path) as cluster:
+            await cluster.save_domain("d", folder / "d.save", shut_down=shut_down)
+
+    with pytest.raises(RemoteRefusal):
+        if kind is AsyncCluster:
+            asyncio.run(save())
+        else:
+            with Cluster(fake.run_dir.path) as cluster:
+                cluster.save_domain("d", folder / "d.save", shut_down=shut_down)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == (
+        {"d.save": data} if kept else {}
+    )
 
 
 def test_a_restored_file_arrives_in_pieces_after_what_to_do_with_it(

@@ -23,10 +23,11 @@ from vcoproc.errors import (
     WrongState,
 )
 from vcoproc_toolstack.coproc_set import CoprocSet
+from vcoproc_toolstack.moves import Passage
 from vcoproc_toolstack.records import CoprocState
 from vcoproc_toolstack.repair import FALLBACK
 from vcoproc_toolstack.schedules import Setting, Wish
-from vcoproc_toolstack.steps import AttachVcoproc, LoadContext, MoveLines
+from vcoproc_toolstack.steps import AttachVcoproc, DetachVcoproc, LoadContext, MoveLines
 from vcoproc_toolstack.turns import Request
 from vcoproc_toolstack.view import State
 
@@ -266,6 +267,21 @@ def test_a_drain_waits_for_others_that_just_restart(full: Rig) -> None:
     assert waited == [["dsp0", "dsp1"], ["dsp1"]], "for nobody else when there is room"
 
 
+def test_one_that_is_removed_while_a_drain_waits_for_its_turn(
+    full: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ways_out = full.coproc_changes._ways_out
+
+    def remove_first(*args: Any) -> list[Passage]:
+        monkeypatch.setattr(full.coproc_changes, "_ways_out", ways_out)
+        full.removals.remove("dsp0", NO_REQUEST, destroy_vcoprocs=True)
+        return ways_out(*args)
+
+    monkeypatch.setattr(full.coproc_changes, "_ways_out", remove_first)
+    with pytest.raises(NotFound):
+        drain(full, "dsp0", move=True)
+
+
 def test_contexts_go_along_and_drivers_are_told(full: Rig) -> None:
     drain(full, "dsp0", move=True)
     [(to, labels)] = [(name, held) for name, held in seats(full).items() if "audio" in held]
@@ -296,8 +312,8 @@ def test_a_drain_that_nobody_knew_was_kept_is_shown_once_it_is_found_out(rig: Ri
     with pytest.raises(StoreUnavailable):
         drain(rig, "dsp0")
     assert not rig.leases.set.draining("dsp0")
-    rig.settle()
-    assert rig.leases.set.draining("dsp0")
+    with pytest.raises(WrongState, match="coproc 'dsp0' is draining"):
+        rig.create(one_vcoproc("x"))
 
 
 def test_vcoprocs_of_a_stopped_domain_get_another_place(rig: Rig) -> None:
@@ -418,6 +434,29 @@ def test_memory_stays_as_long_as_a_silent_coproc_sim_may_reach_it(full: Rig) -> 
     assert "dsp0" not in full.leases.coprocs
     assert not (full.memory_dir / name).exists()
     assert holds(full) == []
+
+
+def test_a_silent_coproc_sim_is_asked_once_however_many_vcoprocs_it_has(rig: Rig) -> None:
+    """Each question takes seconds, and every other change waits meanwhile."""
+    for number in range(3):
+        rig.create(one_vcoproc(f"d{number}"))
+    asked: list[object] = []
+
+    def silent(step: object) -> None:
+        if isinstance(step, DetachVcoproc):
+            asked.append(step)
+            raise PeerLost("coproc dsp0")
+
+    rig.services.before = silent
+    rig.removals.remove("dsp0", NO_REQUEST, destroy_vcoprocs=True)
+    assert len(asked) == 2, "to take them all away, and to end the removal"
+    assert on(rig) == {}
+    assert [number for _, number in holds(rig)] == [1, 2, 3]
+    assert rig.events()[-3:] == [(f"domains/d{n}/vcoprocs/v", "DESTROYED") for n in range(3)]
+    rig.services.before = lambda _step: None
+    rig.settle()
+    assert "dsp0" not in rig.leases.coprocs
+    assert holds(rig) == []
 
 
 def test_when_a_silent_coproc_sim_ends_the_removal_does_too(full: Rig) -> None:

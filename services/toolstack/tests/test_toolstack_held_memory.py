@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from toolstack_fakes import Killed
 from toolstack_operations import seal_vcoproc
@@ -189,3 +191,19 @@ def test_one_vcoproc_of_a_domain_is_held_by_itself(rig: Rig) -> None:
     rig.services.down.clear()
     rig.settle()
     assert rig.services.held() == NOTHING
+
+
+def test_it_goes_when_the_tree_has_the_coproc_no_more(rig: Rig) -> None:
+    """Nobody can ever lease it; a coproc-sim that had it is told so, and ends."""
+    rig.create(one_vcoproc("fir"))
+    rig.create(one_vcoproc("other"))
+    entries = [entry for entry in rig.system.coprocs if entry.name != "dsp0"]
+    rig.unlease("dsp0")
+    rig.system = replace(rig.system, coprocs=tuple(entries))
+    rig.restart()
+    rig.changes.destroy_domain("fir", NO_REQUEST)
+    rig.settle()
+    assert holds(rig) == [Hold("dsp0", 1, tuple(FILES))], "it waits with what it has for the other"
+    rig.changes.destroy_domain("other", NO_REQUEST)
+    rig.settle()
+    assert (rig.services.held(), holds(rig)) == (NOTHING, [])

@@ -8,11 +8,13 @@ from typing import Any
 
 import grpc
 import pytest
-from toolstack_rig import CORTEX_M4, PLATFORM, TWO_VCOPROCS
+from toolstack_rig import CORTEX_M4, PLATFORM, TREE, TWO_VCOPROCS
 from toolstack_server import TIMEOUT_S, Server, lease_request, refused
 
+from vcoproc import limits
 from vcoproc.api.v1 import toolstack_pb2 as api
 from vcoproc.config import parse_system
+from vcoproc.errors import LimitExceeded
 from vcoproc.internal.v1 import control_pb2 as pb
 from vcoproc_toolstack.leases import Leases, Offer
 from vcoproc_toolstack.records import CoprocState
@@ -243,3 +245,16 @@ def test_a_platform_that_wraps_another_has_its_registers_and_gets_its_parameters
         "vcoproc,refusal-percent": "25",
         "vcoproc,refusal-seed": "1",
     }
+
+
+def test_no_more_are_leased_than_are_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Templates make more coprocs than there is room for: each lease keeps a thread."""
+    leases = Leases(parse_system(TREE, "tree.dts"))
+    monkeypatch.setattr(limits, "COPROCS_MAX", 2)
+    offer = Offer("", "unix:/run/sim.grpc", "ipc:///run/sim.sock", "sim", {CORTEX_M4: PLATFORM})
+    first = leases.take(offer)
+    leases.take(offer)
+    with pytest.raises(LimitExceeded, match="coprocs leased at the same time: at most 2"):
+        leases.take(offer)
+    leases.release(first)
+    leases.take(offer)

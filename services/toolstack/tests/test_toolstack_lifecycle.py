@@ -349,6 +349,22 @@ def test_a_toolstack_that_ends_leaves_the_shutdown_to_the_next_one(rig: Rig) -> 
     assert rig.services.held() == NOTHING
 
 
+def test_an_id_that_was_used_for_another_request_meanwhile_does_not_stop_a_shutdown(
+    rig: Rig,
+) -> None:
+    running(rig)
+    waiting = Waiting(rig, Request("r", b"shut down"))
+    rig.changes.create_domain(
+        one_vcoproc("other", "dsp1"), "x", Request("r", b"create"), seal_domain
+    )
+    rig.services.states.clear()
+    assert isinstance(waiting.join(), InvalidArgument)
+    rig.settle()
+    assert state(rig) is DomainState.STOPPED
+    with pytest.raises(InvalidArgument, match="'r' was used for another request"):
+        rig.lifecycle.shut_down("fir", 0, Request("r", b"shut down"))
+
+
 def test_shutdowns_at_the_same_time_are_bounded(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "SHUTDOWNS_MAX", 1)
     rig.close()
@@ -431,6 +447,27 @@ def test_a_restart_waits_for_a_coproc_that_is_away(rig: Rig) -> None:
     assert state(rig) is DomainState.RUNNING
     assert rig.lifecycle.crash("fir", "a bug", request) == b"fir 1", "it was answered already"
     assert state(rig) is DomainState.RUNNING
+
+
+def test_a_restart_that_waits_is_not_tried_again_at_once(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "REPAIR_DELAY_NS_MIN", 1000 * limits.S)
+    monkeypatch.setattr(limits, "REPAIR_DELAY_NS_MAX", 1000 * limits.S)
+    ending("on_crash", "restart")(rig)
+    rig.settle()
+    rig.unlease("dsp1")
+    rig.lifecycle.crash("fir", "a bug", NO_REQUEST)
+    tried: list[int] = []
+    go_on = rig.endings.go_on
+
+    def count(domid: int) -> bool:
+        tried.append(domid)
+        return go_on(domid)
+
+    monkeypatch.setattr(rig.endings, "go_on", count)
+    rig.repair_in_rounds()
+    assert tried == [1]
 
 
 def test_a_restart_that_is_refused_is_given_up_with_the_reason(rig: Rig) -> None:

@@ -13,6 +13,7 @@ from toolstack_scheduling import decision
 from toolstack_server import TIMEOUT_S, Server, refused
 
 from vcoproc.api.v1 import toolstack_pb2 as api
+from vcoproc_toolstack.records import CoprocAccount
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 AUDIO = "domains/fir/vcoprocs/audio"
@@ -143,6 +144,21 @@ def test_a_vcoproc_answers_with_its_parameters(full: Server) -> None:
     request.parameters["weight"] = 10
     with refused(INVALID, "INVALID_ARGUMENT", "was used for another request"):
         full.call("SetVcoprocParameters", request)
+
+
+def test_nobody_is_asked_while_the_store_waits(full: Server) -> None:
+    """Faults, leases and the audit log would have to wait for a scheduler that hangs."""
+    accounts = full.rig.services.accounts
+    waited: list[bool] = []
+
+    def look(timeout_ns: int) -> tuple[CoprocAccount, ...]:
+        waited.append(full.rig.store._write_lock.locked())
+        return accounts(timeout_ns)
+
+    full.rig.services.accounts = look  # type: ignore[method-assign]
+    request = api.SetVcoprocParametersRequest(name=AUDIO, parameters={"weight": 9})
+    full.call("SetVcoprocParameters", request)
+    assert waited == [False]
 
 
 @pytest.mark.parametrize(

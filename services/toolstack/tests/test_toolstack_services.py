@@ -13,7 +13,7 @@ from toolstack_rig import CORTEX_M4, PLATFORM, TREE
 from vcoproc import limits
 from vcoproc.api.v1 import toolstack_pb2 as api
 from vcoproc.config import parse_domain, parse_system
-from vcoproc.errors import LimitExceeded, PeerLost, WrongState
+from vcoproc.errors import LimitExceeded, NotFound, PeerLost, WrongState
 from vcoproc.internal.v1 import control_pb2 as pb
 from vcoproc.internal.v1 import control_pb2_grpc as rpc
 from vcoproc.model.domain_state import DomainState
@@ -131,14 +131,16 @@ class Router(Noting, rpc.IrqControlServiceServicer):
 
 
 class Scheduler(Noting, rpc.SchedulerControlServiceServicer):
-    """accounts: what is answered, one after the other; the last is the one from then on."""
+    """schedules: of dsp1, one after the other; the last is the one from then on."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.accounts: list[Any] = [pb.ListAccountsResponse()]
+        self.schedules: list[Any] = []
 
-    def ListAccounts(self, _request: Any, _context: Any) -> Any:
-        return self.accounts.pop(0) if len(self.accounts) > 1 else self.accounts[0]
+    def GetSchedule(self, request: Any, _context: Any) -> Any:
+        if request.coproc != "dsp1":
+            raise NotFound("coproc", request.coproc)
+        return self.schedules.pop(0) if len(self.schedules) > 1 else self.schedules[0]
 
     def AddVcoproc(self, request: Any, _context: Any) -> Any:
         return self._note(request, pb.AddVcoprocResponse())
@@ -288,12 +290,11 @@ def test_what_a_vcoproc_has_used_goes_to_the_scheduler_once_it_is_off_its_coproc
     }
     used = api.Accounting(**numbers)
 
-    def accounts(current: int, accounting: api.Accounting) -> Any:
-        own = pb.VcoprocAccount(vcoproc_id=7, run_state="SLEEPING", accounting=accounting)
-        coproc = pb.CoprocAccount(coproc="dsp1", current_vcoproc_id=current, vcoprocs=[own])
-        return pb.ListAccountsResponse(coprocs=[coproc])
+    def schedule(current: int, accounting: api.Accounting) -> Any:
+        own = pb.VcoprocSchedule(vcoproc_id=7, run_state="SLEEPING", accounting=accounting)
+        return pb.GetScheduleResponse(current_vcoproc_id=current, vcoprocs=[own])
 
-    wire.scheduler.accounts = [accounts(7, api.Accounting()), accounts(0, used)]
+    wire.scheduler.schedules = [schedule(7, api.Accounting()), schedule(0, used)]
     wire.services.perform(AddVcoproc(AUDIO, used_on="dsp1"))
     wire.services.perform(AddVcoproc(AUDIO, used_on="dsp2"))
     wire.services.perform(AddVcoproc(AUDIO))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
+import threading
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from hashlib import sha256
 from typing import Any
 
@@ -39,7 +40,7 @@ from vcoproc.errors import (
 from vcoproc.model.domain_state import DomainState
 from vcoproc_toolstack.records import DomainRecord, LineNow
 from vcoproc_toolstack.restoring import Wishes
-from vcoproc_toolstack.steps import SaveContext, Step
+from vcoproc_toolstack.steps import AddDomain, SaveContext, Step
 from vcoproc_toolstack.turns import Request
 
 AS_IT_WAS = Wishes("", False, {})
@@ -415,6 +416,32 @@ def test_a_repeated_restoration_gets_the_first_answer(rig: Rig) -> None:
     first = restore(rig, data, Wishes("copy", False, {}), request)
     assert restore(rig, data, Wishes("copy", False, {}), request) == first
     assert len(rig.domains()) == 2
+
+
+def test_a_repetition_of_a_restoration_that_is_under_way_waits_for_its_answer(rig: Rig) -> None:
+    running(rig)
+    data = save(rig)
+    rig.changes.destroy_domain("fir", NO_REQUEST)
+    request = Request("once", b"print")
+    answers: list[bytes] = []
+    again = threading.Thread(target=lambda: answers.append(restore(rig, data, AS_IT_WAS, request)))
+    asked = threading.Event()
+    wait = rig.changes.wait_for_coprocs
+
+    def begin_again(step: Step) -> None:
+        if isinstance(step, AddDomain):
+            rig.changes.wait_for_coprocs = note  # type: ignore[method-assign]
+            again.start()
+            assert asked.wait(20)
+
+    def note(references: Iterable[str]) -> None:
+        asked.set()
+        wait(references)
+
+    rig.services.before = begin_again
+    answer = restore(rig, data, AS_IT_WAS, request)
+    again.join(20)
+    assert answers == [answer]
 
 
 def test_nothing_is_left_of_what_was_unpacked(rig: Rig) -> None:

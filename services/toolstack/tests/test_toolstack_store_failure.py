@@ -15,17 +15,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 from postgresql_server import PostgresqlServer
 from store_kit import add_events, contents, domain, domains, make, vcoproc
-from toolstack_rig import CORTEX_M4, NO_REQUEST, NOTHING, Rig, one_vcoproc
+from toolstack_picture import run_firmware
+from toolstack_rig import CORTEX_M4, NO_REQUEST, NOTHING, Rig, one_vcoproc, seal_vcoproc
 from toolstack_server import TIMEOUT_S, Server, lease_request
 
 from vcoproc import limits
 from vcoproc.errors import InvalidArgument, StoreUnavailable
 from vcoproc.internal.v1 import control_pb2 as pb
-from vcoproc_toolstack.records import EventKind
-from vcoproc_toolstack.steps import STORE
+from vcoproc.limits import DOMID_FIRST
+from vcoproc.model.domain_state import DomainState
+from vcoproc_toolstack.first_domain import FIRST_MARK
+from vcoproc_toolstack.records import ACTOR, EventKind, Life
+from vcoproc_toolstack.steps import STORE, RemoveDomain
 from vcoproc_toolstack.store import Change, Store
+from vcoproc_toolstack.turns import Request
 
 # --- a disk that is full --------------------------------------------------------------------------
 
@@ -272,7 +278,8 @@ def test_a_commit_that_nobody_knows_of_is_found_out(
 WRITER = """
 import sys
 from store_kit import domain, make, vcoproc
-from vcoproc_toolstack.records import EventKind
+from vcoproc_toolstack.first_domain import FIRST_MARK
+from vcoproc_toolstack.records import ACTOR, EventKind, Life
 
 store = make(sys.argv[1])
 while True:
@@ -456,6 +463,38 @@ def test_notes_come_before_the_next_change(target: Path | str) -> None:
     store.close()
 
 
+def test_who_lets_notes_be_kept_has_not_caused_them(target: Path | str) -> None:
+    store = make(target)
+    with broken(store):
+        store.note(lambda change: change.add_event("coprocs/dsp0", EventKind.OFFLINE, ""))
+    token = ACTOR.set("alice")
+    try:
+        add_events(store, 1)
+    finally:
+        ACTOR.reset(token)
+    with store.read() as view:
+        assert [(event.name, event.actor) for event in view.events(1)] == [
+            ("coprocs/dsp0", ""), ("domains/a", "alice"),
+        ]  # fmt: skip
+    store.close()
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_notes_that_nobody_knew_were_kept_are_told_once(target: Path | str, kept: bool) -> None:
+    store = make(target)
+
+    def note(name: str) -> None:
+        store.note(lambda change: change.add_event(name, EventKind.ONLINE, ""))
+
+    with doubtful(store, after=0, kept=kept):
+        note("coprocs/dsp0")
+        note("coprocs/dsp1")
+    store.recover()
+    with store.read() as view:
+        assert [event.name for event in view.events(1)] == ["coprocs/dsp0", "coprocs/dsp1"]
+    store.close()
+
+
 def test_notes_beyond_the_bound_are_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -478,13 +517,23 @@ def test_notes_beyond_the_bound_are_counted(
     store.close()
 
 
-def test_a_note_with_a_bug_does_not_stop_the_changes_after_it(tmp_path: Path) -> None:
-    store = make(tmp_path / "store.db")
+def _raise(_change: Change) -> None:
+    raise ZeroDivisionError
 
-    def wrong(_change: Change) -> None:
-        raise ZeroDivisionError
 
-    with pytest.raises(ZeroDivisionError):
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [
+        (_raise, ZeroDivisionError),
+        # No database takes it: found out only when it is written.
+        (lambda change: change.put_fallback_ns("dsp0", 1 << 64), (OverflowError, sa.exc.DataError)),
+    ],
+)
+def test_a_note_with_a_bug_does_not_stop_the_changes_after_it(
+    target: Path | str, wrong: Callable[[Change], None], error: Any
+) -> None:
+    store = make(target)
+    with pytest.raises(error):
         store.note(wrong)
     add_events(store, 1)
     store.close()
@@ -514,6 +563,106 @@ def test_a_destruction_that_cannot_be_kept_is_refused_or_finished(rig: Rig, afte
     assert rig.repairer.repair(STORE)
     assert rig.services.held() == (before if after == 0 else NOTHING)
     assert len(rig.domains()) == (1 if after == 0 else 0)
+
+
+def test_what_cannot_be_kept_is_not_tried_again_at_once(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "REPAIR_DELAY_NS_MIN", 1000 * limits.S)
+    monkeypatch.setattr(limits, "REPAIR_DELAY_NS_MAX", 1000 * limits.S)
+    rig.create(one_vcoproc("fir"))
+    with broken(rig.store, after=1):
+        rig.changes.destroy_domain("fir", NO_REQUEST)
+        rig.services.performed.clear()
+        rig.repair_in_rounds()
+    removals = [step for step in rig.services.performed if isinstance(step, RemoveDomain)]
+    assert len(removals) == 1
+
+
+@contextmanager
+def doubtful(store: Store, *, after: int, kept: bool) -> Iterator[None]:
+    """Inside, nobody knows what became of a transaction, and there is no database after it."""
+    run = store._database.run
+    left = count(after, -1)
+
+    def fail(work: Callable[[Any], Any]) -> Any:
+        number = next(left)
+        if number > 0 or (number == 0 and kept):
+            done = run(work)
+        if number > 0:
+            return done
+        if number == 0:
+            store._database.in_doubt = True
+        raise StoreUnavailable(store.name, "the connection broke")
+
+    store._database.run = fail  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        store._database.run = run  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_no_context_is_lost_while_nobody_knows_whether_a_move_was_kept(
+    rig: Rig, kept: bool
+) -> None:
+    """Both coprocs are looked at before the store can be read again."""
+    rig.create(one_vcoproc("fir"))
+    run_firmware(rig)
+    label = rig.services.attached["dsp0"][1].label
+    with doubtful(rig.store, after=1, kept=kept):
+        with pytest.raises(StoreUnavailable):
+            rig.moves.move("fir", "v", "dsp1", NO_REQUEST, seal_vcoproc)
+        for service in rig.due():
+            rig.repairer.repair(service)
+            rig.marks.mark(service)
+    rig.settle()
+    home = "dsp1" if kept else "dsp0"
+    assert [each.coproc for each in rig.domains()[0].vcoprocs] == [home]
+    [(where, seat)] = [(c, seats[1]) for c, seats in rig.services.attached.items() if seats]
+    assert (where, seat.label, seat.paused) == (home, label, False)
+
+
+def test_coprocs_are_repaired_while_it_is_only_an_event_that_is_in_doubt(rig: Rig) -> None:
+    rig.create(one_vcoproc("fir"))
+    with doubtful(rig.store, after=0, kept=False):
+        rig.store.note(lambda change: change.add_event("coprocs/dsp0", EventKind.OFFLINE, ""))
+        rig.unlease("dsp0")
+        rig.lease("dsp0")
+        assert rig.repairer.repair("coproc/dsp0")
+    assert [*rig.services.attached["dsp0"]] == [1]
+
+
+def test_a_repetition_gets_its_answer_though_nobody_knew_whether_it_was_kept(rig: Rig) -> None:
+    """It waited for its turn while the connection broke."""
+    request = Request("once", b"print")
+    with doubtful(rig.store, after=1, kept=True), pytest.raises(StoreUnavailable):
+        rig.create(one_vcoproc("fir"), request)
+    assert rig.create(one_vcoproc("fir"), request) == b"fir 1"
+
+
+def test_a_domain_that_was_saved_and_stopped_is_not_said_to_go_on(rig: Rig) -> None:
+    """Its client would throw away the only thing that is left of it."""
+    rig.create(one_vcoproc("fir"))
+    stream = rig.saving.save_domain("fir", shut_down=True)
+    pieces = [next(stream)]
+    with broken(rig.store, after=1):
+        pieces += stream
+    rig.settle()
+    assert rig.domains()[0].state is DomainState.STOPPED
+    assert rig.services.held() == NOTHING
+
+
+def test_the_first_domain_is_made_though_the_store_failed_while_it_was(rig: Rig) -> None:
+    rig.ask_for_first_domain("coproc=dsp0,name=a")
+    with broken(rig.store, after=1):
+        assert not rig.first_domain.make()
+        assert not rig.first_domain.make(), "what there is of it is going to be undone"
+    rig.marks.mark(FIRST_MARK)
+    rig.settle()
+    [domain] = rig.domains()
+    assert (domain.domid, domain.life) == (DOMID_FIRST, Life.ALIVE)
+    assert rig.events() == [("domains/Domain-0", "DESTROYED"), ("domains/Domain-0", "CREATED")]
 
 
 def test_a_coproc_is_leased_while_nothing_can_be_kept(server: Server) -> None:

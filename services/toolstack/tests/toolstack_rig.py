@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from itertools import count
@@ -26,6 +27,7 @@ from vcoproc_toolstack.lifecycle import Lifecycle
 from vcoproc_toolstack.moves import Moves
 from vcoproc_toolstack.queries import Queries
 from vcoproc_toolstack.records import (
+    CoprocAccount,
     DomainRecord,
     PlatformLine,
     PlatformRange,
@@ -263,6 +265,27 @@ class Rig:
         """(name, kind) of all events after a revision."""
         with self.store.read() as view:
             return [(event.name, event.kind.value) for event in view.events(after)]
+
+    def repair_in_rounds(self, rounds: int = 3) -> None:
+        """Has a thread repair what is marked, until others were repaired so often after it."""
+        looked = threading.Semaphore(0)
+        accounts = self.services.accounts
+
+        def look(timeout_ns: int) -> tuple[CoprocAccount, ...]:
+            looked.release()
+            return accounts(timeout_ns)
+
+        self.services.accounts = look
+        thread = threading.Thread(target=self.repairer.run, args=(self.marks,))
+        thread.start()
+        for _ in range(rounds):
+            self.marks.mark(SCHEDULER)  # the last one in the order of names
+            assert looked.acquire(timeout=20) and looked.acquire(timeout=20), (
+                "outside and in a turn"
+            )
+        self.marks.stop()
+        thread.join(20)
+        assert not thread.is_alive()
 
     def repair_all(self) -> None:
         """Looks at every service that answers."""

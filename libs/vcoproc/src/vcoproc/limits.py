@@ -54,7 +54,8 @@ PRIVATE_MEMORY_BYTES_DEFAULT: Final = 64 * KIB
 # --- configuration files: beyond a bound the file is refused (InvalidConfig) ----------------------
 COPROCS_MAX: Final = 256
 """Shared coprocs of one system tree, and of a system with those that were added at run time, each
-template once; coprocs that one call adds, each one that a template makes too."""
+template once; coprocs that one call adds, and coprocs leased at the same time, each one that a
+template makes too. A coproc-sim beyond that gets LimitExceeded, and asks again."""
 COPROC_MEMORY_BYTES_MAX: Final = DOMAINS_MAX * DOMAIN_MEMORY_BYTES_MAX
 """Highest memory limit of a coproc: more than all domains have together."""
 INSTANCES_MAX: Final = 64

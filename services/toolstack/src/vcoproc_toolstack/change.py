@@ -61,6 +61,7 @@ class Change(View):
         super().__init__(state, select)
         self._base = state
         self._now_ns = now_ns
+        self._actor = ACTOR.get()
         self._domids: set[int] = set()
         self._keys: set[tuple[str, Any]] = set()
         self._written: list[Write] = []
@@ -84,9 +85,10 @@ class Change(View):
         for action in self._actions:
             action()
 
-    def as_of(self, time_ns: int) -> None:
-        """The next events happened at this time."""
+    def happened(self, time_ns: int, actor: str) -> None:
+        """The next events happened at this time, and this is who caused them."""
         self._now_ns = lambda: time_ns
+        self._actor = actor
 
     def now_ns(self) -> int:
         """Unix time."""
@@ -255,7 +257,7 @@ class Change(View):
         words = description.replace("\0", "\ufffd")
         revision = self.revision() + 1
         event = EventRecord(
-            revision, name, kind, words, self._now_ns(), fault=fault, actor=ACTOR.get()
+            revision, name, kind, words, self._now_ns(), fault=fault, actor=self._actor
         )
         events = self._state.events.plus(KeptEvent(event), limits.EVENTS_KEPT_MAX)
         self._state = replace(self._state, events=events)

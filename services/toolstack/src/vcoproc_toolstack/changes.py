@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 
 from vcoproc import limits
 from vcoproc.config import CoprocConfig, DomainConfig, parse_domain
@@ -47,6 +47,15 @@ _VERBS_OF_FIRST = frozenset(
     }
 )
 """What may be done with the first domain, as with Xen's: its life is that of the system."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """A vcoproc that is to be no more. words: why, for its event."""
+
+    domain: DomainRecord
+    vcoproc: VcoprocRecord
+    words: str
 
 
 class Changes(Turns):
@@ -276,22 +285,24 @@ class Changes(Turns):
                 change.set_vcoproc_life(vcoproc.vcoproc_id, Life.DESTROYING)
                 self.keep(change, request, b"")
             with contextlib.suppress(StoreUnavailable):  # it is decided, and the repair knows
-                self.finish_detachment(domain, vcoproc, "detached")
+                self.finish_detachments([Leaving(domain, vcoproc, "detached")])
             return b""
 
-    def finish_detachment(self, domain: DomainRecord, vcoproc: VcoprocRecord, words: str) -> None:
-        """Takes everything from a vcoproc that is to be no more.
+    def finish_detachments(self, leaving: Sequence[Leaving]) -> None:
+        """Takes everything from vcoprocs that are to be no more. Who falls silent is asked once.
 
         Raises:
             StoreUnavailable: see `Turns.change`.
         """
 
         def finished(change: Change) -> None:
-            change.delete_vcoproc(vcoproc.vcoproc_id)
-            change.add_event(vcoproc.resource, EventKind.DESTROYED, words)
+            for each in leaving:
+                change.delete_vcoproc(each.vcoproc.vcoproc_id)
+                change.add_event(each.vcoproc.resource, EventKind.DESTROYED, each.words)
 
-        bare = domain.state is DomainState.STOPPED
-        steps = [] if bare else removal_steps(domain, vcoproc, self.held_files())
+        kept = self.held_files()
+        placed = [each for each in leaving if each.domain.state is not DomainState.STOPPED]
+        steps = [s for each in placed for s in removal_steps(each.domain, each.vcoproc, kept)]
         self.finish(steps, finished)
 
     def check_room(self, view: View, new: list[NewVcoproc]) -> None:

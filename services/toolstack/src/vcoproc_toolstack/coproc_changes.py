@@ -133,7 +133,7 @@ class CoprocChanges:
             present = self._leases.set
             need_staying(present, name)
             coprocs = present.changed([replace(present.record(name), draining=True)])
-            passages = self._ways_out(name) if move else []
+            passages = self._ways_out(present, name) if move else []
 
             def commit(change: Change) -> bytes:
                 if not present.draining(name):
@@ -171,7 +171,7 @@ class CoprocChanges:
         if name not in present.coprocs:
             return []
         try:
-            self._ways_out(name)
+            self._ways_out(present, name)
         except LimitExceeded:
             with self._store.read() as view:
                 used = view.counts()
@@ -189,8 +189,8 @@ class CoprocChanges:
             pass
         return [name]
 
-    def _ways_out(self, name: str) -> list[Passage]:
-        """Where each vcoproc of a coproc can go.
+    def _ways_out(self, present: CoprocSet, name: str) -> list[Passage]:
+        """Where each vcoproc of a coproc can go. present: which coprocs there are.
 
         Raises:
             WrongState: a domain cannot have its vcoprocs moved now.
@@ -198,22 +198,20 @@ class CoprocChanges:
         """
         with self._store.read() as view:
             leaving = vcoprocs_on(view, name, DomainVerb.MOVE)
-            targets = self._targets(view, name)
+            targets = self._targets(view, present, name)
         platforms = {other: self._leases.need(other).platform for other in targets}
-        coprocs = self._leases.coprocs
         ways = spread(
             leaving,
             targets,
-            lambda vcoproc, to: misfit(vcoproc, coprocs[to], platforms[to]) is None,
+            lambda vcoproc, to: misfit(vcoproc, present.coprocs[to], platforms[to]) is None,
         )
         if len(ways) < len(leaving):
             what = f"the {len(leaving)} vcoprocs of coproc {name} that others of its type take now"
             raise LimitExceeded(what, len(ways))
         return [Passage(domain, vcoproc, ways[vcoproc.vcoproc_id]) for domain, vcoproc in leaving]
 
-    def _targets(self, view: View, name: str) -> dict[str, Target]:
+    def _targets(self, view: View, present: CoprocSet, name: str) -> dict[str, Target]:
         """Coprocs of the same type as one that take new vcoprocs now."""
-        present = self._leases.set
         counts = view.counts()
         domains = view.domains()
         used = memory_on(domains)

@@ -19,7 +19,7 @@ from typing import Final
 from vcoproc import limits
 from vcoproc.errors import NotFound, StoreUnavailable, VcoprocError, WrongState
 from vcoproc.model.domain_state import DomainVerb
-from vcoproc_toolstack.changes import Changes, need_domain
+from vcoproc_toolstack.changes import Changes, Leaving, need_domain
 from vcoproc_toolstack.coproc_set import CoprocSet
 from vcoproc_toolstack.leases import Leases
 from vcoproc_toolstack.reconcile import coproc_repair
@@ -90,6 +90,7 @@ class Removals:
         self._leases = changes.leases
         self._services = changes.services
         self._patient_until_ns = time.monotonic_ns() + patience_ns
+        self._store.reread = self._show
 
     def remove(self, name: str, request: Request, *, destroy_vcoprocs: bool = False) -> bytes:
         """Removes a coproc. Services that do not answer are told later.
@@ -117,9 +118,9 @@ class Removals:
                     change.set_vcoproc_life(vcoproc.vcoproc_id, Life.DESTROYING)
                 self._changes.keep(change, request, b"")
             with contextlib.suppress(StoreUnavailable):  # it is decided, and the repair knows
-                for domain, vcoproc in doomed:
-                    words = f"coproc {name} is removed"
-                    self._changes.finish_detachment(domain, vcoproc, words)
+                words = f"coproc {name} is removed"
+                leaving = [Leaving(domain, vcoproc, words) for domain, vcoproc in doomed]
+                self._changes.finish_detachments(leaving)
             self.end(name)
             return b""
 
@@ -194,12 +195,12 @@ class Removals:
             self._changes.mark(SCHEDULER)
 
     def refresh(self) -> None:
-        """Shows what the store says, and has what is being removed gone on with.
-
-        To be called at the start, and after nobody knew what the store says.
-        """
+        """Shows what the store says, and has what is being removed gone on with."""
         with self._store.read() as view:
-            records = view.coproc_records()
+            self._show(view)
+
+    def _show(self, view: View) -> None:
+        records = view.coproc_records()
         self._leases.apply(CoprocSet.of(self._leases.set.tree, records))
         for record in records:
             if record.life is CoprocLife.REMOVING:

@@ -15,7 +15,7 @@ from vcoproc.limits import DOMID_FIRST
 from vcoproc.model.domain_state import DomainState, DomainVerb, after
 from vcoproc_toolstack.changes import Changes
 from vcoproc_toolstack.plans import domain_steps
-from vcoproc_toolstack.records import EventKind
+from vcoproc_toolstack.records import EventKind, Life
 from vcoproc_toolstack.saga import Saga
 from vcoproc_toolstack.turns import Request
 
@@ -34,8 +34,12 @@ class FirstDomain:
         """Makes it, if that is left to do. False: it must be tried again later."""
         changes = self._changes
         config = changes.leases.set.tree.first_domain
-        if config is None or self._is_there():
+        if config is None:
             return True
+        with changes.store.read() as view:
+            present = view.domain_of(DOMID_FIRST)
+        if present is not None:
+            return present.life is not Life.CREATING  # else it is going to be undone
         if not self._coprocs_are_online(config):
             return False
         try:
@@ -48,10 +52,6 @@ class FirstDomain:
             self._tell(config, error)
             return False
         return True
-
-    def _is_there(self) -> bool:
-        with self._changes.store.read() as view:
-            return view.domain_of(DOMID_FIRST) is not None
 
     def _coprocs_are_online(self, config: DomainConfig) -> bool:
         leases = self._changes.leases

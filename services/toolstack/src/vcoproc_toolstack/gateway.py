@@ -20,6 +20,7 @@ from vcoproc_toolstack.gateway_events import EventCalls
 from vcoproc_toolstack.gateway_snapshots import SnapshotCalls
 from vcoproc_toolstack.lists import read_asked
 from vcoproc_toolstack.queries import Queries
+from vcoproc_toolstack.records import VcoprocRecord
 from vcoproc_toolstack.schedule_changes import ScheduleChanges, Scheduled
 from vcoproc_toolstack.schedule_queries import ScheduleQueries
 from vcoproc_toolstack.streams import OpenStreams
@@ -144,15 +145,15 @@ class Gateway(
         self, request: api.SetVcoprocParametersRequest, _context: grpc.ServicerContext
     ) -> api.Vcoproc:
         domain, name = translate.parse_name("name", request.name, "domains", "vcoprocs")
-        answer = self._schedule_changes.set_parameters(
-            domain,
-            name,
-            schedule.read_parameters("parameters", request.parameters),
-            translate.read_request(request),
-            lambda vcoproc: translate.vcoproc_message(
-                vcoproc, self._queries.statuses([vcoproc])
-            ).SerializeToString(),
-        )
+        parameters = schedule.read_parameters("parameters", request.parameters)
+        asked = translate.read_request(request)
+        accounts = self._queries.accounts() or ()  # before the store waits for the answer
+
+        def seal(vcoproc: VcoprocRecord) -> bytes:
+            statuses = self._queries.statuses([vcoproc], accounts)
+            return translate.vcoproc_message(vcoproc, statuses).SerializeToString()
+
+        answer = self._schedule_changes.set_parameters(domain, name, parameters, asked, seal)
         return api.Vcoproc.FromString(answer)
 
     def WatchDecisions(

@@ -13,7 +13,7 @@ from typing import Final
 
 from vcoproc import limits
 from vcoproc.config import CoprocConfig, SystemConfig
-from vcoproc.errors import InvalidArgument, NotFound, PeerLost, WrongState
+from vcoproc.errors import InvalidArgument, LimitExceeded, NotFound, PeerLost, WrongState
 from vcoproc_toolstack.coproc_set import CoprocSet
 from vcoproc_toolstack.placing import mismatch
 from vcoproc_toolstack.records import CoprocRecord, CoprocState, PlatformRecord
@@ -104,9 +104,12 @@ class Leases:
             NotFound: no coproc has the name wanted, or it is another one than the asker had.
             WrongState: it has been leased already, or is being removed; or nothing is free.
             InvalidArgument: no type on offer can be that coproc.
+            LimitExceeded: `limits.COPROCS_MAX` are leased.
         """
         with self._lock:
             coproc = self._named(offer) if offer.wanted else self._any(offer)
+            if len(self._leases) >= limits.COPROCS_MAX:
+                raise LimitExceeded("coprocs leased at the same time", limits.COPROCS_MAX)
             own = offer.platforms[coproc.compatible]
             described = offer.platforms.get(coproc.described_by, own)
             platform = replace(described, compatible=coproc.compatible)

@@ -240,14 +240,22 @@ class Queries:
         except VcoprocError:
             return None
 
-    def statuses(self, vcoprocs: Sequence[VcoprocRecord]) -> Statuses:
-        """How these vcoprocs are: by the scheduler, else by their coprocs, else LOST."""
+    def statuses(
+        self,
+        vcoprocs: Sequence[VcoprocRecord],
+        accounts: Iterable[CoprocAccount] | None = None,
+    ) -> Statuses:
+        """How these vcoprocs are: by the scheduler, else by their coprocs, else LOST.
+
+        accounts: what the scheduler has said; then nobody is asked.
+        """
         found: dict[int, VcoprocStatus] = {}
         if not vcoprocs:
             return found
         coprocs = {vcoproc.coproc for vcoproc in vcoprocs}
         online = coprocs.intersection(self._leases.online())
-        accounts = self.accounts() if online else ()
+        if accounts is None:
+            accounts = self.accounts() if online else ()
         if accounts is None:
             found.update(self._from_coprocs(online))
         else:

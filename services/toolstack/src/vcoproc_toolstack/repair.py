@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Final
 
 from vcoproc import limits
 from vcoproc.config import CoprocConfig
 from vcoproc.errors import PeerError, StoreUnavailable, VcoprocError
-from vcoproc_toolstack.changes import Changes
+from vcoproc_toolstack.changes import Changes, Leaving
 from vcoproc_toolstack.coproc_removal import Removals, marked_removal
 from vcoproc_toolstack.endings import Endings, domain_mark, marked_domain
 from vcoproc_toolstack.first_domain import FIRST_MARK, FirstDomain
@@ -56,22 +58,44 @@ class Marks:
         self._condition = threading.Condition()
         self._due_ns: dict[str, int] = {}
         self._delay_ns: dict[str, int] = {}
+        self._repairing: tuple[str, int] | None = None
         self._stopped = False
 
     def mark(self, service: str) -> None:
-        """Something is to be repaired, now."""
+        """Something is to be repaired, now.
+
+        By whoever repairs that very service it is said of what it could not do: see `again`.
+        """
         with self._condition:
+            if self._repairing == (service, threading.get_ident()):
+                self._again(service)
+                return
             self._due_ns[service] = 0
             self._delay_ns.pop(service, None)
             self._condition.notify()
 
+    @contextmanager
+    def repairing(self, service: str) -> Iterator[None]:
+        """This thread repairs a service inside."""
+        with self._condition:
+            self._repairing = service, threading.get_ident()
+        try:
+            yield
+        finally:
+            with self._condition:
+                self._repairing = None
+
     def again(self, service: str) -> None:
         """It did not answer: later, and each time after a longer delay."""
         with self._condition:
-            last_ns = self._delay_ns.get(service, limits.REPAIR_DELAY_NS_MIN // 2)
-            self._delay_ns[service] = min(2 * last_ns, limits.REPAIR_DELAY_NS_MAX)
-            due_ns = time.monotonic_ns() + self._delay_ns[service]
-            self._due_ns.setdefault(service, due_ns)
+            self._again(service)
+
+    def _again(self, service: str) -> None:
+        if service in self._due_ns:  # marked meanwhile, or put off already
+            return
+        last_ns = self._delay_ns.get(service, limits.REPAIR_DELAY_NS_MIN // 2)
+        self._delay_ns[service] = min(2 * last_ns, limits.REPAIR_DELAY_NS_MAX)
+        self._due_ns[service] = time.monotonic_ns() + self._delay_ns[service]
 
     def stop(self) -> None:
         with self._condition:
@@ -136,9 +160,15 @@ class Repairer:
 
     def _finish_unfinished(self) -> None:
         """Ends what was left half done, and marks what somebody has to go on with."""
+        leaving: list[Leaving] = []
         for found in unfinished(self._domains()):
             self._log.warning("ending a change that was cut off", name=found.resource)
-            self._finish(found)
+            if found.vcoproc is None:
+                self._finish(found.domain, _end_words(found))
+            else:
+                leaving.append(Leaving(found.domain, found.vcoproc, _end_words(found)))
+        if leaving:
+            self._changes.finish_detachments(leaving)
         with self._store.read() as view:
             domains, holds = view.domains(), view.holds()
         for domain in domains:
@@ -148,14 +178,8 @@ class Repairer:
             self._changes.mark(coproc_service(hold.coproc))
         self._removals.refresh()
 
-    def _finish(self, found: Unfinished) -> None:
-        words = f"{found.life.value.lower()} was cut off; what there was of it is undone"
-        if found.life is Life.DESTROYING:
-            words = "destroyed"
-        domain = found.domain
-        if found.vcoproc is not None:
-            self._changes.finish_detachment(domain, found.vcoproc, words)
-        elif domain.life is Life.STOPPING:
+    def _finish(self, domain: DomainRecord, words: str) -> None:
+        if domain.life is Life.STOPPING:
             self._changes.finish_stop(domain)
         elif domain.life is Life.STARTING:
             self._changes.finish_stop(replace(domain, state_reason=words))
@@ -166,7 +190,9 @@ class Repairer:
         """Repairs what is marked until the marks are stopped. For a thread of its own."""
         while due := marks.wait():
             for service in due:
-                if not self.repair(service):
+                with marks.repairing(service):
+                    done = self.repair(service)
+                if not done:
                     marks.again(service)
 
     def repair(self, service: str) -> bool:
@@ -199,10 +225,20 @@ class Repairer:
         with self._changes.exclusive():
             steps = self._steps(service)
             failed = self._perform_all(steps)
-            if service.startswith(_COPROC) and self._leases.get(_coproc(service)) is not None:
+            if service.startswith(_COPROC) and self._is_known(_coproc(service)):
                 self._forget_holds(_coproc(service), failed)
         self._log.info("repaired", of=service, steps=len(steps))
         return not any(isinstance(step, _AGAIN) for step in failed)
+
+    def _is_known(self, coproc: str) -> bool:
+        """Whether it is known who simulates a coproc; or that nobody ever will.
+
+        A coproc-sim whose coproc the tree has no more is told to end once no vcoproc is on it.
+        """
+        if self._leases.get(coproc) is not None:
+            return True
+        with self._store.read() as view:
+            return coproc not in self._leases.coprocs and not view.vcoprocs_on(coproc)
 
     def _forget_holds(self, coproc: str, failed: list[Step]) -> None:
         """A coproc-sim has nothing any more that it is not to have, but what it did not detach."""
@@ -274,6 +310,13 @@ class Repairer:
 
 def _coproc(service: str) -> str:
     return service.removeprefix(_COPROC)
+
+
+def _end_words(found: Unfinished) -> str:
+    """How what was cut off ends, for people."""
+    if found.life is Life.DESTROYING:
+        return "destroyed"
+    return f"{found.life.value.lower()} was cut off; what there was of it is undone"
 
 
 def _files(domains: list[DomainRecord]) -> set[str]:

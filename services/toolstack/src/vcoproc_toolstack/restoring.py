@@ -108,7 +108,7 @@ class Restoring:
             VcoprocError: it is refused, or a service does not answer; nothing is left of it.
         """
         changes = self._changes
-        if (answer := changes.answered(request)) is not None:
+        if (answer := changes.answered(request)) is not None:  # before all of it is read
             return answer
         reader = SnapshotReader(upload.file, DOMAIN)
         saved = _saved(reader.manifest)
@@ -116,9 +116,11 @@ class Restoring:
         verb = DomainVerb.CREATE_PAUSED if wishes.paused else DomainVerb.CREATE
         state = after(DomainState.ABSENT, verb)
         references = [each.coproc for each in config.vcoprocs]
-        changes.wait_for_coprocs(references)
-        with changes.store.read() as view:  # before much is unpacked for nothing
-            _check(changes.plan_domain(view, config, state), saved)
+        with changes.turn(references):  # before much is unpacked for nothing
+            if (answer := changes.answered(request)) is not None:
+                return answer
+            with changes.store.read() as view:
+                _check(changes.plan_domain(view, config, state), saved)
         with ExitStack() as files:
             staged = self._unpack(reader, config, saved, files)
             with changes.turn(references):

@@ -90,7 +90,10 @@ class Saving:
             yield from _write_domain(copy)
             if shut_down:
                 with self._changes.turn():
-                    self._endings.stop(self._endings.still(domain), "saved")
+                    # Once it is decided it must not fail: the client would throw away what is the
+                    # only thing left.
+                    saved = self._endings.still(domain)
+                    self._endings.follow(saved, Ending(Then.PRESERVE), "saved")
 
     def save_vcoproc(self, domain_name: str, name: str) -> Iterator[bytes]:
         """Writes the context of one vcoproc down. As `save_domain`."""

@@ -53,10 +53,10 @@ class Scheduled:
 
 
 def need_coproc(view: View, leases: Leases, name: str) -> CoprocConfig:
-    """A coproc of the tree, as it is to be scheduled now.
+    """A coproc as it is to be scheduled now.
 
     Raises:
-        NotFound: the tree has none of this name.
+        NotFound: there is none of this name.
     """
     coproc = leases.coprocs.get(name)
     if coproc is None:

@@ -153,7 +153,7 @@ class Setting:
 def with_settings(
     coprocs: Mapping[str, CoprocConfig], settings: Mapping[str, Setting]
 ) -> dict[str, CoprocConfig]:
-    """Coprocs of the tree as they are to be now. settings: those set at run time, by coproc."""
+    """Coprocs as they are to be scheduled now. settings: those set at run time, by coproc."""
     return {
         name: settings[name].applied(coproc) if name in settings else coproc
         for name, coproc in coprocs.items()

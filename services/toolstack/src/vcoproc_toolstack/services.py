@@ -12,6 +12,7 @@ import grpc
 
 from vcoproc import limits
 from vcoproc.api.v1 import toolstack_pb2 as api
+from vcoproc.errors import RequestError
 from vcoproc.internal.v1 import control_pb2 as pb
 from vcoproc.internal.v1 import control_pb2_grpc as rpc
 from vcoproc.runtime import grpc_kit
@@ -175,13 +176,15 @@ class GrpcServices:
         number = step.vcoproc.vcoproc_id
         until_ns = time.monotonic_ns() + limits.ACCOUNTS_TIMEOUT_NS
         while step.used_on:
-            accounts = {each.coproc: each for each in self.accounts(limits.CALL_TIMEOUT_NS)}
-            account = accounts.get(step.used_on)
-            status = dict(account.vcoprocs).get(number) if account is not None else None
-            if account is None or status is None:
+            try:
+                schedule = self.scheduling.schedule(step.used_on)  # its driver waits: of this alone
+            except RequestError:
                 return None
-            if account.current != number or time.monotonic_ns() > until_ns:
-                return status.accounting
+            accounts = {each.vcoproc_id: each.accounting for each in schedule.vcoprocs}
+            if number not in accounts:
+                return None
+            if schedule.current != number or time.monotonic_ns() > until_ns:
+                return accounts[number]
         return None
 
     def _add_vcoproc(self, vcoproc: VcoprocRecord, request: pb.AddVcoprocRequest) -> None:

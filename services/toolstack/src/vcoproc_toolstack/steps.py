@@ -100,7 +100,7 @@ class MoveLines:
 
 @dataclass(frozen=True, slots=True)
 class SetCoproc:
-    """Makes a coproc known to the scheduler. Not undone: it belongs to the tree, to no domain.
+    """Makes a coproc known to the scheduler. Not undone: it belongs to no domain.
 
     vcoprocs: all parameters that are set of vcoprocs that the scheduler has, by number; those of
     others stay.

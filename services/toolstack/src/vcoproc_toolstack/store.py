@@ -17,6 +17,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -29,7 +30,7 @@ from vcoproc_toolstack.change import CHANGE_COUNT, Change
 from vcoproc_toolstack.database import open_database
 from vcoproc_toolstack.loading import load, select
 from vcoproc_toolstack.migrations import prepare
-from vcoproc_toolstack.records import EventKind, EventRecord
+from vcoproc_toolstack.records import ACTOR, EventKind, EventRecord
 from vcoproc_toolstack.rows import NUMBERS, Row
 from vcoproc_toolstack.tables import META
 from vcoproc_toolstack.view import State, View
@@ -44,6 +45,15 @@ _NAME: Final = "services/store"
 """Of events about the store itself."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A note that is not kept yet: when it was told, and who caused it; see `ACTOR`."""
+
+    note: Note
+    time_ns: int
+    actor: str
+
+
 class Store:
     """The database and its contents. Safe for any number of threads.
 
@@ -52,6 +62,10 @@ class Store:
         now_ns: Unix time, for events.
         failed: is told each time that the database could not be used, so that somebody calls
             `recover` later.
+
+    Attributes:
+        reread: is told what the store says whenever it had to be read again, before anybody sees
+            it. Must not change anything.
 
     Raises:
         InvalidArgument: it is no store, is of a newer version, or another toolstack has it.
@@ -68,8 +82,11 @@ class Store:
         self._write_lock = threading.Lock()
         self._changed = threading.Condition()
         self._published = 0
-        self._notes: deque[tuple[Note, int]] = deque(maxlen=limits.NOTES_WAITING_MAX)
+        self._notes: deque[_Waiting] = deque(maxlen=limits.NOTES_WAITING_MAX)
+        self._notes_in_doubt: list[_Waiting] = []
+        self._change_in_doubt = False
         self._notes_lost = 0
+        self.reread: Callable[[View], None] = lambda _view: None
         self._database = open_database(target)
         self.name = self._database.name
         try:
@@ -122,7 +139,11 @@ class Store:
             self._settle()
             change = Change(self._state, self._select, self._now_ns)
             yield change
-            self._keep(change)
+            try:
+                self._keep(change)
+            except StoreUnavailable:
+                self._change_in_doubt = self._database.in_doubt
+                raise
 
     def execute(self, work: Callable[[Connection], T]) -> T:
         """Does some work, in one transaction, on tables that are not kept in memory.
@@ -142,11 +163,23 @@ class Store:
         """
         with self._write_lock:
             self._notes_lost += len(self._notes) == self._notes.maxlen
-            self._notes.append((note, self._now_ns()))
+            self._notes.append(_Waiting(note, self._now_ns(), ACTOR.get()))
             try:
                 self._settle()
             except StoreUnavailable:
                 self._failed()
+
+    def find_out(self) -> None:
+        """Finds out whether the last change was kept, if that is in doubt.
+
+        Events and the audit log may be in doubt still: nobody acts on them.
+
+        Raises:
+            StoreUnavailable: the database cannot be used yet.
+        """
+        if self._change_in_doubt:
+            with self._write_lock:
+                self._read_again()
 
     def recover(self) -> None:
         """Keeps the notes that wait, and finds out what is in doubt.
@@ -163,26 +196,40 @@ class Store:
         Raises:
             StoreUnavailable: it cannot be used yet.
         """
-        if self._database.in_doubt:
-            state = self._database.run(load)
-            self._database.in_doubt = False
-            self._publish(state)
+        self._read_again()
         if not self._notes:
             return
         change = Change(self._state, self._select, self._now_ns)
         try:
-            for note, time_ns in self._notes:
-                change.as_of(time_ns)
-                note(change)
+            for each in self._notes:
+                change.happened(each.time_ns, each.actor)
+                each.note(change)
+            if self._notes_lost:
+                words = f"{self._notes_lost} events were lost while it could not be written"
+                change.add_event(_NAME, EventKind.CHANGED, words)
+            self._keep(change)
+        except StoreUnavailable:
+            if self._database.in_doubt:
+                self._notes_in_doubt = list(self._notes)
+            raise
         except BaseException:
             self._notes.clear()  # a bug: it would fail again, and every change with it
             raise
-        if self._notes_lost:
-            words = f"{self._notes_lost} events were lost while it could not be written"
-            change.add_event(_NAME, EventKind.CHANGED, words)
-        self._keep(change)
         self._notes.clear()
         self._notes_lost = 0
+
+    def _read_again(self) -> None:
+        """Finds out what is in doubt, if anything is. The lock is held. Raises: as `_settle`."""
+        if self._database.in_doubt:
+            state = self._database.run(load)
+            self._database.in_doubt = self._change_in_doubt = False
+            if _count(state) > _count(self._state):
+                for each in self._notes_in_doubt:
+                    if self._notes and self._notes[0] is each:
+                        self._notes.popleft()
+            self._notes_in_doubt = []
+            self.reread(View(state, self._select))
+            self._publish(state)
 
     def _keep(self, change: Change) -> None:
         if writes := change.writes():

@@ -88,18 +88,28 @@ class Turns:
 
     @contextmanager
     def exclusive(self) -> Iterator[None]:
-        """No change is under way inside."""
+        """No change is under way inside, and none is in doubt.
+
+        Raises:
+            StoreUnavailable: nobody can find out yet what became of the last one.
+        """
         with self._lock:
+            self.store.find_out()
             yield
 
     @contextmanager
     def turn(self, coprocs: Iterable[str] = ()) -> Iterator[None]:
-        """One change alone. coprocs: references; those that restart just now are waited for."""
+        """One change alone. coprocs: references; those that restart just now are waited for.
+
+        Raises:
+            LimitExceeded: too many wait already.
+            StoreUnavailable: as of `exclusive`.
+        """
         if not self._waiting.acquire(blocking=False):
             raise LimitExceeded("changes at the same time", limits.CHANGES_WAITING_MAX)
         try:
             self.wait_for_coprocs(coprocs)
-            with self._lock:
+            with self.exclusive():
                 yield
         finally:
             self._waiting.release()
@@ -127,8 +137,12 @@ class Turns:
             return view.answer(request.request_id, request.fingerprint)
 
     def keep(self, change: Change, request: Request, answer: bytes) -> bytes:
-        """Keeps an answer for a repetition of the request, and gives it."""
-        if request.request_id:
+        """Keeps an answer for a repetition of the request, and gives it.
+
+        Not when the id has been used for another request while this one waited: a repetition is
+        refused then.
+        """
+        if request.request_id and not change.has_answer(request.request_id):
             change.add_answer(request.request_id, request.fingerprint, answer)
         return answer
 
@@ -229,11 +243,11 @@ class Turns:
             return held_files(view)
 
     def coprocs(self, view: View) -> dict[str, CoprocConfig]:
-        """All coprocs of the tree, as they are to be scheduled now."""
+        """All coprocs that there are, as they are to be scheduled now."""
         return with_settings(self.leases.coprocs, view.settings())
 
     def coprocs_of(self, domain_name: str) -> list[str]:
-        """Coprocs of the tree that a domain has vcoprocs on."""
+        """Coprocs that a domain has vcoprocs on, as far as they are still there."""
         with self.store.read() as view:
             domain = view.domain(domain_name)
         found = {vcoproc.coproc for vcoproc in domain.vcoprocs} if domain else set()

@@ -289,6 +289,10 @@ class View:
             raise InvalidArgument("request_id", f"{request_id!r} was used for another request")
         return kept.answer
 
+    def has_answer(self, request_id: str) -> bool:
+        """Whether an answer is kept to a request of this id, whichever that was."""
+        return request_id in self._state.serials
+
     def resource(self, name: str) -> Resource | None:
         """The domain or vcoproc of a resource name; None when there is none."""
         words = name.split("/")

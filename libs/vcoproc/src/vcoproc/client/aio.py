@@ -416,6 +416,9 @@ class AsyncCluster:
                     file.write(chunk.data)
                     progress(file.tell())
             scratch.replace(path)
+        except BaseException:
+            calls.keep_whole(request, scratch, path)
+            raise
         finally:
             scratch.unlink(missing_ok=True)
 

@@ -210,6 +210,18 @@ def begun(requests: Iterator[Any]) -> Iterator[Any]:
     return itertools.chain(list(itertools.islice(requests, 2)), requests)
 
 
+def keep_whole(request: Any, scratch: Path, path: Path) -> None:
+    """Keeps a snapshot of a save that failed, if it may be all that is left of a domain.
+
+    One that was to be stopped then is stopped once the last chunk was taken; whoever dies after
+    that cannot say so any more.
+    """
+    import zipfile  # not for every command
+
+    if getattr(request, "shut_down", False) and zipfile.is_zipfile(scratch):
+        scratch.replace(path)
+
+
 def _chunks(path: Path, progress: Progress) -> Iterator[bytes]:
     with path.open("rb") as file:
         while data := file.read(SNAPSHOT_CHUNK_BYTES_MAX):

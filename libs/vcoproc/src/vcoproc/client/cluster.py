@@ -170,6 +170,7 @@ class Cluster:
         """Writes a domain with its memory to a file, which is there whole or not at all.
 
         Args:
+            shut_down: stop it then. When that fails after everything was written, the file is kept.
             progress: is told how many bytes have passed so far.
 
         Raises:
@@ -496,6 +497,9 @@ class Cluster:
                     file.write(chunk.data)
                     progress(file.tell())
             scratch.replace(path)
+        except BaseException:
+            calls.keep_whole(request, scratch, path)
+            raise
         finally:
             scratch.unlink(missing_ok=True)
 
