@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -12,7 +13,7 @@ from scheduler_hostile import Cap, Hostile, Table
 from scheduler_rig import SLICE_NS, Rig
 
 from vcoproc.errors import BadPlugin, InvalidArgument
-from vcoproc.limits import MS, SWITCH_DEADLINE_NS, TICKS_IN_VAIN_MAX, US
+from vcoproc.limits import MS, SLICE_NS_MIN, SWITCH_DEADLINE_NS, TICKS_IN_VAIN_MAX, US
 from vcoproc.model.run_state import RunState
 from vcoproc.testing.network import Faults
 from vcoproc_scheduler.events import AddVcoproc, LostParameter, SetAlgorithm, SetVcoprocParameters
@@ -395,6 +396,36 @@ def test_control_is_judged_by_the_algorithm_that_it_wants_also_after_a_fallback(
     assert view.parameters[2] == {"weight": 100, "slice_us": 800}
     with pytest.raises(InvalidArgument):
         made.step(AddVcoproc(1, {"wait": 512}))
+
+
+class Finer(Failing):
+    """Has shorter slices of vcoprocs than ``rr``, under the same name; grants what may be."""
+
+    def admit(self, vcoproc_id: int, parameters: Mapping[str, int]) -> None:
+        pass
+
+    def pick(self, now_ns: int, current: int | None) -> Decision:
+        found = super().pick(now_ns, current)
+        return replace(found, slice_ns=max(SLICE_NS_MIN, found.slice_ns))
+
+
+def test_the_fallback_takes_no_parameter_that_it_would_refuse(arm: Callable[..., None]) -> None:
+    """Else its own slices would make no sense, and nobody is left to take its place."""
+    made = rig(finer=Finer)
+    made.step(algorithm("finer"))
+    made.add(1, 2)
+    made.step(SetVcoprocParameters(1, {"slice_us": 50}))
+    made.executor.work(1, None)
+    made.executor.work(2, None)
+    made.clock.advance(20 * MS)
+    arm("charge")
+    before = made.run_ns()
+    made.clock.advance(40 * MS)
+    made.step(SetVcoprocParameters(2, {"slice_us": 60}))
+    made.clock.advance(40 * MS)
+    assert len(made.fallbacks) == 1 and made.core.view(0).algorithm == "rr"
+    assert all(run_ns > before[vcoproc] + 20 * MS for vcoproc, run_ns in made.run_ns().items())
+    assert made.core.schedule(0).parameters == {1: {"slice_us": 50}, 2: {"slice_us": 60}}
 
 
 # --- guards ---------------------------------------------------------------------------------------

@@ -211,14 +211,7 @@ class PolicySide:
         self.notices.append(notice)
         self._ticks_in_vain = 0
         policy = RoundRobin()
-        parameters = {
-            record.id: {
-                name: value
-                for name, value in record.parameters.items()
-                if fits(RoundRobin, Scope.VCOPROC, name, value)
-            }
-            for record in self._added()
-        }
+        parameters = {record.id: _for_fallback(record.parameters) for record in self._added()}
         config = PolicyConfig(self.wanted.slice_ns, {})
         self._start(policy, RoundRobin, config, parameters, admit=False)
         old, self.policy, self.name = self.policy, policy, FALLBACK
@@ -278,9 +271,10 @@ class PolicySide:
 
     def _values(self, parameters: Mapping[str, int]) -> dict[str, int]:
         """Resolved for the policy in charge, which may be the fallback."""
-        found: type[Policy] = RoundRobin if self._fallen else self._class
-        known = {n: v for n, v in parameters.items() if fits(found, Scope.VCOPROC, n, v)}
-        return resolve_parameters(found.PARAMETERS, Scope.VCOPROC, known)
+        if self._fallen:
+            known = _for_fallback(parameters)
+            return resolve_parameters(RoundRobin.PARAMETERS, Scope.VCOPROC, known)
+        return self.resolve(parameters)
 
     def _admit(self, record: Record, parameters: Mapping[str, int]) -> None:
         assert self.policy is not None
@@ -377,3 +371,14 @@ class PolicySide:
             self._fall_back("wants to be asked again at once, for ever")
             return None
         return self._clock.now_ns + max(0, deadline_ns - now_ns)
+
+
+def _for_fallback(parameters: Mapping[str, int]) -> dict[str, int]:
+    """What ``rr`` can have of the parameters of another algorithm, to which they may mean something
+    else."""
+    known = {n: v for n, v in parameters.items() if fits(RoundRobin, Scope.VCOPROC, n, v)}
+    try:
+        RoundRobin().admit(0, resolve_parameters(RoundRobin.PARAMETERS, Scope.VCOPROC, known))
+    except RequestError:
+        return {}
+    return known
