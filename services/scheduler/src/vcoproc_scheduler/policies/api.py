@@ -42,6 +42,8 @@ from vcoproc.errors import InvalidArgument
 
 POLICY_API_VERSION: Final = 1
 ENTRY_POINT_GROUP: Final = "vcoproc.schedulers"
+VALUE_MAX: Final = (1 << 63) - 1
+"""Of a parameter, with either sign."""
 
 
 class Scope(enum.Enum):
@@ -55,7 +57,10 @@ class Scope(enum.Enum):
 class Parameter:
     """Description of one parameter, shown to users as it stands.
 
-    unit: "ns", "%", "" for none. minimum, maximum: both allowed.
+    unit: "ns", "%", "" for none. minimum, maximum: both allowed; of 64 bits at most, like default.
+
+    Raises:
+        ValueError: it makes no sense.
     """
 
     name: str
@@ -67,6 +72,15 @@ class Parameter:
     doc: str
 
     def __post_init__(self) -> None:
+        if type(self.scope) is not Scope or not all(
+            type(each) is str for each in (self.name, self.unit, self.doc)
+        ):
+            raise ValueError(f"parameter {self.name!r}: name, unit and doc are str, scope a Scope")
+        if not all(
+            type(each) is int and -VALUE_MAX <= each <= VALUE_MAX
+            for each in (self.minimum, self.maximum, self.default)
+        ):
+            raise ValueError(f"parameter {self.name}: numbers are int of 64 bits")
         if not self.minimum <= self.default <= self.maximum:
             raise ValueError(f"parameter {self.name}: default outside of minimum and maximum")
 
