@@ -98,15 +98,53 @@ def test_a_swap_tells_the_new_one_all_that_holds() -> None:
     made.clock.advance(12 * MS)
     current = made.core.current
     waiting = [vcoproc for vcoproc in (3, 1, 2) if vcoproc != current]
-    before = policy(made).export_accounting()
+    before = made.core.view(made.clock.now_ns).vcoprocs  # with the present turn so far
     made.step(algorithm("recording"))
     kind, carried = policy(made).calls[0]
     assert kind == "import"
-    assert carried == before and sum(each["run_ns"] for each in carried.values()) > 9 * MS
+    assert carried == {each.vcoproc: {"run_ns": each.account.run_ns} for each in before}
+    assert sum(each["run_ns"] for each in carried.values()) > 9 * MS
     woken = [vcoproc for name, vcoproc in policy(made).calls if name == "wake"]
     assert woken[0] == current and sorted(woken[1:]) == sorted(waiting)
     assert ("begin", current) in policy(made).calls
     assert ("wake", 4) not in policy(made).calls, "it sleeps"
+
+
+LONG = {
+    "credit": {},
+    "edf": {"budget_us": 2000, "extratime": 0},
+    "fixed": {"share_permille": 300},
+    "priority": {},
+    "rr": {},
+}
+"""Algorithms with parameters of vcoprocs under which two get the same."""
+
+
+@pytest.mark.parametrize("new", LONG)
+@pytest.mark.parametrize("old", LONG)
+def test_nobody_pays_for_what_it_has_run_before_a_change(old: str, new: str) -> None:
+    """One that was alone has run on for long, and nothing was told of it until then."""
+    parameters = LONG[new]
+    made = Rig(costs=FREE, faults=LINK, algorithm=algorithm(old))
+    made.step(AddVcoproc(1, {"extratime": 1} if old == "edf" else LONG[old]))
+    made.executor.attach(1)
+    made.executor.work(1, None)
+    made.clock.advance(10_000 * MS)
+    if old == new:
+        made.step(SetVcoprocParameters(1, parameters))
+    else:
+        made.step(replace(algorithm(new), vcoprocs={1: parameters}))
+    made.step(AddVcoproc(2, parameters))
+    made.executor.attach(2)
+    made.executor.work(2, None)
+    before = made.run_ns()[1]
+    made.clock.advance(1000 * MS)
+    run_ns = made.run_ns()
+    assert run_ns[2] > 150 * MS
+    # The present turn, or the budget of the present period, may have been promised before.
+    assert run_ns[1] - before == pytest.approx(run_ns[2], abs=31 * MS)
+    charged_ns = policy(made).export_accounting()[1]["run_ns"]
+    assert charged_ns == pytest.approx(run_ns[1], abs=2 * SLICE_NS), "each ns once"
 
 
 def test_a_swap_disturbs_nobody_who_runs() -> None:

@@ -243,17 +243,26 @@ class Account:
         runnable: bool,
         now_ns: int,
         stopped_ns: int,
+        until_ns: int | None = None,
     ) -> Usage:
-        """What was used since the last call."""
-        times, charged = self._times, self._charged
-        self._charged = list(times)
+        """What was used since the last call.
+
+        Args:
+            until_ns: count the time in the present bucket up to then, as far as it is known; what
+                turns out to be too much, the next calls leave out.
+        """
+        times, charged = list(self._times), self._charged
+        if until_ns is not None and self.bucket is not None:
+            times[self.bucket] += max(0, until_ns - self.since_ns)
+        used = [max(0, now - before) for now, before in zip(times, charged, strict=True)]
+        self._charged = [max(now, before) for now, before in zip(times, charged, strict=True)]
         instructions = self.instructions - self._charged_instructions
         self._charged_instructions = self.instructions
         return Usage(
             vcoproc_id=vcoproc_id,
-            run_ns=times[Bucket.RUN] - charged[Bucket.RUN],
-            refused_ns=times[Bucket.REFUSED] - charged[Bucket.REFUSED],
-            switch_ns=times[Bucket.SWITCH] - charged[Bucket.SWITCH],
+            run_ns=used[Bucket.RUN],
+            refused_ns=used[Bucket.REFUSED],
+            switch_ns=used[Bucket.SWITCH],
             overtime_ns=overtime_ns,
             instructions=instructions,
             ended=ended,

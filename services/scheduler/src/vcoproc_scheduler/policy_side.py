@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from vcoproc.errors import BadPlugin, NotFound, RequestError, WrongState
 from vcoproc.limits import TICKS_IN_VAIN_MAX, US
+from vcoproc_scheduler.accounting import Bucket
 from vcoproc_scheduler.events import FellBack, LostParameter, SetAlgorithm
 from vcoproc_scheduler.policies.api import (
     ENTRY_POINT_GROUP,
@@ -172,7 +173,7 @@ class PolicySide:
             if admit:
                 guarded(policy.admit, vcoproc, dict(values))
             guarded(policy.add, vcoproc, values)
-        guarded(policy.import_accounting, self._carried())
+        guarded(policy.import_accounting, self._carried(settle=admit))
         now_ns, current = self._clock.policy_ns(), self._vcoprocs.current
         # The one on the coprocessor first, then in the order in which they began to wait.
         wanting = [record for record in self._vcoprocs if record.awake]
@@ -182,8 +183,17 @@ class PolicySide:
         if wanting and wanting[0].id == current:
             guarded(policy.begin, current, now_ns)
 
-    def _carried(self) -> dict[int, dict[str, int]]:
-        """What is known of the use of each vcoproc: what the policy says, or else the accounts."""
+    def _carried(self, *, settle: bool = True) -> dict[int, dict[str, int]]:
+        """What is known of the use of each vcoproc: what the policy says, or else the accounts.
+
+        Args:
+            settle: the one that runs is charged first: what it has used so far is no business of
+                another policy, or of other parameters.
+        """
+        current = self._vcoprocs.get(self._vcoprocs.current)
+        if settle and current is not None and current.account.bucket is Bucket.RUN:
+            clock_ns = self._clock.estimate_ns(self._clock.now_ns)
+            self.charge(current, stopped_ns=clock_ns, until_ns=clock_ns)
         carried: dict[int, dict[str, int]] = {}
         if self.policy is not None:
             try:
@@ -324,9 +334,10 @@ class PolicySide:
         overtime_ns: int = 0,
         ended: bool = False,
         left: bool = False,
+        until_ns: int | None = None,
     ) -> None:
-        """Tells the policy what a vcoproc has used since the last time. stopped_ns: of the coproc's
-        clock."""
+        """Tells the policy what a vcoproc has used since the last time. stopped_ns, until_ns (see
+        `Account.usage`): of the coproc's clock."""
         if self.policy is None or not record.added:
             return
         usage = record.account.usage(
@@ -337,6 +348,7 @@ class PolicySide:
             runnable=record.machine.wants(),
             now_ns=self._clock.policy_ns(),
             stopped_ns=self._clock.to_policy_ns(stopped_ns),
+            until_ns=until_ns,
         )
         self._ask("charge", usage)
 

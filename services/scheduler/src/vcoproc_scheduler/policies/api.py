@@ -20,7 +20,8 @@ What the core promises:
     * A policy takes over vcoprocs from another one as newcomers: `admit` and `add` of all, then
       `import_accounting`, then `wake` of those that want to run, the one on the coprocessor first,
       and its `begin`. The same when parameters of a vcoproc change: `admit`, `remove`, `add`,
-      `import_accounting`, `wake`, `begin`.
+      `import_accounting`, `wake`, `begin`. The one that runs is charged before, so a policy is
+      never charged for what was used under another one or with other parameters.
 What a policy promises:
     * It is pure: no clock, thread, socket, file, log or unseeded randomness; it can be pickled.
     * `pick` names only a vcoproc that wants to run, with a slice within SLICE_NS_MIN and
@@ -133,10 +134,10 @@ class Usage:
     since the coprocessor refused to take it in. switch_ns: it was switched in and out. overtime_ns:
     the part of run_ns beyond the slice of the turn that ended. ended: its turn has ended (False: it
     is idle, but still on the coprocessor; or its turn has not begun, and was taken back while the
-    coprocessor refused it). left: it has left the coprocessor. runnable: it wants to run on.
-    now_ns: up to when this reckons. stopped_ns: when it ran last, before a refusal or a switch. How
-    much of run_ns was before a given time follows from this, not from `begin`, which may be told
-    late.
+    coprocessor refused it; or it runs on, but with other parameters or under another policy). left:
+    it has left the coprocessor. runnable: it wants to run on. now_ns: up to when this reckons.
+    stopped_ns: when it ran last, before a refusal or a switch. How much of run_ns was before a
+    given time follows from this, not from `begin`, which may be told late.
     """
 
     vcoproc_id: int
