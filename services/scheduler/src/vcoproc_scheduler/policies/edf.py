@@ -153,6 +153,8 @@ class Edf(Policy):
         server = self._servers[vcoproc_id]
         server.awake = True
         promise = server.promise
+        # It may have been set when the period was longer.
+        server.deadline_ns = min(server.deadline_ns, now_ns + promise.period_ns)
         rest_ns = server.deadline_ns - now_ns
         demand_ns = server.left_ns + server.spare_ns
         share_ns = promise.budget_ns + self._reserve_ns
@@ -254,6 +256,7 @@ class Edf(Policy):
             vcoproc_id: {
                 "run_ns": server.run_ns,
                 "edf_used_ns": server.promise.budget_ns - server.left_ns,
+                "edf_owed_ns": max(0, -server.left_ns),
                 "edf_deadline_ns": server.deadline_ns,
             }
             for vcoproc_id, server in self._servers.items()
@@ -265,8 +268,10 @@ class Edf(Policy):
             if server is None:
                 continue
             server.run_ns = values.get("run_ns", 0)
-            # New parameters do not fill up a budget that is used up.
-            server.left_ns = server.promise.budget_ns - max(0, values.get("edf_used_ns", 0))
+            # New parameters do not fill up a budget that is used up, and make no debt of it.
+            used_ns, owed_ns = values.get("edf_used_ns", 0), values.get("edf_owed_ns", 0)
+            server.left_ns = server.promise.budget_ns - max(0, used_ns)
+            server.left_ns = max(server.left_ns, -max(0, owed_ns))
             server.deadline_ns = values.get("edf_deadline_ns", 0)
 
     # --- choosing ---------------------------------------------------------------------------------
