@@ -107,7 +107,7 @@ class PolicySide:
             ]
         try:
             policy = guarded(found)
-            config = PolicyConfig(event.slice_ns, own(found, values))
+            config = PolicyConfig(event.slice_ns, own(found, values), values[MIN_RUN] * US)
             self._start(policy, found, config, parameters, admit=True)
         except Nonsense as error:
             if isinstance(error.__cause__, RequestError):

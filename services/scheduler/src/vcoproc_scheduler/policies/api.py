@@ -91,10 +91,12 @@ class PolicyConfig:
     """What a policy gets at `init`.
 
     slice_ns: the coproc's time slice. parameters: those of scope COPROC, all of them, in range.
+    min_run_ns: the core preempts nobody who has not run for so long.
     """
 
     slice_ns: int
     parameters: Mapping[str, int]
+    min_run_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

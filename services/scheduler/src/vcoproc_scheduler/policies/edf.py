@@ -18,8 +18,9 @@ Theory:
     whom it displaces, which whoever displaces pays. What is used beyond comes from the budget.
     `admit` is exact without costs: load at most 1. With costs c = 3 switches + r in each period,
     and b = a switch + r that cannot be interrupted (Baker 1991), where r is `refusal_us`, the
-    refusals of one turn (what a turn overdraws are its own), for each vcoproc: sum over all with a
-    period up to its own of (budget + c) / period, + b / its period, at most 1.
+    refusals of one turn (what a turn overdraws are its own), and the coproc's `min_run_us`, for
+    each vcoproc: sum over all with a period up to its own of (budget + c) / period, + b / its
+    period, at most 1.
 Parameters: PARAMETERS; defaults of the vcoproc as in Xen (extra time allowed, 4 ms in 10 ms).
     Xen's shortest budget is 10 us; here it is SLICE_NS_MIN, since no slice may be shorter.
 Cost: O(log n) for each call; `admit` O(n log n), and 24 times that for a refusal.
@@ -119,7 +120,8 @@ class Edf(Policy):
     def init(self, config: PolicyConfig) -> None:
         self._slice_ns = config.slice_ns
         self._switch_ns = config.parameters["switch_cost_us"] * US
-        self._refusal_ns = config.parameters["refusal_us"] * US
+        # Who need not leave yet holds the coprocessor like one that refuses to.
+        self._refusal_ns = config.parameters["refusal_us"] * US + config.min_run_ns
 
     def admit(self, vcoproc_id: int, parameters: Mapping[str, int]) -> None:
         wanted = reservation(parameters)
