@@ -64,6 +64,7 @@ class PolicySide:
         self.notices: list[FellBack] = []
         """Fallbacks that nobody has been told of yet."""
         self._fallen = False
+        self._changed = False  # who waits now may wait for a turn from before a change
         self._ticks_in_vain = 0
         self._answer = NOBODY  # the latest
         self._coproc = coproc
@@ -121,6 +122,7 @@ class PolicySide:
         for record in self._added():
             record.parameters = parameters[record.id]
         self._end(old)
+        self._watch()
         return tuple(lost)
 
     def _given_vcoprocs(
@@ -227,6 +229,7 @@ class PolicySide:
         old, self.policy, self.name = self.policy, policy, FALLBACK
         self._fallen = True
         self._end(old)
+        self._watch()
 
     def _ask(self, hook: str, *arguments: Any, check: Callable[[Any], Any] | None = None) -> Any:
         """Calls a hook of the policy; if that fails, of the one that takes its place."""
@@ -278,6 +281,7 @@ class PolicySide:
         self.sync(record)
         if record.id == self._vcoprocs.current and record.awake:
             self.begin(record)
+        self._watch()
 
     def _values(self, parameters: Mapping[str, int]) -> dict[str, int]:
         """Resolved for the policy in charge, which may be the fallback."""
@@ -300,6 +304,14 @@ class PolicySide:
         self._ask("remove", record.id)
         self._set_awake(record, False)
         record.added = False
+        self._watch()
+
+    def _watch(self) -> None:
+        """Other bounds hold than before: the longest waits are watched anew. And once more when the
+        present turn is over, which may be longer than they know."""
+        for record in self._vcoprocs:
+            record.account.watch(self._clock.estimate_ns(self._clock.now_ns))
+        self._changed = True
 
     def sync(self, record: Record) -> None:
         """Tells the policy when it has changed whether a vcoproc wants to run."""
@@ -338,6 +350,9 @@ class PolicySide:
     ) -> None:
         """Tells the policy what a vcoproc has used since the last time. stopped_ns, until_ns (see
         `Account.usage`): of the coproc's clock."""
+        if ended and self._changed:
+            self._watch()
+            self._changed = False
         if self.policy is None or not record.added:
             return
         usage = record.account.usage(
