@@ -10,7 +10,7 @@ from scheduler_hostile import Cap, Table
 from scheduler_rig import SLICE_NS, Rig
 
 from vcoproc.errors import NotAdmitted
-from vcoproc.limits import MS, SWITCH_DEADLINE_NS, US
+from vcoproc.limits import MS, SWITCH_DEADLINE_NS, US, S
 from vcoproc.model.run_state import RunState
 from vcoproc.testing.network import Faults
 from vcoproc.wire.messages import (
@@ -42,6 +42,8 @@ from vcoproc_scheduler.policies.rr import RoundRobin
 
 CLOCK_NS = 1000 * MS
 """The coproc's clock when ours is 0."""
+FAR_NS = 1000 * S
+"""When a policy wants to be asked again: not in these tests."""
 
 
 class Scripted(RoundRobin):
@@ -56,6 +58,9 @@ class Scripted(RoundRobin):
 
     def pick(self, now_ns: int, current: int | None) -> Decision:
         return self.answer
+
+    def next_deadline_ns(self) -> int | None:
+        return FAR_NS
 
     def planned(self, vcoproc_id: int, slice_ns: int | None) -> None:
         self.plans.append((vcoproc_id, slice_ns))

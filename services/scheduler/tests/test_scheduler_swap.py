@@ -404,6 +404,34 @@ def test_one_that_wants_to_be_asked_for_ever_is_out() -> None:
     assert made.events == events
 
 
+class Forgetful(RoundRobin):
+    """Picks nobody after a while, and does not want to be asked again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turns = 0
+
+    def begin(self, vcoproc_id: int, now_ns: int) -> None:
+        self.turns += 1
+
+    def pick(self, now_ns: int, current: int | None) -> Decision:
+        decision = super().pick(now_ns, current)
+        return decision if self.turns < 5 else Decision(None, vacate=True)
+
+
+def test_one_that_lets_all_wait_for_ever_is_out() -> None:
+    made = rig(forgetful=Forgetful)
+    made.step(algorithm("forgetful"))
+    made.add(1, 2, 3)
+    for vcoproc in (1, 2, 3):
+        made.executor.work(vcoproc, 20 * MS)
+    made.clock.advance(200 * MS)
+    assert [each.why for each in made.fallbacks] == [
+        "lets everybody wait, and does not say until when"
+    ]
+    assert all(guest.work_ns == 0 for guest in made.executor.guests.values())
+
+
 class Often(RoundRobin):
     """A timer of its own, which is no failure however long nothing else happens."""
 

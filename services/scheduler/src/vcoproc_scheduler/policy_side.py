@@ -48,7 +48,8 @@ class PolicySide:
     """The policy of one coproc, or none yet; and who it knows to want the coprocessor.
 
     wanted: what control has set; parameters are judged by its algorithm also after a fallback.
-    name: of the algorithm that decides. wanting: how many records are awake.
+    name: of the algorithm that decides. wanting: how many records are awake. all_wait: it has just
+    let none of them run.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class PolicySide:
         self.name = ""
         self.policy: Policy | None = None
         self.wanting = 0
+        self.all_wait = False
         self.min_run_ns = 0
         self.fallback: FellBack | None = None
         self.fallback_count = 0
@@ -389,6 +391,8 @@ class PolicySide:
         now_ns = self._clock.policy_ns()
         deadline_ns: int | None = self._ask("next_deadline_ns", check=check_deadline)
         if deadline_ns is None:
+            if self.all_wait:
+                self._fall_back("lets everybody wait, and does not say until when")
             return None
         if not ticked or deadline_ns > now_ns + NO_TIME_NS:
             self._ticks_in_vain = 0

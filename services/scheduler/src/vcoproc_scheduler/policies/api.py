@@ -26,7 +26,8 @@ What a policy promises:
     * It is pure: no clock, thread, socket, file, log or unseeded randomness; it can be pickled.
     * `pick` names only a vcoproc that wants to run, with a slice within SLICE_NS_MIN and
       SLICE_NS_MAX of `vcoproc.limits`, and a turn that can begin before it ends.
-    * A deadline that has passed is not asked for again and again.
+    * A deadline that has passed is not asked for again and again. If everybody waits and nobody is
+      picked, there is a deadline: else they would wait for ever.
     A policy that breaks a promise, or raises anything but RequestError from `init` and `admit`, is
     replaced by ``rr`` at once, and control is told; the vcoprocs keep running.
 """
