@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import EntryPoint
@@ -36,7 +38,7 @@ from vcoproc_scheduler.policies.api import (
     Usage,
     resolve_parameters,
 )
-from vcoproc_scheduler.policies.loader import Catalogue, load_catalogue
+from vcoproc_scheduler.policies.loader import BUILT_IN, Catalogue, load_catalogue
 from vcoproc_scheduler.policies.rr import RoundRobin
 
 SLICE_NS = 5 * MS
@@ -160,6 +162,23 @@ def test_a_name_that_is_taken_is_refused(plugins: str) -> None:
 
 def test_the_installed_ones_load() -> None:
     assert "rr" in load_catalogue().names
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_the_header_of_each_of_ours_says_all(name: str) -> None:
+    """Theory, parameters with unit, range and default, cost and limits."""
+    cls = load_catalogue(()).policy_class(name)
+    module = inspect.getmodule(cls)
+    assert module is not None and module.__doc__ is not None
+    header = module.__doc__
+    for section in ("Theory:", "Parameters:", "Cost:", "Limits:"):
+        assert f"\n{section}" in header, section
+    parameters = header.partition("\nParameters:")[2].partition("\nCost:")[0]
+    for each in cls.PARAMETERS:
+        unit = f"{re.escape(each.unit)}, " if each.unit else ""
+        described = rf"{unit}{each.minimum}\.\.{each.maximum}, default {each.default}\b"
+        # In the same sentence as the name.
+        assert re.search(rf"\b{each.name}\b[^.]*?: {described}", parameters), each.name
 
 
 PARAMETERS = (

@@ -21,8 +21,11 @@ Theory:
     refusals of one turn (what a turn overdraws are its own), and the coproc's `min_run_us`, for
     each vcoproc: sum over all with a period up to its own of (budget + c) / period, + b / its
     period, at most 1.
-Parameters: PARAMETERS; defaults of the vcoproc as in Xen (extra time allowed, 4 ms in 10 ms).
-    Xen's shortest budget is 10 us; here it is SLICE_NS_MIN, since no slice may be shorter.
+Parameters:
+    budget_us of a vcoproc: us, 100..10000000, default 4000; at most its period.
+    period_us of a vcoproc: us, 100..10000000, default 10000. extratime: 0..1, default 1.
+    switch_cost_us of the coproc: us, 0..500000, default 0. refusal_us: us, 0..1000000, default 0.
+    Defaults are those of Xen. Its shortest budget is 10 us; here no slice may be so short.
 Cost: O(log n) for each call; `admit` O(n log n), and 24 times that for a refusal.
 Limits: less budget left than SLICE_NS_MIN is granted as a slice of that length and ended by a
     deadline: it takes a message in time. Without `switch_cost_us` switches come from the budget.

@@ -7,8 +7,9 @@ Theory:
     all priorities, and keeps it to its end. At most every other turn is an aged one while somebody
     who has not aged has a higher priority, so ageing never takes more than half of the coprocessor.
     Source: fixed-priority scheduling with round robin as POSIX's SCHED_RR, ageing as in textbooks.
-Parameters: priority of a vcoproc (a greater number is more important; nothing wraps around at the
-    ends); max_wait_us of the coproc. See PARAMETERS.
+Parameters:
+    priority of a vcoproc: 0..255, default 128. A greater number is more important; nothing wraps
+    around at the ends. max_wait_us of the coproc: us, 1000..60000000, default 500000.
 Cost: O(1) for each call: 256 queues, a bit for each that is not empty.
 Limits: of n that want to run, one waits for at most max_wait_us + 2 n slices + the switches and
     refusals meanwhile. While somebody has aged, a wake of a higher priority may wait for two
