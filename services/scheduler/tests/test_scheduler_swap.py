@@ -16,6 +16,7 @@ from vcoproc.errors import BadPlugin, InvalidArgument
 from vcoproc.limits import MS, SLICE_NS_MIN, SWITCH_DEADLINE_NS, TICKS_IN_VAIN_MAX, US
 from vcoproc.model.run_state import RunState
 from vcoproc.testing.network import Faults
+from vcoproc_scheduler import grpc_translate
 from vcoproc_scheduler.accounting import AccountView
 from vcoproc_scheduler.events import AddVcoproc, LostParameter, SetAlgorithm, SetVcoprocParameters
 from vcoproc_scheduler.policies.api import Decision, Parameter, PolicyConfig, Scope, Usage
@@ -358,6 +359,20 @@ def test_any_kind_of_error_is_contained(arm: Callable[..., None], error: BaseExc
     made.executor.work(1, 1 * MS)
     made.settle()
     assert len(made.fallbacks) == 1 and made.executor.guests[1].work_ns == 0
+
+
+def test_what_cannot_be_written_is_told_all_the_same(arm: Callable[..., None]) -> None:
+    """Else nobody could be told of the fallback, and nobody see the coproc again."""
+    made = rig(failing=Failing)
+    made.step(algorithm("failing"))
+    made.add(1)
+    arm("pick", OSError("no file na\udcefve\n\x1b[2J"))
+    made.executor.work(1, 1 * MS)
+    made.settle()
+    (notice,) = made.fallbacks
+    assert grpc_translate.fell_back(notice).why == (
+        "fails raised OSError: no file na\\udcefve\\n\\x1b[2J"
+    )
 
 
 def test_an_interrupt_by_the_user_is_no_failure(arm: Callable[..., None]) -> None:
