@@ -102,6 +102,8 @@ class PolicyMachine:
         """New parameters, as the core gives them."""
         values = resolve_parameters(self.policy.PARAMETERS, Scope.VCOPROC, parameters)
         self.policy.admit(vcoproc_id, values)
+        if self.running:
+            self._charge(ended=False)
         carried = self.policy.export_accounting().get(vcoproc_id, {})
         self.policy.remove(vcoproc_id)
         self.policy.add(vcoproc_id, values)
@@ -125,6 +127,8 @@ class PolicyMachine:
         for vcoproc_id in self.guests:
             policy.admit(vcoproc_id, defaults)
             policy.add(vcoproc_id, defaults)
+        if self.running:
+            self._charge(ended=False)
         policy.import_accounting(self.policy.export_accounting())
         self.policy.deinit()
         self.policy = policy

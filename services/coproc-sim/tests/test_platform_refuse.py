@@ -275,6 +275,19 @@ def test_what_can_never_be_entered_is_given_up_and_others_come() -> None:
     assert rig.platform.owner == 1
 
 
+def test_a_switch_in_that_was_given_up_is_asked_anew() -> None:
+    """Else the first hang of a context is its last, whatever the share of its switches is."""
+    rig = make(plan("hang", at="in", percent="50"))
+    owners = []
+    for _turn in range(40):
+        for vcoproc in (1, 2):
+            rig.grant(vcoproc, refusal_ns=1 * MS, now=True)
+            rig.run(2 * MS)
+            owners.append(rig.platform.owner)
+    assert 20 <= owners.count(None) <= 60
+    assert {1, 2} <= set(owners[-20:])
+
+
 def test_a_switch_that_is_undone_is_forgotten() -> None:
     rig = make(plan("always", "400"))
     rig.grant(1, slice_ns=SLICE_NS)

@@ -72,6 +72,23 @@ def test_edf_promises_nothing_that_it_did_not_reckon_with() -> None:
         assert "more than there is" in bounds.note
 
 
+def test_the_least_time_of_a_turn_is_reckoned_with() -> None:
+    def bounds(algorithm: str, given: Mapping[str, int], min_run_us: int) -> Bounds:
+        known = CATALOGUE.policy_class(algorithm).PARAMETERS
+        members = {each: Member(resolve_parameters(known, Scope.VCOPROC, given)) for each in (1, 2)}
+        parameters = resolve_parameters(known, Scope.COPROC, {}) | {"min_run_us": min_run_us}
+        return analyse(Question(algorithm, SLICE_NS, parameters, members, 0, 0))[0].bounds
+
+    edf = {"budget_us": 2000}
+    assert [bounds("edf", edf, each).wait_ns for each in (0, 1000)] == [16 * MS, 18 * MS]
+    assert "more than there is" in bounds("edf", edf, 4000).note
+    fixed = {"share_permille": 450}
+    waits_ns = [bounds("fixed", fixed, each).wait_ns for each in (0, 2000)]
+    assert waits_ns == [110_200 * US, 114_200 * US]
+    # Never beyond its slice.
+    assert bounds("fixed", fixed, 400_000) == bounds("fixed", fixed, 5000)
+
+
 def test_arinc653() -> None:
     one = {"window_us": 2000, "start2_us": 5000, "window2_us": 1000}
     two = {"window_start_us": 2000, "window_us": 3000}

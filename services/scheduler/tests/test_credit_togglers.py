@@ -307,6 +307,8 @@ def test_credit_and_debt_survive_a_change_of_parameters_and_of_the_algorithm() -
     machine = waited()
     machine.run(1 * MS)
     before_ns = credits_of(machine)
+    assert machine.resident is not None
+    before_ns[machine.resident.id] -= 1 * MS  # which it has run, but was not charged for
     machine.change(3, weight=256)
     machine.swap(Credit())
     after_ns = credits_of(machine)

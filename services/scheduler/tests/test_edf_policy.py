@@ -360,6 +360,39 @@ def test_parameters_changed_while_it_runs_keep_what_it_has_used() -> None:
     assert policy.pick(3 * MS, 1) == Decision(None, vacate=True, preempt=True)
 
 
+@pytest.mark.parametrize("running", [False, True])
+def test_a_shorter_budget_and_period_are_kept_from_the_change_on(running: bool) -> None:
+    """What was used of the budget before is no debt now, and the old deadline does not last."""
+    policy = make()
+    add(policy, 1, 500_000, 1_000_000)
+    policy.wake(1, 0)
+    policy.pick(0, None)
+    policy.begin(1, 0)
+    now_ns = 499 * MS if running else 500 * MS
+    policy.charge(usage(1, now_ns, now_ns, ended=not running, left=not running))
+    carried = policy.export_accounting()[1]
+    policy.remove(1)
+    policy.add(1, values(1000, 10_000))
+    policy.import_accounting({1: carried})
+    policy.wake(1, now_ns)
+    if running:
+        policy.begin(1, now_ns)
+        assert policy.pick(now_ns, 1) == Decision(None, vacate=True, preempt=True)
+        policy.charge(usage(1, now_ns))
+    assert policy.pick(now_ns, None) == NOBODY
+    assert policy.next_deadline_ns() == now_ns + 10 * MS
+    assert policy.pick(now_ns + 10 * MS, None) == Decision(1, 1 * MS)
+
+
+def test_nobody_starves_of_a_deadline_that_is_far_away() -> None:
+    policy = make()
+    add(policy, 1, 1000, 10_000)
+    policy.import_accounting({1: {"edf_used_ns": 1 << 62, "edf_deadline_ns": 1 << 62}})
+    loop = DecisionLoop(policy, [Task(1)])
+    loop.run(500 * MS)
+    assert loop.tasks[1].ran_ns >= 48 * MS
+
+
 def test_a_late_wake_takes_no_time_that_was_promised_to_others() -> None:
     """RTDS would give vcoproc 1 all of its 5 ms before 10 ms and leave 1 ms of 3 to vcoproc 2."""
     policy = make()

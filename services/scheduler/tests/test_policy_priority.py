@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pytest
+from decision_loop import DecisionLoop, Task
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from policy_machine import PolicyMachine, jain
 
 from vcoproc.limits import MS, US, S
+from vcoproc_scheduler.policies.api import PolicyConfig
 from vcoproc_scheduler.policies.priority import Priority
 
 SLICE_NS = 5 * MS
@@ -47,6 +49,20 @@ def test_priorities_do_not_wrap_around() -> None:
     assert ran[0] > 10 * max(ran[1:]), "ageing gives turns, not rank"
     assert ran[0] > 16 * S
     assert min(ran) > 0
+
+
+@pytest.mark.parametrize("pause_us", [1, 100, 900])
+def test_an_important_one_starves_nobody_by_pausing_for_a_moment(pause_us: int) -> None:
+    """Each time, the other one runs for that moment; but its slice is not had by that."""
+    policy = Priority()
+    policy.init(PolicyConfig(1 * MS, {"max_wait_us": 20_000}))
+    for vcoproc_id, priority in ((1, 1), (2, 9)):
+        policy.add(vcoproc_id, {"priority": priority})
+    job = Task(1, 1 * MS, 1 * S, first_ns=500 * US)
+    pausing = Task(2, 20 * MS - pause_us * US, 20 * MS)
+    DecisionLoop(policy, [job, pausing]).run(3 * S)
+    assert job.done == 3
+    assert job.responses_ns <= 20 * MS + 2 * 2 * MS + 1 * MS, "a wait and its slice"
 
 
 def test_an_important_one_that_is_never_taken_in_lets_the_aged_run() -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
 from scheduler_executor_model import FREE, Costs
 from scheduler_hostile import Cap, Table
 from scheduler_rig import SLICE_NS, Rig
 
-from vcoproc.limits import MS, SWITCH_DEADLINE_NS, US
+from vcoproc.errors import NotAdmitted
+from vcoproc.limits import MS, SWITCH_DEADLINE_NS, US, S
 from vcoproc.model.run_state import RunState
 from vcoproc.testing.network import Faults
 from vcoproc.wire.messages import (
@@ -40,6 +42,8 @@ from vcoproc_scheduler.policies.rr import RoundRobin
 
 CLOCK_NS = 1000 * MS
 """The coproc's clock when ours is 0."""
+FAR_NS = 1000 * S
+"""When a policy wants to be asked again: not in these tests."""
 
 
 class Scripted(RoundRobin):
@@ -54,6 +58,9 @@ class Scripted(RoundRobin):
 
     def pick(self, now_ns: int, current: int | None) -> Decision:
         return self.answer
+
+    def next_deadline_ns(self) -> int | None:
+        return FAR_NS
 
     def planned(self, vcoproc_id: int, slice_ns: int | None) -> None:
         self.plans.append((vcoproc_id, slice_ns))
@@ -413,3 +420,29 @@ def test_the_rate_of_switches_is_bounded() -> None:
 
     assert switches(0) > 5000
     assert 98 <= switches(1000) <= 102
+
+
+def edf_rig(min_run_us: int) -> Rig:
+    """A steady one, and one with a long period and extra time."""
+    rig = Rig(
+        costs=FREE,
+        algorithm=SetAlgorithm("edf", 20 * MS, SWITCH_DEADLINE_NS, {"min_run_us": min_run_us}),
+    )
+    steady = {"budget_us": 2000, "period_us": 10_000, "extratime": 0}
+    rig.step(AddVcoproc(1, steady))
+    rig.step(AddVcoproc(2, {"budget_us": 4000, "period_us": 100_000}))
+    return rig
+
+
+def test_edf_reckons_with_the_least_time_of_a_turn() -> None:
+    """It holds the coprocessor like a refusal; without that, budgets would be missed."""
+    with pytest.raises(NotAdmitted, match="cannot be guaranteed"):
+        edf_rig(20_000)
+    rig = edf_rig(2000)
+    with pytest.raises(NotAdmitted, match="budget_us"):
+        rig.step(SetAlgorithm("edf", 20 * MS, SWITCH_DEADLINE_NS, {"min_run_us": 20_000}))
+    for vcoproc in (1, 2):
+        rig.executor.attach(vcoproc)
+        rig.executor.work(vcoproc, None)
+    rig.clock.advance(1000 * MS)
+    assert rig.run_ns()[1] >= 198 * MS

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -34,7 +38,7 @@ from vcoproc_scheduler.policies.api import (
     Usage,
     resolve_parameters,
 )
-from vcoproc_scheduler.policies.loader import Catalogue, load_catalogue
+from vcoproc_scheduler.policies.loader import BUILT_IN, Catalogue, load_catalogue
 from vcoproc_scheduler.policies.rr import RoundRobin
 
 SLICE_NS = 5 * MS
@@ -76,11 +80,15 @@ class Untyped(RoundRobin):
     PARAMETERS = ("slice_us",)  # type: ignore[assignment]
 
 
+class Undescribed(RoundRobin):
+    PARAMETERS = None  # type: ignore[assignment]
+
+
 @pytest.fixture
 def plugins() -> Iterator[str]:
     """A module that entry points can name."""
     module = ModuleType("vcoproc_test_plugins")
-    for each in (Complete, Incomplete, TooNew, Unversioned, Twice, Grabber, Untyped):
+    for each in (Complete, Incomplete, TooNew, Unversioned, Twice, Grabber, Untyped, Undescribed):
         setattr(module, each.__name__, each)
     module.number = 5  # type: ignore[attr-defined]
     sys.modules[module.__name__] = module
@@ -110,6 +118,7 @@ def test_an_algorithm_is_found_by_its_exact_name(plugins: str) -> None:
         ("Twice", "same name twice"),
         ("Grabber", "the core's own min_run_us"),
         ("Untyped", "something else than Parameter"),
+        ("Undescribed", "no sequence of Parameter"),
         ("number", "not a class"),
         ("Absent", "cannot be loaded"),
     ],
@@ -125,6 +134,24 @@ def test_a_missing_module_is_refused_by_name() -> None:
         load_catalogue([entry("theirs", "no_such_module:Thing")])
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("class Thing(:", "SyntaxError"),
+        ("Thing = undefined", "NameError: name 'undefined'"),
+        ("from vcoproc_scheduler.policies.api import *\nParameter('x', 0, '', 0, 1, 5, '')", "'x'"),
+    ],
+    ids=["syntax", "name", "parameter"],
+)
+def test_an_error_in_the_code_of_a_plugin_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, why: str
+) -> None:
+    (tmp_path / "vcoproc_broken_plugin.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(BadPlugin, match=rf"'theirs'.*cannot be loaded: .*{why}"):
+        load_catalogue([entry("theirs", "vcoproc_broken_plugin:Thing")])
+
+
 def test_a_name_that_is_taken_is_refused(plugins: str) -> None:
     with pytest.raises(BadPlugin, match="taken"):
         load_catalogue([entry("rr", f"{plugins}:Complete")])
@@ -135,6 +162,23 @@ def test_a_name_that_is_taken_is_refused(plugins: str) -> None:
 
 def test_the_installed_ones_load() -> None:
     assert "rr" in load_catalogue().names
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+def test_the_header_of_each_of_ours_says_all(name: str) -> None:
+    """Theory, parameters with unit, range and default, cost and limits."""
+    cls = load_catalogue(()).policy_class(name)
+    module = inspect.getmodule(cls)
+    assert module is not None and module.__doc__ is not None
+    header = module.__doc__
+    for section in ("Theory:", "Parameters:", "Cost:", "Limits:"):
+        assert f"\n{section}" in header, section
+    parameters = header.partition("\nParameters:")[2].partition("\nCost:")[0]
+    for each in cls.PARAMETERS:
+        unit = f"{re.escape(each.unit)}, " if each.unit else ""
+        described = rf"{unit}{each.minimum}\.\.{each.maximum}, default {each.default}\b"
+        # In the same sentence as the name.
+        assert re.search(rf"\b{each.name}\b[^.]*?: {described}", parameters), each.name
 
 
 PARAMETERS = (
@@ -155,6 +199,19 @@ def test_parameters_are_checked_and_completed() -> None:
     ):
         with pytest.raises(InvalidArgument, match=why):
             resolve_parameters(PARAMETERS, Scope.VCOPROC, given)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"name": 5}, {"scope": "vcoproc"}, {"unit": None}, {"doc": None},
+     {"minimum": 0.5}, {"maximum": 1 << 64}, {"default": True}],
+)  # fmt: skip
+def test_a_description_that_cannot_be_shown_is_a_bug_of_the_plugin(wrong: dict[str, Any]) -> None:
+    right: dict[str, Any] = {"name": "x", "scope": Scope.VCOPROC, "unit": "", "doc": "It."}
+    right |= {"minimum": 0, "maximum": 9, "default": 1}
+    Parameter(**right)
+    with pytest.raises(ValueError, match="parameter"):
+        Parameter(**(right | wrong))
 
 
 def test_a_default_out_of_range_is_a_bug_of_the_plugin() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -12,9 +13,11 @@ from scheduler_hostile import Cap, Hostile, Table
 from scheduler_rig import SLICE_NS, Rig
 
 from vcoproc.errors import BadPlugin, InvalidArgument
-from vcoproc.limits import MS, SWITCH_DEADLINE_NS, TICKS_IN_VAIN_MAX, US
+from vcoproc.limits import MS, SLICE_NS_MIN, SWITCH_DEADLINE_NS, TICKS_IN_VAIN_MAX, US
 from vcoproc.model.run_state import RunState
 from vcoproc.testing.network import Faults
+from vcoproc_scheduler import grpc_translate
+from vcoproc_scheduler.accounting import AccountView
 from vcoproc_scheduler.events import AddVcoproc, LostParameter, SetAlgorithm, SetVcoprocParameters
 from vcoproc_scheduler.policies.api import Decision, Parameter, PolicyConfig, Scope, Usage
 from vcoproc_scheduler.policies.loader import Catalogue
@@ -85,6 +88,12 @@ def policy(made: Rig) -> Any:
     return made.core._policy.policy
 
 
+def figures(made: Rig) -> dict[int, AccountView]:
+    """But for the longest wait under the present schedule."""
+    vcoprocs = made.core.view(made.clock.now_ns).vcoprocs
+    return {each.vcoproc: replace(each.account, wait_watched_ns=0) for each in vcoprocs}
+
+
 # --- swaps ----------------------------------------------------------------------------------------
 
 
@@ -97,15 +106,78 @@ def test_a_swap_tells_the_new_one_all_that_holds() -> None:
     made.clock.advance(12 * MS)
     current = made.core.current
     waiting = [vcoproc for vcoproc in (3, 1, 2) if vcoproc != current]
-    before = policy(made).export_accounting()
+    before = made.core.view(made.clock.now_ns).vcoprocs  # with the present turn so far
     made.step(algorithm("recording"))
     kind, carried = policy(made).calls[0]
     assert kind == "import"
-    assert carried == before and sum(each["run_ns"] for each in carried.values()) > 9 * MS
+    assert carried == {each.vcoproc: {"run_ns": each.account.run_ns} for each in before}
+    assert sum(each["run_ns"] for each in carried.values()) > 9 * MS
     woken = [vcoproc for name, vcoproc in policy(made).calls if name == "wake"]
     assert woken[0] == current and sorted(woken[1:]) == sorted(waiting)
     assert ("begin", current) in policy(made).calls
     assert ("wake", 4) not in policy(made).calls, "it sleeps"
+
+
+LONG = {
+    "credit": {},
+    "edf": {"budget_us": 2000, "extratime": 0},
+    "fixed": {"share_permille": 300},
+    "priority": {},
+    "rr": {},
+}
+"""Algorithms with parameters of vcoprocs under which two get the same."""
+
+
+@pytest.mark.parametrize("new", LONG)
+@pytest.mark.parametrize("old", LONG)
+def test_nobody_pays_for_what_it_has_run_before_a_change(old: str, new: str) -> None:
+    """One that was alone has run on for long, and nothing was told of it until then."""
+    parameters = LONG[new]
+    made = Rig(costs=FREE, faults=LINK, algorithm=algorithm(old))
+    made.step(AddVcoproc(1, {"extratime": 1} if old == "edf" else LONG[old]))
+    made.executor.attach(1)
+    made.executor.work(1, None)
+    made.clock.advance(10_000 * MS)
+    if old == new:
+        made.step(SetVcoprocParameters(1, parameters))
+    else:
+        made.step(replace(algorithm(new), vcoprocs={1: parameters}))
+    made.step(AddVcoproc(2, parameters))
+    made.executor.attach(2)
+    made.executor.work(2, None)
+    before = made.run_ns()[1]
+    made.clock.advance(1000 * MS)
+    run_ns = made.run_ns()
+    assert run_ns[2] > 150 * MS
+    # The present turn, or the budget of the present period, may have been promised before.
+    assert run_ns[1] - before == pytest.approx(run_ns[2], abs=31 * MS)
+    charged_ns = policy(made).export_accounting()[1]["run_ns"]
+    assert charged_ns == pytest.approx(run_ns[1], abs=2 * SLICE_NS), "each ns once"
+
+
+def test_a_wait_is_held_against_the_schedule_under_which_it_began() -> None:
+    """What was observed under another one says nothing about the bounds of this one."""
+    made = Rig(costs=FREE, faults=LINK, algorithm=algorithm("priority"))
+    for vcoproc in (1, 2):
+        made.step(AddVcoproc(vcoproc, {"priority": vcoproc}))
+        made.executor.attach(vcoproc)
+        made.executor.work(vcoproc, None)
+
+    def waits_ns() -> tuple[int, int]:
+        account = made.core.view(made.clock.now_ns).vcoprocs[0].account
+        return account.wait_max_ns, account.wait_watched_ns
+
+    made.clock.advance(2000 * MS)
+    assert min(waits_ns()) > 400 * MS, "until it has aged"
+    made.step(algorithm("rr"))
+    assert waits_ns()[0] > 400 * MS and waits_ns()[1] == 0
+    made.clock.advance(100 * MS)
+    assert waits_ns()[0] > 400 * MS and SLICE_NS <= waits_ns()[1] < SLICE_NS + MS
+    made.step(algorithm("rr", 1 * MS))
+    made.clock.advance(100 * MS)
+    assert MS <= waits_ns()[1] < 2 * MS, "without the wait for the slice before the change"
+    made.step(SetVcoprocParameters(2, {"slice_us": 3000}))
+    assert waits_ns()[1] == 0
 
 
 def test_a_swap_disturbs_nobody_who_runs() -> None:
@@ -143,13 +215,12 @@ def test_swapping_at_random_times_loses_nothing(seed: int) -> None:
             # Calm while it is told what holds, mostly; else it would only ever be refused.
             calm_calls = random.choice([0, 25, 30])
             parameters = {"seed": turn, "chance_ppm": 200_000, "calm_calls": calm_calls}
-        before = {each.vcoproc: each.account for each in made.core.view(made.clock.now_ns).vcoprocs}
+        before = figures(made)
         try:
             made.step(algorithm(name, random.choice([1, 5]) * MS, **parameters))
         except BadPlugin:
             assert name == "hostile"
-        after = {each.vcoproc: each.account for each in made.core.view(made.clock.now_ns).vcoprocs}
-        assert before == after, "figures of everybody are the same"
+        assert before == figures(made), "figures of everybody are the same"
     made.step(algorithm("rr"))
     made.settle()
     view = {each.vcoproc: each.account for each in made.core.view(made.clock.now_ns).vcoprocs}
@@ -290,6 +361,20 @@ def test_any_kind_of_error_is_contained(arm: Callable[..., None], error: BaseExc
     assert len(made.fallbacks) == 1 and made.executor.guests[1].work_ns == 0
 
 
+def test_what_cannot_be_written_is_told_all_the_same(arm: Callable[..., None]) -> None:
+    """Else nobody could be told of the fallback, and nobody see the coproc again."""
+    made = rig(failing=Failing)
+    made.step(algorithm("failing"))
+    made.add(1)
+    arm("pick", OSError("no file na\udcefve\n\x1b[2J"))
+    made.executor.work(1, 1 * MS)
+    made.settle()
+    (notice,) = made.fallbacks
+    assert grpc_translate.fell_back(notice).why == (
+        "fails raised OSError: no file na\\udcefve\\n\\x1b[2J"
+    )
+
+
 def test_an_interrupt_by_the_user_is_no_failure(arm: Callable[..., None]) -> None:
     made = rig(failing=Failing)
     made.step(algorithm("failing"))
@@ -332,6 +417,34 @@ def test_one_that_wants_to_be_asked_for_ever_is_out() -> None:
     events = made.events
     made.clock.advance(1000 * MS)
     assert made.events == events
+
+
+class Forgetful(RoundRobin):
+    """Picks nobody after a while, and does not want to be asked again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turns = 0
+
+    def begin(self, vcoproc_id: int, now_ns: int) -> None:
+        self.turns += 1
+
+    def pick(self, now_ns: int, current: int | None) -> Decision:
+        decision = super().pick(now_ns, current)
+        return decision if self.turns < 5 else Decision(None, vacate=True)
+
+
+def test_one_that_lets_all_wait_for_ever_is_out() -> None:
+    made = rig(forgetful=Forgetful)
+    made.step(algorithm("forgetful"))
+    made.add(1, 2, 3)
+    for vcoproc in (1, 2, 3):
+        made.executor.work(vcoproc, 20 * MS)
+    made.clock.advance(200 * MS)
+    assert [each.why for each in made.fallbacks] == [
+        "lets everybody wait, and does not say until when"
+    ]
+    assert all(guest.work_ns == 0 for guest in made.executor.guests.values())
 
 
 class Often(RoundRobin):
@@ -395,6 +508,36 @@ def test_control_is_judged_by_the_algorithm_that_it_wants_also_after_a_fallback(
     assert view.parameters[2] == {"weight": 100, "slice_us": 800}
     with pytest.raises(InvalidArgument):
         made.step(AddVcoproc(1, {"wait": 512}))
+
+
+class Finer(Failing):
+    """Has shorter slices of vcoprocs than ``rr``, under the same name; grants what may be."""
+
+    def admit(self, vcoproc_id: int, parameters: Mapping[str, int]) -> None:
+        pass
+
+    def pick(self, now_ns: int, current: int | None) -> Decision:
+        found = super().pick(now_ns, current)
+        return replace(found, slice_ns=max(SLICE_NS_MIN, found.slice_ns))
+
+
+def test_the_fallback_takes_no_parameter_that_it_would_refuse(arm: Callable[..., None]) -> None:
+    """Else its own slices would make no sense, and nobody is left to take its place."""
+    made = rig(finer=Finer)
+    made.step(algorithm("finer"))
+    made.add(1, 2)
+    made.step(SetVcoprocParameters(1, {"slice_us": 50}))
+    made.executor.work(1, None)
+    made.executor.work(2, None)
+    made.clock.advance(20 * MS)
+    arm("charge")
+    before = made.run_ns()
+    made.clock.advance(40 * MS)
+    made.step(SetVcoprocParameters(2, {"slice_us": 60}))
+    made.clock.advance(40 * MS)
+    assert len(made.fallbacks) == 1 and made.core.view(0).algorithm == "rr"
+    assert all(run_ns > before[vcoproc] + 20 * MS for vcoproc, run_ns in made.run_ns().items())
+    assert made.core.schedule(0).parameters == {1: {"slice_us": 50}, 2: {"slice_us": 60}}
 
 
 # --- guards ---------------------------------------------------------------------------------------

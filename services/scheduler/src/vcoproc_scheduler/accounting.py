@@ -72,6 +72,8 @@ class AccountView:
     switches: int
     wait_max_ns: int
     """Longest time from wanting the coprocessor until a turn began; the present wait counts."""
+    wait_watched_ns: int
+    """The same of the waits that began since `Account.watch`."""
     slices: SlicesView
     refusals: RefusalsView
     """To leave."""
@@ -125,8 +127,10 @@ class Account:
         "switch_in_refusals",
         "switches",
         "wait_max_ns",
+        "wait_watched_ns",
         "waiting_since_ns",
         "wakes",
+        "watched_since_ns",
     )
 
     def __init__(self) -> None:
@@ -146,6 +150,8 @@ class Account:
         self.wakes = 0
         self.switches = 0
         self.wait_max_ns = 0
+        self.wait_watched_ns = 0
+        self.watched_since_ns = 0
         self.waiting_since_ns: int | None = None
         """None: it does not wait."""
         self._waited: tuple[int, int] | None = None
@@ -160,7 +166,13 @@ class Account:
         self.bucket = bucket
         self.waiting_since_ns = at_ns if bucket is Bucket.WAIT else None
         self.since_ns = at_ns
+        self.watched_since_ns = min(self.watched_since_ns, at_ns)
         self.opened_sum_ns = sum(self._times) - at_ns
+
+    def watch(self, since_ns: int) -> None:
+        """Watches for the longest wait anew: of those that begin at that time or later."""
+        self.wait_watched_ns = 0
+        self.watched_since_ns = since_ns
 
     def carry(self, used: Used) -> None:
         """What was used elsewhere is part of it from now on; nobody is charged for that here."""
@@ -212,6 +224,8 @@ class Account:
             if bucket is Bucket.RUN:
                 waited_ns = self.since_ns - self.waiting_since_ns
                 self.wait_max_ns = max(self.wait_max_ns, waited_ns)
+                if self.waiting_since_ns >= self.watched_since_ns:
+                    self.wait_watched_ns = max(self.wait_watched_ns, waited_ns)
             else:
                 self._waited = self.since_ns, self.waiting_since_ns
             self.waiting_since_ns = None
@@ -243,17 +257,26 @@ class Account:
         runnable: bool,
         now_ns: int,
         stopped_ns: int,
+        until_ns: int | None = None,
     ) -> Usage:
-        """What was used since the last call."""
-        times, charged = self._times, self._charged
-        self._charged = list(times)
+        """What was used since the last call.
+
+        Args:
+            until_ns: count the time in the present bucket up to then, as far as it is known; what
+                turns out to be too much, the next calls leave out.
+        """
+        times, charged = list(self._times), self._charged
+        if until_ns is not None and self.bucket is not None:
+            times[self.bucket] += max(0, until_ns - self.since_ns)
+        used = [max(0, now - before) for now, before in zip(times, charged, strict=True)]
+        self._charged = [max(now, before) for now, before in zip(times, charged, strict=True)]
         instructions = self.instructions - self._charged_instructions
         self._charged_instructions = self.instructions
         return Usage(
             vcoproc_id=vcoproc_id,
-            run_ns=times[Bucket.RUN] - charged[Bucket.RUN],
-            refused_ns=times[Bucket.REFUSED] - charged[Bucket.REFUSED],
-            switch_ns=times[Bucket.SWITCH] - charged[Bucket.SWITCH],
+            run_ns=used[Bucket.RUN],
+            refused_ns=used[Bucket.REFUSED],
+            switch_ns=used[Bucket.SWITCH],
             overtime_ns=overtime_ns,
             instructions=instructions,
             ended=ended,
@@ -266,11 +289,14 @@ class Account:
     def view(self, clock_ns: int | None = None) -> AccountView:
         """The figures, with the time in the present bucket up to `clock_ns` (None: without it)."""
         times = list(self._times)
-        wait_max_ns = self.wait_max_ns
+        wait_max_ns, wait_watched_ns = self.wait_max_ns, self.wait_watched_ns
         if clock_ns is not None and self.bucket is not None:
             times[self.bucket] += max(0, clock_ns - self.since_ns)
             if self.waiting_since_ns is not None:
-                wait_max_ns = max(wait_max_ns, clock_ns - self.waiting_since_ns)
+                waited_ns = clock_ns - self.waiting_since_ns
+                wait_max_ns = max(wait_max_ns, waited_ns)
+                if self.waiting_since_ns >= self.watched_since_ns:
+                    wait_watched_ns = max(wait_watched_ns, waited_ns)
         return AccountView(
             sleep_ns=times[Bucket.SLEEP],
             wait_ns=times[Bucket.WAIT],
@@ -283,6 +309,7 @@ class Account:
             wakes=self.wakes,
             switches=self.switches,
             wait_max_ns=wait_max_ns,
+            wait_watched_ns=wait_watched_ns,
             slices=self.slices.view(),
             refusals=self.refusals.view(),
             switch_in_refusals=self.switch_in_refusals.view(),

@@ -129,6 +129,11 @@ def _supply(
     )
 
 
+def _min_run_ns(question: Question) -> int:
+    """For how long nobody is preempted."""
+    return question.parameters.get(MIN_RUN, 0) * US
+
+
 # --- the algorithms -------------------------------------------------------------------------------
 
 
@@ -170,13 +175,13 @@ def _edf(question: Question, vcoproc: int) -> Bounds:
         for each, member in question.members.items()
     }
     reserved_ns = question.parameters["switch_cost_us"] * US
-    refusal_ns = question.parameters["refusal_us"] * US
+    refusal_ns = question.parameters["refusal_us"] * US + _min_run_ns(question)
     if not guaranteed(list(promised.values()), reserved_ns, refusal_ns):
         return Bounds(note="together they are promised more than there is")
     mine = promised[vcoproc]
     # A rest of budget that two switches would use up is given up at a wake; a refusal is its own.
     return _supply(
-        mine.budget_ns - question.refusal_ns,
+        mine.budget_ns - question.refusal_ns - _min_run_ns(question),
         mine.period_ns,
         question.members[vcoproc].work_ns,
         late_ns=2 * reserved_ns,
@@ -191,7 +196,9 @@ def _fixed(question: Question, vcoproc: int) -> Bounds:
     budget_ns = period_ns * shares[vcoproc] // 1000
     others = len(shares) - 1
     spare_ns = period_ns - period_ns * sum(shares.values()) // 1000
-    if others * question.refusal_ns > spare_ns:
+    # One that woke where it was goes beyond its budget until it may be preempted.
+    late_ns = question.refusal_ns + min(_min_run_ns(question), question.slice_ns)
+    if others * late_ns > spare_ns:
         return Bounds(
             share_ppm=shares[vcoproc] * 1000,
             note="in the long run only: refusals may take more than the shares leave",
@@ -199,7 +206,7 @@ def _fixed(question: Question, vcoproc: int) -> Bounds:
     # Its turns in one period: whole slices, and one more on each side. What is left below the
     # shortest slice is carried on.
     turns = -(-budget_ns // question.slice_ns) + 2
-    net_ns = budget_ns - turns * question.switch_ns - question.refusal_ns - SLICE_NS_MIN
+    net_ns = budget_ns - turns * question.switch_ns - late_ns - SLICE_NS_MIN
     return _supply(net_ns, period_ns, question.members[vcoproc].work_ns)
 
 
@@ -219,7 +226,7 @@ def _credit(question: Question, vcoproc: int) -> Bounds:
         )
     period_ns = question.parameters["cap_period_us"] * US
     # It may wake where it was, and is not taken from the coprocessor before that time.
-    late_ns = lost_ns + question.parameters.get(MIN_RUN, 0) * US
+    late_ns = lost_ns + _min_run_ns(question)
     cap = Cap(period_ns * percent // 100, period_ns, contest.slice_ns, late_ns, lost_ns)
     return Bounds(
         share_ppm=min(share_ppm, percent * PPM // 100) * cap.kept_ns // cap.quota_ns,

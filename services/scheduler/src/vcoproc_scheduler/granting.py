@@ -70,6 +70,7 @@ class Granting:
     def decide(self) -> Order | None:
         """What to tell the coproc now."""
         vcoprocs, policy = self._vcoprocs, self._policy
+        policy.all_wait = False
         if not vcoprocs.registered:
             return None
         current = vcoprocs.get(vcoprocs.current)
@@ -79,7 +80,9 @@ class Granting:
         if policy.wanting and not self.failed:
             decision = policy.pick(staying)
         if decision.vcoproc_id is None:
-            return self._nobody(decision, current, waiting=policy.wanting > (staying is not None))
+            waiting = policy.wanting > (staying is not None)
+            policy.all_wait = waiting and staying is None and not self.failed
+            return self._nobody(decision, current, waiting=waiting)
         self._withheld = False
         not_before_ns = self._clock.from_policy_ns(decision.not_before_ns)
         # One more slice follows the present one, also if it was just told to leave: it may stay.

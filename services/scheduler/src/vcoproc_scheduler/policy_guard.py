@@ -49,11 +49,18 @@ def fits(policy: type[Policy], scope: Scope, name: str, value: int) -> bool:
     )
 
 
+def _plain(text: str) -> str:
+    """Text that can be sent and shown: no lone surrogates, no control characters."""
+    return "".join(
+        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
+    )
+
+
 def described(error: BaseException) -> str:
     """An error in words, even if its own words raise one."""
     name = type(error).__name__
     try:
-        return f"{name}: {error}"[:_WHY_MAX]
+        return _plain(f"{name}: {error}"[:_WHY_MAX])
     except Exception:
         return name
 
@@ -61,7 +68,7 @@ def described(error: BaseException) -> str:
 def shown(value: Any) -> str:
     """A value in few words, even if it does not want to be shown."""
     try:
-        return repr(value)[:40]
+        return _plain(repr(value)[:40])
     except Exception:
         return f"a {type(value).__name__}"
 

@@ -12,6 +12,7 @@ from typing import Any, Final
 
 from vcoproc.errors import BadPlugin, NotFound, RequestError, WrongState
 from vcoproc.limits import TICKS_IN_VAIN_MAX, US
+from vcoproc_scheduler.accounting import Bucket
 from vcoproc_scheduler.events import FellBack, LostParameter, SetAlgorithm
 from vcoproc_scheduler.policies.api import (
     ENTRY_POINT_GROUP,
@@ -47,7 +48,8 @@ class PolicySide:
     """The policy of one coproc, or none yet; and who it knows to want the coprocessor.
 
     wanted: what control has set; parameters are judged by its algorithm also after a fallback.
-    name: of the algorithm that decides. wanting: how many records are awake.
+    name: of the algorithm that decides. wanting: how many records are awake. all_wait: it has just
+    let none of them run.
     """
 
     def __init__(
@@ -57,12 +59,14 @@ class PolicySide:
         self.name = ""
         self.policy: Policy | None = None
         self.wanting = 0
+        self.all_wait = False
         self.min_run_ns = 0
         self.fallback: FellBack | None = None
         self.fallback_count = 0
         self.notices: list[FellBack] = []
         """Fallbacks that nobody has been told of yet."""
         self._fallen = False
+        self._changed = False  # who waits now may wait for a turn from before a change
         self._ticks_in_vain = 0
         self._answer = NOBODY  # the latest
         self._coproc = coproc
@@ -106,7 +110,7 @@ class PolicySide:
             ]
         try:
             policy = guarded(found)
-            config = PolicyConfig(event.slice_ns, own(found, values))
+            config = PolicyConfig(event.slice_ns, own(found, values), values[MIN_RUN] * US)
             self._start(policy, found, config, parameters, admit=True)
         except Nonsense as error:
             if isinstance(error.__cause__, RequestError):
@@ -120,6 +124,7 @@ class PolicySide:
         for record in self._added():
             record.parameters = parameters[record.id]
         self._end(old)
+        self._watch()
         return tuple(lost)
 
     def _given_vcoprocs(
@@ -172,7 +177,7 @@ class PolicySide:
             if admit:
                 guarded(policy.admit, vcoproc, dict(values))
             guarded(policy.add, vcoproc, values)
-        guarded(policy.import_accounting, self._carried())
+        guarded(policy.import_accounting, self._carried(settle=admit))
         now_ns, current = self._clock.policy_ns(), self._vcoprocs.current
         # The one on the coprocessor first, then in the order in which they began to wait.
         wanting = [record for record in self._vcoprocs if record.awake]
@@ -182,8 +187,17 @@ class PolicySide:
         if wanting and wanting[0].id == current:
             guarded(policy.begin, current, now_ns)
 
-    def _carried(self) -> dict[int, dict[str, int]]:
-        """What is known of the use of each vcoproc: what the policy says, or else the accounts."""
+    def _carried(self, *, settle: bool = True) -> dict[int, dict[str, int]]:
+        """What is known of the use of each vcoproc: what the policy says, or else the accounts.
+
+        Args:
+            settle: the one that runs is charged first: what it has used so far is no business of
+                another policy, or of other parameters.
+        """
+        current = self._vcoprocs.get(self._vcoprocs.current)
+        if settle and current is not None and current.account.bucket is Bucket.RUN:
+            clock_ns = self._clock.estimate_ns(self._clock.now_ns)
+            self.charge(current, stopped_ns=clock_ns, until_ns=clock_ns)
         carried: dict[int, dict[str, int]] = {}
         if self.policy is not None:
             try:
@@ -211,19 +225,13 @@ class PolicySide:
         self.notices.append(notice)
         self._ticks_in_vain = 0
         policy = RoundRobin()
-        parameters = {
-            record.id: {
-                name: value
-                for name, value in record.parameters.items()
-                if fits(RoundRobin, Scope.VCOPROC, name, value)
-            }
-            for record in self._added()
-        }
+        parameters = {record.id: _for_fallback(record.parameters) for record in self._added()}
         config = PolicyConfig(self.wanted.slice_ns, {})
         self._start(policy, RoundRobin, config, parameters, admit=False)
         old, self.policy, self.name = self.policy, policy, FALLBACK
         self._fallen = True
         self._end(old)
+        self._watch()
 
     def _ask(self, hook: str, *arguments: Any, check: Callable[[Any], Any] | None = None) -> Any:
         """Calls a hook of the policy; if that fails, of the one that takes its place."""
@@ -275,12 +283,14 @@ class PolicySide:
         self.sync(record)
         if record.id == self._vcoprocs.current and record.awake:
             self.begin(record)
+        self._watch()
 
     def _values(self, parameters: Mapping[str, int]) -> dict[str, int]:
         """Resolved for the policy in charge, which may be the fallback."""
-        found: type[Policy] = RoundRobin if self._fallen else self._class
-        known = {n: v for n, v in parameters.items() if fits(found, Scope.VCOPROC, n, v)}
-        return resolve_parameters(found.PARAMETERS, Scope.VCOPROC, known)
+        if self._fallen:
+            known = _for_fallback(parameters)
+            return resolve_parameters(RoundRobin.PARAMETERS, Scope.VCOPROC, known)
+        return self.resolve(parameters)
 
     def _admit(self, record: Record, parameters: Mapping[str, int]) -> None:
         assert self.policy is not None
@@ -296,6 +306,14 @@ class PolicySide:
         self._ask("remove", record.id)
         self._set_awake(record, False)
         record.added = False
+        self._watch()
+
+    def _watch(self) -> None:
+        """Other bounds hold than before: the longest waits are watched anew. And once more when the
+        present turn is over, which may be longer than they know."""
+        for record in self._vcoprocs:
+            record.account.watch(self._clock.estimate_ns(self._clock.now_ns))
+        self._changed = True
 
     def sync(self, record: Record) -> None:
         """Tells the policy when it has changed whether a vcoproc wants to run."""
@@ -330,9 +348,13 @@ class PolicySide:
         overtime_ns: int = 0,
         ended: bool = False,
         left: bool = False,
+        until_ns: int | None = None,
     ) -> None:
-        """Tells the policy what a vcoproc has used since the last time. stopped_ns: of the coproc's
-        clock."""
+        """Tells the policy what a vcoproc has used since the last time. stopped_ns, until_ns (see
+        `Account.usage`): of the coproc's clock."""
+        if ended and self._changed:
+            self._watch()
+            self._changed = False
         if self.policy is None or not record.added:
             return
         usage = record.account.usage(
@@ -343,6 +365,7 @@ class PolicySide:
             runnable=record.machine.wants(),
             now_ns=self._clock.policy_ns(),
             stopped_ns=self._clock.to_policy_ns(stopped_ns),
+            until_ns=until_ns,
         )
         self._ask("charge", usage)
 
@@ -368,6 +391,8 @@ class PolicySide:
         now_ns = self._clock.policy_ns()
         deadline_ns: int | None = self._ask("next_deadline_ns", check=check_deadline)
         if deadline_ns is None:
+            if self.all_wait:
+                self._fall_back("lets everybody wait, and does not say until when")
             return None
         if not ticked or deadline_ns > now_ns + NO_TIME_NS:
             self._ticks_in_vain = 0
@@ -377,3 +402,14 @@ class PolicySide:
             self._fall_back("wants to be asked again at once, for ever")
             return None
         return self._clock.now_ns + max(0, deadline_ns - now_ns)
+
+
+def _for_fallback(parameters: Mapping[str, int]) -> dict[str, int]:
+    """What ``rr`` can have of the parameters of another algorithm, to which they may mean something
+    else."""
+    known = {n: v for n, v in parameters.items() if fits(RoundRobin, Scope.VCOPROC, n, v)}
+    try:
+        RoundRobin().admit(0, resolve_parameters(RoundRobin.PARAMETERS, Scope.VCOPROC, known))
+    except RequestError:
+        return {}
+    return known

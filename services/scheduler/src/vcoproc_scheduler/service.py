@@ -292,7 +292,7 @@ class SchedulerService:
         """
         view = self.schedule(coproc, now_ns)
         decides = self._catalogue.policy_class(view.coproc.algorithm)
-        waits_ns = {each.vcoproc: each.account.wait_max_ns for each in view.coproc.vcoprocs}
+        waits_ns = {each.vcoproc: each.account.wait_watched_ns for each in view.coproc.vcoprocs}
         members = {
             vcoproc: Member(
                 # After a fallback it knows less than what control has set.

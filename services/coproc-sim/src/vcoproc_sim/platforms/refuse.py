@@ -3,7 +3,8 @@
 Theory of operation:
     Everything goes to the platform inside, but `switch_from` and `switch_to`: when a context is
     asked for the first time, a time is drawn, and until it is over the answer is Busy. Then the
-    platform inside is asked. A switch that was undone and is asked for again draws anew.
+    platform inside is asked. A switch that was undone and is asked for again draws anew. That a
+    switch-in was given up is not told; so it counts as undone when another one is asked for.
     `hang` ends by force only. `job` ends when the firmware idles, yields or faults; of firmware
     that does nothing it does not refuse. For studies and tests: see `RefusalPlan`.
 Not handled:
@@ -70,6 +71,7 @@ class Refuse:
         self._refusers: dict[int, _Refuser] = {}
         self._created = 0
         self._current: _Refuser | None = None
+        self._entering: _Refuser | None = None  # who was asked for last
         # What is not changed is not slowed down.
         self.set_stage2: Final = inner.set_stage2
         self.read: Final = inner.read
@@ -113,6 +115,10 @@ class Refuse:
 
     def switch_to(self, vcoproc_id: int) -> SwitchResult:
         refuser, now_ns = self._refusers[vcoproc_id], self._clock()
+        if self._entering is not refuser:
+            if self._entering is not None:
+                self._entering.in_until_ns = None
+            self._entering = refuser
         if refuser.in_until_ns is None:
             wanted = self._plan.at_in and self._plan.kind != "job"
             refuser.in_until_ns = self._draw(refuser, wanted, now_ns)

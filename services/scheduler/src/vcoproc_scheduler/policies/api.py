@@ -20,12 +20,14 @@ What the core promises:
     * A policy takes over vcoprocs from another one as newcomers: `admit` and `add` of all, then
       `import_accounting`, then `wake` of those that want to run, the one on the coprocessor first,
       and its `begin`. The same when parameters of a vcoproc change: `admit`, `remove`, `add`,
-      `import_accounting`, `wake`, `begin`.
+      `import_accounting`, `wake`, `begin`. The one that runs is charged before, so a policy is
+      never charged for what was used under another one or with other parameters.
 What a policy promises:
     * It is pure: no clock, thread, socket, file, log or unseeded randomness; it can be pickled.
     * `pick` names only a vcoproc that wants to run, with a slice within SLICE_NS_MIN and
       SLICE_NS_MAX of `vcoproc.limits`, and a turn that can begin before it ends.
-    * A deadline that has passed is not asked for again and again.
+    * A deadline that has passed is not asked for again and again. If everybody waits and nobody is
+      picked, there is a deadline: else they would wait for ever.
     A policy that breaks a promise, or raises anything but RequestError from `init` and `admit`, is
     replaced by ``rr`` at once, and control is told; the vcoprocs keep running.
 """
@@ -42,6 +44,8 @@ from vcoproc.errors import InvalidArgument
 
 POLICY_API_VERSION: Final = 1
 ENTRY_POINT_GROUP: Final = "vcoproc.schedulers"
+VALUE_MAX: Final = (1 << 63) - 1
+"""Of a parameter, with either sign."""
 
 
 class Scope(enum.Enum):
@@ -55,7 +59,10 @@ class Scope(enum.Enum):
 class Parameter:
     """Description of one parameter, shown to users as it stands.
 
-    unit: "ns", "%", "" for none. minimum, maximum: both allowed.
+    unit: "ns", "%", "" for none. minimum, maximum: both allowed; of 64 bits at most, like default.
+
+    Raises:
+        ValueError: it makes no sense.
     """
 
     name: str
@@ -67,6 +74,15 @@ class Parameter:
     doc: str
 
     def __post_init__(self) -> None:
+        if type(self.scope) is not Scope or not all(
+            type(each) is str for each in (self.name, self.unit, self.doc)
+        ):
+            raise ValueError(f"parameter {self.name!r}: name, unit and doc are str, scope a Scope")
+        if not all(
+            type(each) is int and -VALUE_MAX <= each <= VALUE_MAX
+            for each in (self.minimum, self.maximum, self.default)
+        ):
+            raise ValueError(f"parameter {self.name}: numbers are int of 64 bits")
         if not self.minimum <= self.default <= self.maximum:
             raise ValueError(f"parameter {self.name}: default outside of minimum and maximum")
 
@@ -76,10 +92,12 @@ class PolicyConfig:
     """What a policy gets at `init`.
 
     slice_ns: the coproc's time slice. parameters: those of scope COPROC, all of them, in range.
+    min_run_ns: the core preempts nobody who has not run for so long.
     """
 
     slice_ns: int
     parameters: Mapping[str, int]
+    min_run_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,10 +137,10 @@ class Usage:
     since the coprocessor refused to take it in. switch_ns: it was switched in and out. overtime_ns:
     the part of run_ns beyond the slice of the turn that ended. ended: its turn has ended (False: it
     is idle, but still on the coprocessor; or its turn has not begun, and was taken back while the
-    coprocessor refused it). left: it has left the coprocessor. runnable: it wants to run on.
-    now_ns: up to when this reckons. stopped_ns: when it ran last, before a refusal or a switch. How
-    much of run_ns was before a given time follows from this, not from `begin`, which may be told
-    late.
+    coprocessor refused it; or it runs on, but with other parameters or under another policy). left:
+    it has left the coprocessor. runnable: it wants to run on. now_ns: up to when this reckons.
+    stopped_ns: when it ran last, before a refusal or a switch. How much of run_ns was before a
+    given time follows from this, not from `begin`, which may be told late.
     """
 
     vcoproc_id: int

@@ -9,7 +9,11 @@ Theory:
     frame begins as exactly as the first. The next window is ordered ahead of its time.
     As long as no vcoproc has a window of its own, all have equal ones, one after the other, which
     fill the frame without a gap. From the first window that is set, those without one do not run.
-Parameters: PARAMETERS. `admit` refuses a table longer than its frame and windows that overlap.
+Parameters:
+    major_frame_us of the coproc: us, 100..60000000, default 100000.
+    window_start_us, start2_us, start3_us, start4_us of a vcoproc: us, 0..60000000, default 0.
+    window_us, window2_us, window3_us, window4_us of a vcoproc: us, 0..10000000, default 0: none.
+    `admit` refuses a table longer than its frame and windows that overlap.
 Cost: `pick` O(log n); adding and removing O(n log n).
 Limits: the switch to a vcoproc, and the refusal of the one before, are taken from the window: leave
     a gap in front of it where that matters. A vcoproc that wakes with less than SLICE_NS_MIN of its

@@ -19,7 +19,9 @@ Theory:
 Invariants:
     All credits and debts cancel each other out, what sleepers are owed included. As long as nobody
     is added, removed or changed, no virtual time ever goes back. `credit_bounds` rests on both.
-Parameters: weight and cap of a vcoproc; cap_period_us of the coproc. See PARAMETERS.
+Parameters:
+    weight of a vcoproc: 1..65535, default 256. cap of a vcoproc: %, 0..100, default 0: none.
+    cap_period_us of the coproc: us, 10000..1000000, default 30000.
 Cost: O(log n) for each call. A deadline only while somebody is withheld.
 Limits: a wake does not preempt: it waits for the end of one slice. A cap holds for each period to
     within SLICE_NS_MIN and the refusals and lateness of the last turn, which the next one pays.

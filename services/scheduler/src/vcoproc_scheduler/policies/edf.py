@@ -18,10 +18,14 @@ Theory:
     whom it displaces, which whoever displaces pays. What is used beyond comes from the budget.
     `admit` is exact without costs: load at most 1. With costs c = 3 switches + r in each period,
     and b = a switch + r that cannot be interrupted (Baker 1991), where r is `refusal_us`, the
-    refusals of one turn (what a turn overdraws are its own), for each vcoproc: sum over all with a
-    period up to its own of (budget + c) / period, + b / its period, at most 1.
-Parameters: PARAMETERS; defaults of the vcoproc as in Xen (extra time allowed, 4 ms in 10 ms).
-    Xen's shortest budget is 10 us; here it is SLICE_NS_MIN, since no slice may be shorter.
+    refusals of one turn (what a turn overdraws are its own), and the coproc's `min_run_us`, for
+    each vcoproc: sum over all with a period up to its own of (budget + c) / period, + b / its
+    period, at most 1.
+Parameters:
+    budget_us of a vcoproc: us, 100..10000000, default 4000; at most its period.
+    period_us of a vcoproc: us, 100..10000000, default 10000. extratime: 0..1, default 1.
+    switch_cost_us of the coproc: us, 0..500000, default 0. refusal_us: us, 0..1000000, default 0.
+    Defaults are those of Xen. Its shortest budget is 10 us; here no slice may be so short.
 Cost: O(log n) for each call; `admit` O(n log n), and 24 times that for a refusal.
 Limits: less budget left than SLICE_NS_MIN is granted as a slice of that length and ended by a
     deadline: it takes a message in time. Without `switch_cost_us` switches come from the budget.
@@ -119,7 +123,8 @@ class Edf(Policy):
     def init(self, config: PolicyConfig) -> None:
         self._slice_ns = config.slice_ns
         self._switch_ns = config.parameters["switch_cost_us"] * US
-        self._refusal_ns = config.parameters["refusal_us"] * US
+        # Who need not leave yet holds the coprocessor like one that refuses to.
+        self._refusal_ns = config.parameters["refusal_us"] * US + config.min_run_ns
 
     def admit(self, vcoproc_id: int, parameters: Mapping[str, int]) -> None:
         wanted = reservation(parameters)
@@ -153,6 +158,8 @@ class Edf(Policy):
         server = self._servers[vcoproc_id]
         server.awake = True
         promise = server.promise
+        # It may have been set when the period was longer.
+        server.deadline_ns = min(server.deadline_ns, now_ns + promise.period_ns)
         rest_ns = server.deadline_ns - now_ns
         demand_ns = server.left_ns + server.spare_ns
         share_ns = promise.budget_ns + self._reserve_ns
@@ -254,6 +261,7 @@ class Edf(Policy):
             vcoproc_id: {
                 "run_ns": server.run_ns,
                 "edf_used_ns": server.promise.budget_ns - server.left_ns,
+                "edf_owed_ns": max(0, -server.left_ns),
                 "edf_deadline_ns": server.deadline_ns,
             }
             for vcoproc_id, server in self._servers.items()
@@ -265,8 +273,10 @@ class Edf(Policy):
             if server is None:
                 continue
             server.run_ns = values.get("run_ns", 0)
-            # New parameters do not fill up a budget that is used up.
-            server.left_ns = server.promise.budget_ns - max(0, values.get("edf_used_ns", 0))
+            # New parameters do not fill up a budget that is used up, and make no debt of it.
+            used_ns, owed_ns = values.get("edf_used_ns", 0), values.get("edf_owed_ns", 0)
+            server.left_ns = server.promise.budget_ns - max(0, used_ns)
+            server.left_ns = max(server.left_ns, -max(0, owed_ns))
             server.deadline_ns = values.get("edf_deadline_ns", 0)
 
     # --- choosing ---------------------------------------------------------------------------------

@@ -10,7 +10,9 @@ Theory:
     to, because another refused, gets it in the next period.
     Source: deferrable servers (Strosnider, Lehoczky, Sha 1995), one for each vcoproc, all with the
     same period; the parameter is what GPU schedulers call an entitled or fixed share.
-Parameters: share_permille of a vcoproc; period_us of the coproc. See PARAMETERS.
+Parameters:
+    share_permille of a vcoproc: permille, 1..1000, default 100.
+    period_us of the coproc: us, 10000..1000000, default 100000.
 Cost: O(log n) for each call. One deadline in each period while somebody is withheld.
 Limits: not work conserving, on purpose. A share includes the switches that it takes: with the slice
     at least a hundred times as long as a switch, that is less than one percent of the share.

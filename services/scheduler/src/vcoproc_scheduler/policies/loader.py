@@ -6,7 +6,7 @@ Those that come with the scheduler pass the same checks as those of other distri
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Final
@@ -18,7 +18,7 @@ from vcoproc_scheduler.policies.api import (
     Parameter,
     Policy,
 )
-from vcoproc_scheduler.policy_guard import CORE_PARAMETERS
+from vcoproc_scheduler.policy_guard import CORE_PARAMETERS, described
 
 BUILT_IN: Final[Mapping[str, str]] = {
     "arinc653": "vcoproc_scheduler.policies.arinc653:Arinc653",
@@ -85,8 +85,9 @@ def _load(name: str, value: str) -> type[Policy]:
         found: Any = import_module(module_name)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise BadPlugin(ENTRY_POINT_GROUP, name, f"{value} cannot be loaded: {error}") from error
+    except Exception as error:  # it is their code that runs
+        why = f"{value} cannot be loaded: {described(error)}"
+        raise BadPlugin(ENTRY_POINT_GROUP, name, why) from error
     check_policy(name, found)
     policy: type[Policy] = found
     return policy
@@ -116,6 +117,8 @@ def check_policy(name: str, found: Any) -> None:
     if missing:
         raise BadPlugin(ENTRY_POINT_GROUP, name, f"misses {', '.join(missing)}")
     parameters = getattr(found, "PARAMETERS", ())
+    if not isinstance(parameters, Sequence):
+        raise BadPlugin(ENTRY_POINT_GROUP, name, "PARAMETERS is no sequence of Parameter")
     if not all(isinstance(each, Parameter) for each in parameters):
         raise BadPlugin(ENTRY_POINT_GROUP, name, "PARAMETERS holds something else than Parameter")
     core = [each.name for each in CORE_PARAMETERS]

@@ -3,13 +3,16 @@
 Theory:
     Whoever has the highest priority runs; those with the same take turns, a slice each. A wake of a
     higher priority preempts; the preempted one keeps its place and the rest of its slice. Whoever
-    has waited for `max_wait_us` has aged: the one that has waited longest gets one slice ahead of
-    all priorities, and keeps it to its end. At most every other turn is an aged one while somebody
-    who has not aged has a higher priority, so ageing never takes more than half of the coprocessor.
+    has waited for `max_wait_us` has aged. A wait is over when all of the slice has been had: who is
+    more important cannot starve anybody by letting him run for a moment now and then. The one that
+    has waited longest gets its slice, or the rest of it, ahead of all priorities, and keeps it to
+    its end. At most every other turn is an aged one while somebody who has not aged has a higher
+    priority, so ageing never takes more than half of the coprocessor.
     Source: fixed-priority scheduling with round robin as POSIX's SCHED_RR, ageing as in textbooks.
-Parameters: priority of a vcoproc (a greater number is more important; nothing wraps around at the
-    ends); max_wait_us of the coproc. See PARAMETERS.
-Cost: O(1) for each call: 256 queues, a bit for each that is not empty.
+Parameters:
+    priority of a vcoproc: 0..255, default 128. A greater number is more important; nothing wraps
+    around at the ends. max_wait_us of the coproc: us, 1000..60000000, default 500000.
+Cost: O(log n) for each call: 256 queues, a bit for each that is not empty, and a heap for ageing.
 Limits: of n that want to run, one waits for at most max_wait_us + 2 n slices + the switches and
     refusals meanwhile. While somebody has aged, a wake of a higher priority may wait for two
     slices. Equal shares are kept only within a priority, and not among the aged.
@@ -18,7 +21,7 @@ Limits: of n that want to run, one waits for at most max_wait_us + 2 n slices + 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Final
 
 from vcoproc.limits import MS, SLICE_NS_MIN, US, S
@@ -31,7 +34,7 @@ from vcoproc_scheduler.policies.api import (
     Scope,
     Usage,
 )
-from vcoproc_scheduler.policies.parts import Resident, used_ns
+from vcoproc_scheduler.policies.parts import KeyedQueue, Resident, used_ns
 
 PRIORITY_MAX: Final = 255
 PARAMETERS: Final = (
@@ -57,15 +60,15 @@ PARAMETERS: Final = (
 
 
 class Unit:
-    """One vcoproc. left_ns: of its slice."""
+    """One vcoproc. left_ns: of its slice. since_ns: from when on it has wanted that slice."""
 
-    __slots__ = ("awake", "left_ns", "priority", "run_ns")
+    __slots__ = ("awake", "left_ns", "priority", "run_ns", "since_ns")
 
     def __init__(self, priority: int, slice_ns: int) -> None:
         self.priority = priority
         self.left_ns = slice_ns
         self.awake = False
-        self.run_ns = 0
+        self.run_ns = self.since_ns = 0
 
 
 class Priority(Policy):
@@ -82,7 +85,7 @@ class Priority(Policy):
             OrderedDict() for _ in range(PRIORITY_MAX + 1)
         ]
         self._occupied = 0  # bit p: queue p has somebody
-        self._waiting: OrderedDict[int, int] = OrderedDict()  # since when; the longest first
+        self._waiting = KeyedQueue()  # by since when
         self._resident = Resident()
         self._aged_turn = False  # the present turn is an aged one
         self._asked_ns = 0  # when `pick` was asked last
@@ -101,11 +104,11 @@ class Priority(Policy):
     def wake(self, vcoproc_id: int, now_ns: int) -> None:
         unit = self._units[vcoproc_id]
         unit.awake = True
-        unit.left_ns = self._slice_ns
+        unit.left_ns, unit.since_ns = self._slice_ns, now_ns
         self._queues[unit.priority][vcoproc_id] = None
         self._occupied |= 1 << unit.priority
         if not self._resident.wake(vcoproc_id, now_ns, self._slice_ns):
-            self._waiting[vcoproc_id] = now_ns
+            self._waiting.put(vcoproc_id, now_ns)
 
     def sleep(self, vcoproc_id: int, now_ns: int) -> None:
         self._units[vcoproc_id].awake = False
@@ -119,12 +122,12 @@ class Priority(Policy):
         before = self._resident.id
         if before is not None and before != vcoproc_id:
             # It left without a charge: the coproc was away meanwhile.
-            unit = self._units.get(before)
-            if unit is not None and unit.awake:
-                self._waiting.setdefault(before, now_ns)
-        since_ns = self._waiting.pop(vcoproc_id, now_ns)
-        self._aged_turn = not self._aged_turn and self._is_aged(since_ns, now_ns)
+            gone = self._units.get(before)
+            if gone is not None and gone.awake and before not in self._waiting:
+                self._waiting.put(before, gone.since_ns)
+        self._waiting.drop(vcoproc_id)
         unit = self._units[vcoproc_id]
+        self._aged_turn = not self._aged_turn and self._is_aged(unit.since_ns, now_ns)
         self._resident.begin(vcoproc_id, now_ns, self._slice_of(unit))
 
     def charge(self, usage: Usage) -> None:
@@ -134,14 +137,14 @@ class Priority(Policy):
         self._resident.charge(usage)
         if not usage.ended or not unit.awake:
             return
-        if usage.left:
-            self._waiting[usage.vcoproc_id] = usage.now_ns
         if unit.left_ns < SLICE_NS_MIN:
-            unit.left_ns = self._slice_ns
+            unit.left_ns, unit.since_ns = self._slice_ns, usage.now_ns
             self._queues[unit.priority].move_to_end(usage.vcoproc_id)
         else:
             # Its time is not over: it goes on where it was interrupted.
             self._queues[unit.priority].move_to_end(usage.vcoproc_id, last=False)
+        if usage.left:
+            self._waiting.put(usage.vcoproc_id, unit.since_ns)
 
     def pick(self, now_ns: int, current: int | None) -> Decision:
         self._asked_ns = now_ns
@@ -162,12 +165,12 @@ class Priority(Policy):
         return Decision(current, self._slice_ns)
 
     def next_deadline_ns(self) -> int | None:
-        for vcoproc_id, since_ns in self._first_two():
-            if vcoproc_id != self._resident.id:
-                aged_ns = since_ns + self._wait_ns_max
-                # Once it has aged, it comes up at the end of the present slice.
-                return aged_ns if aged_ns > self._asked_ns else None
-        return None
+        first = self._waiting.first(but=self._resident.id)
+        if first is None:
+            return None
+        aged_ns = first[0] + self._wait_ns_max
+        # Once it has aged, it comes up at the end of the present slice.
+        return aged_ns if aged_ns > self._asked_ns else None
 
     def export_accounting(self) -> Mapping[int, Mapping[str, int]]:
         return {vcoproc_id: {"run_ns": unit.run_ns} for vcoproc_id, unit in self._units.items()}
@@ -186,7 +189,7 @@ class Priority(Policy):
         queue.pop(vcoproc_id, None)
         if not queue:
             self._occupied &= ~(1 << priority)
-        self._waiting.pop(vcoproc_id, None)
+        self._waiting.drop(vcoproc_id)
 
     def _slice_of(self, unit: Unit) -> int:
         return max(SLICE_NS_MIN, unit.left_ns)
@@ -204,16 +207,8 @@ class Priority(Policy):
 
     def _aged(self, now_ns: int, but: int | None) -> int | None:
         """Who has waited longest, if that is too long."""
-        for vcoproc_id, since_ns in self._first_two():
-            if vcoproc_id != but:
-                return vcoproc_id if self._is_aged(since_ns, now_ns) else None
-        return None
+        first = self._waiting.first(but=but)
+        return first[1] if first is not None and self._is_aged(first[0], now_ns) else None
 
     def _is_aged(self, since_ns: int, now_ns: int) -> bool:
         return now_ns - since_ns >= self._wait_ns_max
-
-    def _first_two(self) -> Iterator[tuple[int, int]]:
-        for count, item in enumerate(self._waiting.items()):
-            if count == 2:
-                return
-            yield item

@@ -1,10 +1,13 @@
 """``rr``: round robin.
 
-Workload: vcoprocs of equal importance. Who wants to run stands in one queue; the head runs for the
-coproc's slice and goes to the tail. Who wakes goes to the tail too, so nobody gets ahead by
-sleeping and waking often. Who yields goes to the tail as if its slice were over. Every operation is
-O(1). Parameters: `slice_us` of a vcoproc, where one shall have longer or shorter turns than the
-others. Status: complete.
+Theory:
+    For vcoprocs of equal importance. Who wants to run stands in one queue; the head runs for its
+    slice and goes to the tail. Who wakes goes to the tail too, so nobody gets ahead by sleeping and
+    waking often. Who yields goes to the tail as if its slice were over.
+Parameters: slice_us of a vcoproc, its own slice: us, 0..10000000, default 0: the coproc's.
+Cost: O(1) for each call, no deadline.
+Limits: of n that want to run, each waits for the slices of n - 1 others, however urgent it is. Who
+    sleeps before the end of its slice gets less than the others, and nothing in return.
 """
 
 from __future__ import annotations

@@ -2700,7 +2700,7 @@ class VcoprocAnalysis(_message.Message):
     worst_wait_ns: _builtins.int
     """Longest time from a wake until it runs, in nanoseconds; 0: there is no bound."""
     observed_wait_ns: _builtins.int
-    """Longest wait observed so far, in nanoseconds."""
+    """Longest wait observed since the schedule, or who is on the coproc, changed; in nanoseconds."""
     explanation: _builtins.str
     """What the bound rests on, or why there is none, for people."""
     worst_response_ns: _builtins.int
