@@ -163,6 +163,22 @@ def test_a_look_as_people_see_it() -> None:
     out.file.close()
 
 
+def test_80_columns_are_enough_for_every_figure() -> None:
+    """Names are cut where they are long, figures never."""
+    long = look(10, vcoproc("infotainment/equalizer-of-the-rear"))
+    now = look(12, vcoproc("infotainment/equalizer-of-the-rear", run_ms=2000, wait_ms=1999),
+               switch_count=24690, trap_count=246913, interrupt_count=246913)  # fmt: skip
+    out = Console(width=80, record=True, file=open(os.devnull, "w"))  # noqa: SIM115
+    out.print(render(now, long, View(sort="wait"), narrow=True)[0])
+    out.file.close()
+    lines = [line.split() for line in out.export_text().splitlines()]
+    assert lines[0] == ["NAME", "STATE", "SHARE", "WAITv", "SW/s", "REF/s", "TRAP/s", "IRQ/s"]
+    assert lines[1][:4] == ["dsp0", "credit:", "fir/audio", "ONLINE"]
+    assert lines[1][-4:] == ["12345", "0.0", "123456", "123456"]
+    assert lines[2][0].startswith("infotainment/eq") and lines[2][0].endswith("\u2026")
+    assert lines[2][1:6] == ["WAITING", "100.0", "%", "100.0", "%"]
+
+
 def test_what_has_no_room_is_counted() -> None:
     table, hidden = render(NOW, BEFORE, View(), rows_max=2)
     assert (table.row_count, hidden) == (2, 1)

@@ -28,13 +28,16 @@ from vcoproc_toolstack.cli.tables import console
 
 _HELP: Final = "keys: s sort by the next column, r reverse, / filter, p pause, h help, q quit"
 _COLUMNS: Final = (
-    ("SHARE", "share"),
-    ("WAIT", "wait"),
-    ("SWITCH/s", "switches"),
-    ("REFUSED/s", "refusals"),
-    ("TRAPS/s", "traps"),
-    ("IRQ/s", "interrupts"),
+    ("SHARE", "SHARE", "share"),
+    ("WAIT", "WAIT", "wait"),
+    ("SWITCH/s", "SW/s", "switches"),
+    ("REFUSED/s", "REF/s", "refusals"),
+    ("TRAPS/s", "TRAP/s", "traps"),
+    ("IRQ/s", "IRQ/s", "interrupts"),
 )
+"""Headings, also those for few columns, and the rates that they are of."""
+_WIDE: Final = 100
+"""Columns of a terminal from which on the owners have a column of their own."""
 
 
 @dataclass(slots=True)
@@ -173,35 +176,51 @@ def render(
     before: cluster_pb2.Statistics | None,
     view: View,
     rows_max: int | None = None,
+    *,
+    narrow: bool = False,
 ) -> tuple[Table, int]:
-    """One look as a table: each coproc, and below it its vcoprocs.
+    """One look as a table: each coproc, and below it its vcoprocs. Names give way to figures.
+
+    Args:
+        narrow: for 80 columns; the owner of a coproc stands beside its name.
 
     Returns:
         The table, and how many rows it had no room for.
     """
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("NAME", no_wrap=True)
+    padding = (0, 1, 0, 0) if narrow else (0, 1)
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=padding)
+    table.add_column("NAME")
     table.add_column("STATE", no_wrap=True)
-    table.add_column("SCHEDULER / OWNER", no_wrap=True)
-    for heading, key in _COLUMNS:
+    if not narrow:
+        table.add_column("SCHEDULER / OWNER")
+    for wide, short, key in _COLUMNS:
+        heading = short if narrow else wide
         shown = f"{heading}{'^' if view.reverse else 'v'}" if key == view.sort else heading
         table.add_column(shown, justify="right", no_wrap=True)
     groups = top_model.groups(
         now, before, sort=view.sort, reverse=view.reverse, pattern=view.pattern
     )
-    rows = [row for group in groups for row in _rows(group)]
+    rows = [row for group in groups for row in _rows(group, narrow=narrow)]
     for row in rows[:rows_max]:
         table.add_row(*row)
     return table, len(rows) - table.row_count
 
 
-def _rows(group: top_model.Group) -> Iterator[list[Text | str]]:
-    owner = Text(f"{group.scheduler}: {group.current or 'nobody'}")
-    name = Text(group.name, style="bold")
-    yield [name, _state(group.state), owner, *_figures(group.rates)]
+def _rows(group: top_model.Group, *, narrow: bool) -> Iterator[list[Text | str]]:
+    name, owner = _cut(group.name, "bold"), _cut(f"{group.scheduler}: {group.current or 'nobody'}")
+    if narrow:
+        yield [name.append("  ").append(owner), _state(group.state), *_figures(group.rates)]
+    else:
+        yield [name, _state(group.state), owner, *_figures(group.rates)]
     for row in group.rows:
-        mark = "* " if row.current else "  "
-        yield [Text(f"{mark}{row.name}"), _state(row.state), Text(""), *_figures(row.rates)]
+        cells: list[Text | str] = [_cut(f"{'*' if row.current else ' '} {row.name}")]
+        cells += [_state(row.state)] if narrow else [_state(row.state), ""]
+        yield [*cells, *_figures(row.rates)]
+
+
+def _cut(words: str, style: str = "") -> Text:
+    """Words that are cut rather than what stands beside them."""
+    return Text(words, style=style, no_wrap=True, overflow="ellipsis")
 
 
 def _fitted(
@@ -225,7 +244,8 @@ def _fitted(
     head = Text("  ".join(words), style="reverse", no_wrap=True, overflow="ellipsis")
     below = [Text(error, style="red")] if error else []
     # Less the status line, the headings and the line that says what is hidden.
-    table, hidden = render(now, before, view, max(1, out.height - 3 - len(below)))
+    rows_max = max(1, out.height - 3 - len(below))
+    table, hidden = render(now, before, view, rows_max, narrow=out.width < _WIDE)
     if hidden:
         below.append(Text(f"... {hidden} more; / filters", style="dim"))
     return Lines(head, table, *below)
@@ -242,7 +262,7 @@ def _figures(rates: top_model.Rates) -> list[str]:
     return [
         _percent(rates.share),
         _percent(rates.wait),
-        *(_rate(getattr(rates, key)) for _, key in _COLUMNS[2:]),
+        *(_rate(getattr(rates, key)) for *_, key in _COLUMNS[2:]),
     ]
 
 
