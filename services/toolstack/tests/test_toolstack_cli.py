@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from vcoproc.api.v1 import toolstack_pb2 as api
 from vcoproc_toolstack.cli.app import app
 from vcoproc_toolstack.cli.output import to_dict
-from vcoproc_toolstack.cli.tables import event_line
+from vcoproc_toolstack.cli.tables import event_line, show
 
 Result = Any  # of whichever click typer brings
 RUNNER = CliRunner()
@@ -43,6 +43,26 @@ def full(server: Server) -> Server:
 
 
 # --- tables ---------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_names_no_numbers(server: Server, tmp_path: Path) -> None:
+    """Least of all 0, which is Domain-0's."""
+    server.online()
+    file = tmp_path / "fir.cfg"
+    file.write_text(TWO_VCOPROCS)
+    lines = words(vcoproc(server, "domain", "create", "--dry-run", str(file)))
+    assert ["domain", "fir:", "domid", "-,", "RUNNING,", "1", "MiB"] in lines
+    assert ["fir/audio", "-", "dsp0", "SLEEPING", "-", "-", "-", "weight=512"] in lines
+
+
+def test_a_narrow_terminal_cuts_nothing_off(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line in which a value is given, for one, is at the end of a long path."""
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "40")
+    show(("SETTING", "FROM"), [("slice-us", f"/a/{'long/' * 20}way.dts:1234")], empty="")
+    assert "".join(capsys.readouterr().out.split()).endswith("way.dts:1234")
 
 
 def test_a_created_domain_is_shown_with_its_places(server: Server, tmp_path: Path) -> None:

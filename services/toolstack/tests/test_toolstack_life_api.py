@@ -128,6 +128,25 @@ def test_a_domain_is_created_stopped_or_only_looked_at(server: Server) -> None:
         server.call("CreateDomain", bad)
 
 
+def test_what_is_only_looked_at_may_have_only_parameters_that_its_algorithm_takes(
+    server: Server,
+) -> None:
+    """As when it is made: a dry run that finds it good would be a promise that is not kept."""
+    server.online()
+    text = 'name = "fir"\nmemory = 1\nvcoproc = ["coproc=dsp0,name=audio,PARAMETER"]\n'
+    for parameter, words in (("depth=3", "no such parameter"), ("weight=70000", "outside of")):
+        request = api.CreateDomainRequest(config=text.replace("PARAMETER", parameter))
+        request.validate_only = True
+        with refused(INVALID, "INVALID_ARGUMENT", "of vcoproc audio: ") as error:
+            server.call("CreateDomain", request)
+        assert words in str(error.value.details())
+    server.create(TWO_VCOPROCS)
+    spec = api.CreateVcoprocRequest(domain=NAME, spec="coproc=dsp1,name=x,depth=3")
+    spec.validate_only = True
+    with refused(INVALID, "INVALID_ARGUMENT", "depth of vcoproc x: "):
+        server.call("CreateVcoproc", spec)
+
+
 def test_a_domain_that_is_gone_after_its_shutdown_is_shown_as_it_was(server: Server) -> None:
     server.online()
     ending("on_poweroff", "destroy")(server.rig)

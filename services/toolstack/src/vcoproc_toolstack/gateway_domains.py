@@ -19,6 +19,7 @@ from vcoproc_toolstack.lifecycle import Lifecycle
 from vcoproc_toolstack.moves import Moves
 from vcoproc_toolstack.restoring import Restoring
 from vcoproc_toolstack.saving import Saving
+from vcoproc_toolstack.schedule_queries import ScheduleQueries
 from vcoproc_toolstack.translate import (
     check_text,
     parse_name,
@@ -42,7 +43,9 @@ class Verbs:
 
 
 class DomainCalls:
-    """A part of ToolstackService."""
+    """A part of the gateway, which has the schedules."""
+
+    _schedules: ScheduleQueries
 
     def __init__(self, verbs: Verbs) -> None:
         self._verbs = verbs
@@ -57,6 +60,7 @@ class DomainCalls:
         with shortened():
             if request.validate_only:
                 domain = changes.check_domain(text, name, stopped=request.stopped)
+                self._schedules.check_new(domain.vcoprocs)
                 return api.Domain.FromString(seal_domain(domain))
             answer = changes.create_domain(text, name, asked, seal_domain, stopped=request.stopped)
         return api.Domain.FromString(answer)
@@ -126,6 +130,7 @@ class DomainCalls:
         with shortened():
             if request.validate_only:
                 vcoproc = changes.check_vcoproc(domain, request.spec)
+                self._schedules.check_new([vcoproc])
                 return api.Vcoproc.FromString(seal_vcoproc(vcoproc))
             answer = changes.create_vcoproc(domain, request.spec, asked, seal_vcoproc)
         return api.Vcoproc.FromString(answer)

@@ -16,6 +16,7 @@ from vcoproc_toolstack.schedules import (
     Decision,
     ScheduleView,
     VcoprocSchedule,
+    check_parameters,
     find_algorithm,
     resolved,
 )
@@ -36,6 +37,24 @@ class ScheduleQueries:
     def algorithms(self) -> tuple[Algorithm, ...]:
         """All that are installed. Raises: PeerError."""
         return self._scheduling.algorithms()
+
+    def check_new(self, vcoprocs: Iterable[VcoprocRecord]) -> None:
+        """Refuses parameters that vcoprocs to be made cannot have, as the scheduler would.
+
+        Whether an algorithm admits them beside the others is known when they are made.
+
+        Raises:
+            InvalidArgument: the algorithm of a coproc has no such parameter, or not this value.
+            PeerError: the scheduler does not answer.
+        """
+        for vcoproc in vcoprocs:
+            if not vcoproc.params:
+                continue
+            with self._store.read() as view:
+                wanted = need_coproc(view, self._leases, vcoproc.coproc)
+            algorithm = find_algorithm(self._scheduling.algorithms(), wanted.scheduler)
+            of = f"vcoproc {vcoproc.name}"
+            check_parameters(algorithm, dict(vcoproc.params), per_coproc=False, of=of)
 
     def schedule(self, name: str) -> Scheduled:
         """How a coproc is scheduled now.

@@ -1,4 +1,4 @@
-"""Answers of the cluster as tables for people. On no terminal: no colours, nothing cut off."""
+"""Answers of the cluster as tables for people. Nothing is cut off; on no terminal no colours."""
 
 from __future__ import annotations
 
@@ -34,7 +34,8 @@ def show(headings: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) 
     table = Table(box=None, pad_edge=False, header_style="bold")
     for heading in headings:
         justify: Any = "right" if heading.endswith(">") else "left"
-        table.add_column(heading.rstrip(">"), justify=justify)
+        # A file's line, a reason or a figure that is cut off is worth nothing: fold it instead.
+        table.add_column(heading.rstrip(">"), justify=justify, overflow="fold")
     for row in rows:
         table.add_row(*(_coloured(cell) for cell in row))
     out = console()
@@ -88,8 +89,9 @@ def domain_state(found: api.Domain) -> str:
     """A domain in one line."""
     state = _enum(api.Domain.State.Name(found.state))
     why = f" ({found.state_reason})" if found.state_reason else ""
-    head = f"domain {_last(found.name)}: domid {found.domid}, {state}{why}"
-    return f"{head}, {_size(found.memory_bytes)}"
+    name = _last(found.name)
+    number = found.domid if found.create_time_ns else "-"  # what is only looked at has none
+    return f"domain {name}: domid {number}, {state}{why}, {_size(found.memory_bytes)}"
 
 
 def domain(found: api.Domain) -> None:
@@ -139,7 +141,7 @@ def vcoprocs(found: Iterable[api.Vcoproc]) -> None:
         (
             (
                 short_name(vcoproc.name),
-                str(vcoproc.vcoproc_id),
+                str(vcoproc.vcoproc_id or "-"),
                 _last(vcoproc.coproc),
                 _enum(api.Vcoproc.State.Name(vcoproc.state)),
                 *_figures(vcoproc),

@@ -560,7 +560,9 @@ class CreateDomainRequest(_message.Message):
     stopped: _builtins.bool
     """Leave it STOPPED; StartDomain starts it."""
     validate_only: _builtins.bool
-    """Change nothing: the answer is the domain as it would be, without numbers."""
+    """Change nothing: the answer is the domain as it would be, without numbers. Only a scheduling
+    algorithm that does not admit it is met later.
+    """
     def __init__(
         self,
         *,
@@ -1530,7 +1532,9 @@ class CreateVcoprocRequest(_message.Message):
     request_id: _builtins.str
     """See the header of this file."""
     validate_only: _builtins.bool
-    """Change nothing: the answer is the vcoproc as it would be, without its number."""
+    """Change nothing: the answer is the vcoproc as it would be, without its number. As in
+    CreateDomainRequest.
+    """
     def __init__(
         self,
         *,
