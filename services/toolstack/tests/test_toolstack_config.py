@@ -244,6 +244,32 @@ def test_configuration_of_the_first_domain_is_shown(server: Server) -> None:
     )
 
 
+def test_the_first_domain_is_shown_as_it_is(server: Server) -> None:
+    server.online()
+    server.rig.ask_for_first_domain("coproc=dsp0,name=a,weight=7", "coproc=dsp1,name=b")
+    assert server.rig.first_domain.make()
+    server.call("DestroyVcoproc", api.DestroyVcoprocRequest(name="domains/Domain-0/vcoprocs/b"))
+    spec = api.CreateVcoprocRequest(domain="domains/Domain-0", spec="coproc=dsp1,name=c")
+    server.call("CreateVcoproc", spec)
+
+    def shown() -> dict[str, tuple[str, int]]:
+        answer = server.call("GetConfiguration", api.GetConfigurationRequest())
+        return {s.name.partition(" ")[2]: (s.value, s.source)
+                for s in answer.settings if s.name.startswith("vcoproc ")}  # fmt: skip
+
+    found = shown()
+    assert found["a"] == ("coproc=dsp0,weight=7", api.Setting.SOURCE_FILE)
+    assert found["c"][0].startswith("coproc=dsp1,irq.irq=67,"), "where it was put"
+    assert found["c"][1] == api.Setting.SOURCE_RUN_TIME
+    assert "b" not in found, "it was detached"
+    change = api.SetVcoprocParametersRequest(name="domains/Domain-0/vcoprocs/a")
+    change.parameters["weight"] = 9
+    server.call("SetVcoprocParameters", change)
+    value, source = shown()["a"]
+    assert value.startswith("coproc=dsp0,weight=9,")
+    assert source == api.Setting.SOURCE_RUN_TIME
+
+
 def test_names_in_requests_are_checked(server: Server) -> None:
     bad = grpc.StatusCode.INVALID_ARGUMENT
     with refused(bad, "INVALID_ARGUMENT", "coprocs/{coproc}"):

@@ -156,17 +156,17 @@ def place_vcoproc(
         raise AlreadyExists("vcoproc", f"{domain.name}/{wish.name}")
     config = DomainConfig(SPEC_FILE, domain.name, domain.memory_bytes, (wish,), ())
     [new] = place_domain(config, system, platform_of)  # wrong in itself: before the others are seen
-    kept = [_kept(vcoproc) for vcoproc in domain.vcoprocs]
+    kept = [replace(as_wish(v), coproc=_PLACED + v.name) for v in domain.vcoprocs]
     stubs = {_PLACED + v.name: _stub(new.coproc, v) for v in domain.vcoprocs}
     everything = replace(config, vcoprocs=(*kept, wish))
     placed = assign_addresses(everything, {**stubs, wish.coproc: new.coproc})
     return _new(placed[-1], wish, new.coproc, platform_of)
 
 
-def _kept(vcoproc: VcoprocRecord) -> VcoprocConfig:
-    """A vcoproc as a wish for exactly the places that it has."""
+def as_wish(vcoproc: VcoprocRecord) -> VcoprocConfig:
+    """A vcoproc as a wish for exactly the coproc and the places that it has."""
     return VcoprocConfig(
-        coproc=_PLACED + vcoproc.name,
+        coproc=vcoproc.coproc,
         name=vcoproc.name,
         params=vcoproc.params,
         irq_base=None,

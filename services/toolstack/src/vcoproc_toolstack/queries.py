@@ -6,7 +6,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from vcoproc import limits
-from vcoproc.config import CoprocConfig, SystemConfig
+from vcoproc.config import FIRST_DOMAIN, CoprocConfig, SystemConfig
 from vcoproc.errors import NotFound, VcoprocError, WrongState
 from vcoproc.model.domain_state import HELD, DomainState
 from vcoproc_toolstack.capacity import CoprocLoad, TypeCapacity, by_type
@@ -215,6 +215,11 @@ class Queries:
             (settings[each.name].applied(each), True) if each.name in settings else (each, False)
             for each in listed
         ]
+
+    def first_domain(self) -> DomainRecord | None:
+        """The first domain as it is; None while there is none."""
+        with self._store.read() as view:
+            return view.domain(FIRST_DOMAIN)
 
     def _opening(self, view: View, vcoproc: VcoprocRecord) -> VcoprocOpening:
         lease = self._leases.get(vcoproc.coproc)

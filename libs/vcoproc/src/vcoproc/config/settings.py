@@ -66,15 +66,14 @@ def domain_settings(domain: DomainConfig) -> tuple[Setting, ...]:
             values[key] = getattr(domain, key)
     return (
         *(Setting(name, value, origins.get(name)) for name, value in values.items()),
-        *(
-            Setting(
-                f"vcoproc {vcoproc.name}",
-                _words(vcoproc),
-                Origin(vcoproc.name, vcoproc.file or domain.file_name, vcoproc.line),
-            )
-            for vcoproc in domain.vcoprocs
-        ),
+        *(vcoproc_setting(vcoproc, domain.file_name) for vcoproc in domain.vcoprocs),
     )
+
+
+def vcoproc_setting(vcoproc: VcoprocConfig, file_name: str) -> Setting:
+    """A vcoproc as one setting of its domain. file_name: of the domain."""
+    origin = Origin(vcoproc.name, vcoproc.file or file_name, vcoproc.line)
+    return Setting(f"vcoproc {vcoproc.name}", _words(vcoproc), origin)
 
 
 def _words(vcoproc: VcoprocConfig) -> str:

@@ -2779,7 +2779,9 @@ Global___Configuration: _TypeAlias = Configuration  # noqa: Y015
 
 @_typing.final
 class Setting(_message.Message):
-    """One setting of a coproc, or of the first domain as the device tree has it."""
+    """One setting of a coproc, or of the first domain. A vcoproc of the latter is one setting, and so as
+    the device tree has it, or as it was made or changed at run time.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -2796,7 +2798,7 @@ class Setting(_message.Message):
         SOURCE_FILE: Setting._Source.ValueType  # 2
         """The device tree says so, or the domain's file."""
         SOURCE_RUN_TIME: Setting._Source.ValueType  # 3
-        """SetSchedule."""
+        """SetSchedule, which sets all of a schedule, or a change of a vcoproc."""
         SOURCE_CHOSEN: Setting._Source.ValueType  # 4
         """A free place was taken, since no file says where."""
 
@@ -2810,7 +2812,7 @@ class Setting(_message.Message):
     SOURCE_FILE: Setting.Source.ValueType  # 2
     """The device tree says so, or the domain's file."""
     SOURCE_RUN_TIME: Setting.Source.ValueType  # 3
-    """SetSchedule."""
+    """SetSchedule, which sets all of a schedule, or a change of a vcoproc."""
     SOURCE_CHOSEN: Setting.Source.ValueType  # 4
     """A free place was taken, since no file says where."""
 
