@@ -167,6 +167,10 @@ def test_callers_come_and_go(tmp_path: Path) -> None:
     authority.add_client("bob", "viewer", days=1)
     file = tmp_path / "ca" / "access.toml"
     assert parse_roles(file.read_text(), "f") == {"alice": Role.ADMIN, "bob": Role.VIEWER}
+    assert authority.add_client("alice", "", days=1)[1] == "admin", "a new certificate, no new role"
+    assert authority.add_client("carol", "", days=1)[1] == "viewer"
+    roles = {"alice": Role.ADMIN, "bob": Role.VIEWER, "carol": Role.VIEWER}
+    assert parse_roles(file.read_text(), "f") == roles
     authority.remove_client("alice")
     authority.remove_client("bob")
     assert AccessFile(file, Log("test")).role_of("alice") is None
@@ -247,7 +251,7 @@ def test_a_removed_caller_is_refused_on_its_open_connection(
 
 
 def test_a_certificate_of_another_authority_opens_nothing(server: Server, tmp_path: Path) -> None:
-    other = Authority.create(tmp_path / "other", days=1).add_client("admin", "admin", days=1)
+    other, _ = Authority.create(tmp_path / "other", days=1).add_client("admin", "admin", days=1)
     # It trusts our server, but our server does not trust it.
     (other / "ca.crt").write_bytes((tmp_path / "ca" / "ca.crt").read_bytes())
     with Remote(server, other) as stranger, pytest.raises(grpc.RpcError) as caught:
@@ -272,7 +276,7 @@ def test_a_renewed_server_certificate_counts_without_a_restart(
     server: Server, tmp_path: Path
 ) -> None:
     fresh = Authority.create(tmp_path / "fresh", days=1)
-    client = fresh.add_client("admin", "admin", days=1)
+    client, _ = fresh.add_client("admin", "admin", days=1)
     for name in ("server.crt", "server.key", "ca.crt"):
         (tmp_path / "fresh" / name).replace(tmp_path / "ca" / name)
     with Remote(server, client) as admin:

@@ -47,14 +47,18 @@ def access_init(
 def access_add(
     directory: _DirectoryArgument,
     name: Annotated[str, typer.Argument(help="Name of the caller.")],
-    role: Annotated[str, typer.Option(help="viewer, operator or admin.")] = "viewer",
+    role: Annotated[
+        str,
+        typer.Option(help="viewer, operator or admin; default: the one it has, or viewer."),
+    ] = "",
     days: _DaysOption = 365,
 ) -> None:
     """Makes a certificate for a caller, and gives its name a role in access.toml."""
     from vcoproc_toolstack.cli.certificates import Authority
 
-    folder = Authority.load(directory).add_client(name, role, days=days)
-    typer.echo(f"made {folder}: give it to {name}, who says: export VCOPROC_TLS_DIR={folder}")
+    folder, role = Authority.load(directory).add_client(name, role, days=days)
+    typer.echo(f"made {folder}, {name} is {role}")
+    typer.echo(f"next: give it to {name}, who says: export VCOPROC_TLS_DIR={folder}")
 
 
 @access_app.command("remove", epilog=EPILOG)

@@ -104,14 +104,21 @@ class Authority:
             raise InvalidArgument("authority", f"{directory}: ca.key is of another kind")
         return cls(directory, certificate, key)
 
-    def add_client(self, name: str, role: str, *, days: int) -> Path:
-        """Makes a certificate for a caller and writes its role; gives the caller's directory.
+    def add_client(self, name: str, role: str, *, days: int) -> tuple[Path, str]:
+        """Makes a certificate for a caller and writes its role.
+
+        Args:
+            role: empty for the one that it has, or viewer.
+
+        Returns:
+            The caller's directory, and the role.
 
         Raises:
             InvalidArgument: no such role, or no name.
         """
         if why := name_problem(name):
             raise InvalidArgument("name", f"the name {why}")
+        role = role or self._roles().get(name, Role.VIEWER).name.lower()
         if role.upper() not in Role.__members__:
             known = ", ".join(each.name.lower() for each in Role)
             raise InvalidArgument("role", f"{role!r} is not one of {known}")
@@ -120,7 +127,7 @@ class Authority:
         _write(folder / "ca.crt", _pem(self._certificate))
         self._issue(folder / "client", name, ExtendedKeyUsageOID.CLIENT_AUTH, None, days)
         self._write_roles({**self._roles(), name: Role[role.upper()]})
-        return folder
+        return folder, role
 
     def remove_client(self, name: str) -> None:
         """Takes the role of a name away.
