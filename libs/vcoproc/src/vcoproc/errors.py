@@ -176,12 +176,19 @@ class LimitExceeded(RequestError):
 
 
 class RevisionGone(RequestError):
-    """A watch asks for changes that are no longer kept."""
+    """A watch asks for changes that are no longer kept, or after a revision that never was.
+
+    newest: the last revision that there is. After an older copy of the store was put back, some are
+    later than it.
+    """
 
     reason = "REVISION_GONE"
 
-    def __init__(self, revision: int, oldest: int) -> None:
-        super().__init__(f"revision {revision} is gone, the oldest kept is {oldest}; list again")
+    def __init__(self, revision: int, oldest: int, newest: int) -> None:
+        why = f"is gone, the oldest kept is {oldest}"
+        if revision > newest:
+            why = f"is later than the newest, {newest}"
+        super().__init__(f"revision {revision} {why}; list again")
         self.revision = revision
         self.oldest = oldest
 

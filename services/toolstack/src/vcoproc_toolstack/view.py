@@ -257,7 +257,8 @@ class View:
         """
         events = self._state.events
         if not events.oldest - 1 <= after <= events.newest:
-            raise RevisionGone(after, min(events.oldest, events.newest))
+            oldest = min(events.oldest, events.newest)
+            raise RevisionGone(after, oldest, events.newest)
         last = min(events.newest, after + _EVENTS_READ_MAX)
         return [events[revision].unpacked() for revision in range(after + 1, last + 1)]
 
