@@ -86,7 +86,7 @@ def test_everything_wrong_in_all_files_is_said_at_once(folder: Path) -> None:
     ]
     assert lines[0].startswith("error: bad.dts:13: /chosen/shared/dsp0: slice-us: 1 is not between")
     assert lines[-2].startswith("bad.cfg:2: memory") and lines[-2].endswith("[INVALID_CONFIG]")
-    assert lines[-1].startswith("next: correct the file")
+    assert lines[-1].startswith("next: correct that; ")
 
 
 def test_domains_are_checked_against_a_system(folder: Path) -> None:

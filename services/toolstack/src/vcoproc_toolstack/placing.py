@@ -20,7 +20,14 @@ from vcoproc.config import (
     parse_domain,
     resolve,
 )
-from vcoproc.errors import AlreadyExists, InvalidArgument, LimitExceeded, WrongState
+from vcoproc.errors import (
+    AlreadyExists,
+    ConfigProblem,
+    InvalidArgument,
+    InvalidConfig,
+    LimitExceeded,
+    WrongState,
+)
 from vcoproc_toolstack.records import (
     DomainRecord,
     Life,
@@ -131,7 +138,11 @@ def parse_spec(spec: str) -> VcoprocConfig:
         raise InvalidArgument("spec", f"is longer than {limits.SPEC_BYTES_MAX} bytes")
     if found := _SPEC_FORBIDDEN.search(spec):
         raise InvalidArgument("spec", f"has the character {found[0]!r}")
-    [wish] = parse_domain(f'name = "spec"\nvcoproc = ["{spec}"]', SPEC_FILE).vcoprocs
+    try:
+        [wish] = parse_domain(f'name = "spec"\nvcoproc = ["{spec}"]', SPEC_FILE).vcoprocs
+    except InvalidConfig as error:  # the lines are of the file that is made here
+        found = [ConfigProblem(SPEC_FILE, 0, each.what, each.why) for each in error.problems]
+        raise InvalidConfig(found) from None
     return replace(wish, line=0)
 
 

@@ -14,7 +14,7 @@ _NEXT: Final = {
     "ALREADY_EXISTS": "choose another name, or destroy the old one first",
     "BAD_SNAPSHOT": "take a file that `save` has written, whole; docs/snapshots.md describes it",
     "INVALID_ARGUMENT": "see `--help`",
-    "INVALID_CONFIG": "correct the file; docs/configuration.md describes it",
+    "INVALID_CONFIG": "correct that; docs/configuration.md describes trees, domain files and SPEC",
     "LIMIT_EXCEEDED": "destroy something first, or raise the limit in the system's device tree",
     "NOT_ADMITTED": "ask for less, or give others less first; `vcoproc sched show COPROC`",
     "NOT_FOUND": "`vcoproc domain list` and `vcoproc coproc list` show what there is",
@@ -40,5 +40,5 @@ def exit_code(error: VcoprocError) -> int:
 def next_step(error: VcoprocError) -> str:
     """What to do about an error; empty when nobody knows."""
     if isinstance(error, Unreachable):
-        return "start one with `vcoproc up --tree FILE`, or name another with --run-dir"
+        return "start one with `vcoproc up --tree FILE`, or name another: --run-dir or --address"
     return _NEXT.get(error.reason, "")
