@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -309,11 +310,29 @@ def test_a_wrong_domain_file_is_told_by_line(full: Server, tmp_path: Path) -> No
     result = vcoproc(full, "domain", "create", str(file))
     assert result.exit_code == 2
     assert f"{file}:2: memory: must be a number" in result.stderr
-    assert "next: correct the file" in result.stderr
+    assert "next: correct that; docs/configuration.md" in result.stderr
     file.write_bytes(b'name = "bad"\n# \xff\n')
     result = vcoproc(full, "domain", "create", str(file))
     assert result.exit_code == 2
     assert f"{file}:2: file: is not UTF-8 text" in result.stderr
+
+
+def test_a_wrong_spec_has_no_lines(full: Server) -> None:
+    """It is given on the command line, not in a file."""
+    result = vcoproc(full, "vcoproc", "attach", "fir", "foo")
+    assert result.exit_code == 2
+    assert "error: spec: vcoproc: 'foo' is not key=value\nspec: vcoproc: does" in result.stderr
+
+
+def test_a_revision_that_is_not_there_yet_is_not_gone(full: Server) -> None:
+    result = vcoproc(full, "events", "--revision", "1000")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "error: revision 1000 is later than the newest, " in result.stderr
+
+
+def test_version() -> None:
+    result = vcoproc(None, "--version")
+    assert result.stdout == f"vcoproc {metadata.version('vcoproc-toolstack')}\n"
 
 
 def test_a_refusal_says_what_to_do_next(full: Server, tmp_path: Path) -> None:

@@ -45,6 +45,14 @@ domain_app.command("device-tree", epilog=EPILOG)(domain_device_tree)
 app.add_typer(access_app, name="access")
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from importlib import metadata
+
+        typer.echo(f"vcoproc {metadata.version('vcoproc-toolstack')}")
+        raise typer.Exit
+
+
 @app.callback()
 def reach(
     address: Annotated[
@@ -55,6 +63,10 @@ def reach(
         Path | None,
         typer.Option(help="Your certificate, ca.crt, client.*; default: $VCOPROC_TLS_DIR."),
     ] = None,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print it and exit."),
+    ] = False,
 ) -> None:
     """One coprocessor, many domains: runs and steers a vcoproc cluster."""
     REACH.address, REACH.tls_dir = address or None, tls_dir
