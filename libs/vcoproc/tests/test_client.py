@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import io
+import os
 import shutil
 import tempfile
 import zipfile
@@ -261,6 +262,21 @@ def test_what_may_be_all_that_is_left_of_a_domain_is_kept(
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == (
         {"d.save": data} if kept else {}
     )
+
+
+def test_what_is_no_file_is_never_replaced(fake: FakeApi, cluster: Cluster, tmp_path: Path) -> None:
+    """Replacing a device, as root, would take it from everybody."""
+    fake.answers["SaveDomain"] = [snapshot_pb2.SnapshotChunk(data=b"abc")]
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("pipe", "."):
+        with pytest.raises(OSError, match="is no regular file"):
+            cluster.save_domain("d", tmp_path / name)
+    assert (tmp_path / "pipe").is_fifo()
+    assert fake.asked == [], "nothing was stopped for it"
+    (tmp_path / "link").symlink_to("d.save")
+    cluster.save_domain("d", tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "d.save").stat().st_mode & 0o777 == 0o600, "it has the domain's memory"
 
 
 def test_a_restored_file_arrives_in_pieces_after_what_to_do_with_it(

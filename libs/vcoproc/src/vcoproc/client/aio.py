@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +28,7 @@ from vcoproc.client.connection import (
     reached_nobody,
     retry_delay_s,
 )
+from vcoproc.client.files import written
 from vcoproc.client.watching import Watch
 from vcoproc.errors import VcoprocError
 from vcoproc.runtime import grpc_kit
@@ -409,18 +409,10 @@ class AsyncCluster:
         return self._closed or has_ended(self._place)
 
     async def _save(self, method: str, request: Any, path: Path, progress: Progress) -> None:
-        scratch = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with scratch.open("wb") as file:
-                async for chunk in self.stream("toolstack", method, request):
-                    file.write(chunk.data)
-                    progress(file.tell())
-            scratch.replace(path)
-        except BaseException:
-            calls.keep_whole(request, scratch, path)
-            raise
-        finally:
-            scratch.unlink(missing_ok=True)
+        with written(path, worth_keeping=calls.all_that_is_left(request)) as file:
+            async for chunk in self.stream("toolstack", method, request):
+                file.write(chunk.data)
+                progress(file.tell())
 
     async def _restore(self, method: str, requests: Iterator[Any], answer: type[Answer]) -> Answer:
         requests = calls.begun(requests)

@@ -210,16 +210,19 @@ def begun(requests: Iterator[Any]) -> Iterator[Any]:
     return itertools.chain(list(itertools.islice(requests, 2)), requests)
 
 
-def keep_whole(request: Any, scratch: Path, path: Path) -> None:
-    """Keeps a snapshot of a save that failed, if it may be all that is left of a domain.
+def all_that_is_left(request: Any) -> Callable[[Path], bool]:
+    """Whether a snapshot may be all that is left of a domain, although saving it failed.
 
-    One that was to be stopped then is stopped once the last chunk was taken; whoever dies after
-    that cannot say so any more.
+    A domain that was to be stopped then is stopped once the last chunk was taken; whoever dies
+    after that cannot say so any more.
     """
-    import zipfile  # not for every command
 
-    if getattr(request, "shut_down", False) and zipfile.is_zipfile(scratch):
-        scratch.replace(path)
+    def judge(file: Path) -> bool:
+        import zipfile  # not for every command
+
+        return bool(getattr(request, "shut_down", False)) and zipfile.is_zipfile(file)
+
+    return judge
 
 
 def _chunks(path: Path, progress: Progress) -> Iterator[bytes]:

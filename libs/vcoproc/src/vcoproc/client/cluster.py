@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +28,7 @@ from vcoproc.client.connection import (
     reached_nobody,
     retry_delay_s,
 )
+from vcoproc.client.files import written
 from vcoproc.client.watching import Watch
 from vcoproc.errors import VcoprocError
 from vcoproc.runtime import grpc_kit
@@ -490,18 +490,10 @@ class Cluster:
         return self._closed.is_set() or has_ended(self._place)
 
     def _save(self, method: str, request: Any, path: Path, progress: Progress) -> None:
-        scratch = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            with scratch.open("wb") as file:
-                for chunk in self.stream("toolstack", method, request):
-                    file.write(chunk.data)
-                    progress(file.tell())
-            scratch.replace(path)
-        except BaseException:
-            calls.keep_whole(request, scratch, path)
-            raise
-        finally:
-            scratch.unlink(missing_ok=True)
+        with written(path, worth_keeping=calls.all_that_is_left(request)) as file:
+            for chunk in self.stream("toolstack", method, request):
+                file.write(chunk.data)
+                progress(file.tell())
 
     def _restore(self, method: str, requests: Iterator[Any], answer: type[Answer]) -> Answer:
         requests = calls.begun(requests)
