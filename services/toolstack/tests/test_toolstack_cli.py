@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ from typer.testing import CliRunner
 
 from vcoproc.api.v1 import toolstack_pb2 as api
 from vcoproc_toolstack.cli.app import app
+from vcoproc_toolstack.cli.exit_codes import EXIT_OUTPUT
 from vcoproc_toolstack.cli.output import to_dict
 from vcoproc_toolstack.cli.tables import event_line, show
 
@@ -328,6 +330,22 @@ def test_a_revision_that_is_not_there_yet_is_not_gone(full: Server) -> None:
     result = vcoproc(full, "events", "--revision", "1000")
     assert (result.exit_code, result.stdout) == (1, "")
     assert "error: revision 1000 is later than the newest, " in result.stderr
+
+
+def test_output_that_cannot_be_written_is_no_bug(full: Server) -> None:
+    program = [sys.executable, "-c", "from vcoproc_toolstack.cli.app import main; main()"]
+    environ = {**os.environ, "VCOPROC_RUN_DIR": str(full.run_dir.path)}
+    with open("/dev/full", "w") as disk:
+        for command in (["domain", "list"], ["events"], ["events", "-o", "json"]):
+            ended = subprocess.run(
+                [*program, *command], stdout=disk, stderr=subprocess.PIPE, text=True, env=environ
+            )
+            assert ended.returncode == EXIT_OUTPUT, ended.stderr
+            first, second = ended.stderr.splitlines()
+            assert first == "error: the output cannot be written: No space left on device"
+            assert second.startswith("next: ")
+    closed = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *program, "domain", "list"], env=environ)
+    assert closed.returncode == 0
 
 
 def test_version() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -19,7 +21,7 @@ from vcoproc_toolstack.cli.config import (
 )
 from vcoproc_toolstack.cli.coprocs import coproc_app
 from vcoproc_toolstack.cli.domains import domain_app
-from vcoproc_toolstack.cli.exit_codes import EXIT_BUG, EXIT_USAGE
+from vcoproc_toolstack.cli.exit_codes import EXIT_BUG, EXIT_OUTPUT, EXIT_USAGE
 from vcoproc_toolstack.cli.options import (
     EPILOG,
     REACH,
@@ -250,6 +252,8 @@ def top(
         live.run(cluster, interval_s=interval_s, batch=batch, count=count)
 
 
+_DISK_FULL: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
 # --- files and the end ----------------------------------------------------------------------------
 
 
@@ -262,9 +266,16 @@ def _existing(path: Path) -> Path:
 
 def main() -> None:
     """Entry point of `vcoproc`."""
+    if sys.stdout is None:  # closed by the caller, who wants to know the exit code alone
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
     try:
         app(prog_name="vcoproc")
     except Exception as error:  # the one place that catches everything
+        if isinstance(error, OSError) and error.errno in _DISK_FULL:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is tried again
+            typer.echo(f"error: the output cannot be written: {error.strerror}", err=True)
+            typer.echo("next: make room; `vcoproc events` tells what was done", err=True)
+            sys.exit(EXIT_OUTPUT)
         import traceback
 
         traceback.print_exc()
