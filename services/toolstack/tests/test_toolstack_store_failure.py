@@ -278,8 +278,7 @@ def test_a_commit_that_nobody_knows_of_is_found_out(
 WRITER = """
 import sys
 from store_kit import domain, make, vcoproc
-from vcoproc_toolstack.first_domain import FIRST_MARK
-from vcoproc_toolstack.records import ACTOR, EventKind, Life
+from vcoproc_toolstack.records import EventKind
 
 store = make(sys.argv[1])
 while True:

@@ -141,8 +141,8 @@ def parse_spec(spec: str) -> VcoprocConfig:
     try:
         [wish] = parse_domain(f'name = "spec"\nvcoproc = ["{spec}"]', SPEC_FILE).vcoprocs
     except InvalidConfig as error:  # the lines are of the file that is made here
-        found = [ConfigProblem(SPEC_FILE, 0, each.what, each.why) for each in error.problems]
-        raise InvalidConfig(found) from None
+        problems = [ConfigProblem(SPEC_FILE, 0, each.what, each.why) for each in error.problems]
+        raise InvalidConfig(problems) from None
     return replace(wish, line=0)
 
 
