@@ -392,6 +392,21 @@ def test_syntax_error_has_its_line(old: str, new: str, line: int, why: str) -> N
     assert found_line == line, said
 
 
+def test_an_alias_to_nothing_hides_no_other_mistake() -> None:
+    source = changed("main-dsp = &dsp0", 'main-dsp = "/nowhere"')
+    source = changed("<250000000>", "<1>", source)
+    assert [(what.rpartition("/")[2], why) for _, what, why in problems_of(source)] == [
+        ("aliases: main-dsp", "'/nowhere' is no path of a node"),
+        ("dsp@f0000000: clock-frequency", "1 is not between 1000 and 10000000000"),
+    ]
+
+
+def test_a_node_that_is_shared_twice_is_wrong_once() -> None:
+    source = changed("dsp0 {", "dsp9 { coproc = <&dsp0>; }; dsp0 {")
+    source = changed("<0x8000>", "<1>", source)
+    assert sum("multiple of 4096" in why for _, _, why in problems_of(source)) == 1
+
+
 def test_lines_are_right_after_comments_and_strings_of_several_lines() -> None:
     head = changed("/dts-v1/;\n", '/dts-v1/;\n/* one\ntwo */\n/ { note = "a\n#b"; };\n\n')
     line, _, _ = the_problem(changed("slice-us = <2500>;", "slice-us = <1>;", head))

@@ -101,13 +101,27 @@ def test_domains_are_checked_against_a_system(folder: Path) -> None:
     result = vcoproc("config", "check", folder / "both.cfg", "--tree", folder / "system.dts")
     told = [line.partition("both.cfg")[2] for line in result.stderr.splitlines() if ".cfg" in line]
     assert [line.partition(": ")[2].partition(":")[0] for line in told] == [
-        "name", "memory", "vcoproc", "vcoproc", "vcoproc", "vcoproc npu",
+        "name", "memory", "vcoproc", "vcoproc", "vcoproc npu",
     ], result.stderr  # fmt: skip
     assert "'npu' is no shared coproc of" in result.stderr
     result = vcoproc("config", "check", *paths, "--tree", folder / "fir.cfg")
     assert (result.exit_code, "is a domain file, not a system" in result.stderr) == (2, True)
     result = vcoproc("config", "check", *paths, "--tree", folder / "none.dts")
     assert (result.exit_code, "none.dts: file: is not there" in result.stderr) == (2, True)
+
+
+def test_mistakes_of_a_domain_hide_neither_warnings_nor_coprocs_that_are_not_there(
+    folder: Path,
+) -> None:
+    bad = 'name = "d"\nmemory = 0\nvcups = 2\nvcoproc = [ "coproc=npu", "name=x" ]\n'
+    (folder / "bad.cfg").write_text(bad)
+    result = vcoproc("config", "check", folder / "bad.cfg", "--tree", folder / "system.dts")
+    said = [line.partition("bad.cfg:")[2] for line in result.stderr.splitlines()[:-1]]
+    assert said[0] == "3: warning: vcups: is no key of xl.cfg(5); did you mean 'vcpus'?"
+    assert said[1] == "2: memory: 0 is not between 1 and 1024 MiB"
+    assert said[2].startswith("4: vcoproc x: does not say which coproc")
+    assert said[3].startswith("4: vcoproc npu: 'npu' is no shared coproc of")
+    assert len(said) == 4
 
 
 def test_reports_for_programs(folder: Path) -> None:

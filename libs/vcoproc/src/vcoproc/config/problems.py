@@ -81,6 +81,7 @@ class Problems:
     def __init__(self, file_name: str) -> None:
         self._file_name = file_name
         self._found: list[ConfigProblem] = []
+        self._noted: set[tuple[Place, str, str]] = set()
         self._more_count = 0
 
     def add(
@@ -91,14 +92,17 @@ class Problems:
         *,
         near: tuple[str, Iterable[str]] | None = None,
     ) -> None:
-        """Notes a problem.
+        """Notes a problem, once: what two things share is looked at twice.
 
         where: a line of the file, from 1; 0 means the whole file; or a place in an included one.
         near: a word and what could have been meant by it, for a hint at the end of `why`.
         """
+        place = Place(self._file_name, where) if isinstance(where, int) else where
+        if (place, what, why) in self._noted:
+            return
         if len(self._found) < limits.CONFIG_PROBLEMS_MAX:
+            self._noted.add((place, what, why))
             why += did_you_mean(*near) if near else ""
-            place = Place(self._file_name, where) if isinstance(where, int) else where
             self._found.append(ConfigProblem(place.file, place.line, what, why))
         else:
             self._more_count += 1
