@@ -32,23 +32,26 @@ class _Signals:
 
     def __init__(self) -> None:
         self.came = False
+        self._act: Callable[[], None] = lambda: None
 
     def do(self, act: Callable[[], None]) -> None:
         """From now on a signal does this, perhaps twice. One that has come already does it too."""
-
-        def handle(_number: int, _frame: FrameType | None) -> None:
-            self.came = True
-            act()
-
+        self._act = act
         for number in _ENDING:
-            signal.signal(number, handle)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
+            signal.signal(number, self._handle)
         if self.came:
             act()
 
     def hold_back(self) -> None:
-        """None is heard until somebody says what one does."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
+        """From now on one is only noted, until somebody says what it does.
+
+        Not by a mask of signals: it is that of one thread, and they come to any.
+        """
+        self._act = lambda: None
+
+    def _handle(self, _number: int, _frame: FrameType | None) -> None:
+        self.came = True
+        self._act()
 
 
 def _run(options: argparse.Namespace) -> None:
