@@ -139,8 +139,24 @@ class Toolstack:
             self.move(number)
 
 
+def wait_until_looked_at(running: Running, *coprocs: str) -> None:
+    """The real toolstack looks at a coproc once after its start, which may be tried again later.
+
+    It would resume what is paused here behind its back.
+    """
+    log = running.run_dir / "log" / "toolstack.log"
+    looks = [f'"repaired", "of": "coproc/{coproc}"' for coproc in coprocs]
+    for _ in range(20_000):
+        text = log.read_text()
+        if all(look in text for look in looks):
+            return
+        running.toolstack.ListCoprocs(toolstack_pb2.ListCoprocsRequest(), timeout=LIMIT_S)
+    pytest.fail("the toolstack does not look at its coprocs")
+
+
 @pytest.fixture
 def toolstack(two_coprocs: Running) -> Iterator[Toolstack]:
+    wait_until_looked_at(two_coprocs, "dsp0", "dsp1")
     toolstack = Toolstack(two_coprocs)
     yield toolstack
     for number in toolstack.home:
