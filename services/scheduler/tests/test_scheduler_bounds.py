@@ -131,6 +131,31 @@ def test_another_slice_replaces_a_grant() -> None:
     assert bench.say(Decision(2, 1 * MS)) == [], "told once"
 
 
+def test_another_choice_for_a_free_coproc_does_not_end_the_turn_that_just_began() -> None:
+    """It was told to begin the one before, and may have done so: that one has its slice."""
+    bench = Bench()
+    bench.report(1, 0, 0)  # both want to run, nobody does
+    (first,) = bench.say(Decision(2, SLICE_NS))
+    assert isinstance(first, Grant) and first.now
+    assert bench.states() == [RunState.WAITING, RunState.SWITCHING_IN]
+    (second,) = bench.say(Decision(1, SLICE_NS))
+    assert isinstance(second, Grant) and not second.now, "on a free coproc it begins all the same"
+    assert bench.states() == [RunState.SWITCHING_IN, RunState.WAITING]
+    assert bench.report(0, 2, first.grant) == []
+    assert bench.states() == [RunState.WAITING, RunState.RUNNING]
+    (third,) = bench.say(Decision(1, SLICE_NS, preempt=True))
+    assert isinstance(third, Grant) and third.now, "unless it may preempt"
+    # The one before came to nothing, and nobody began.
+    bench = Bench()
+    bench.report(1, 0, 0)
+    (first,) = bench.say(Decision(2, SLICE_NS))
+    (second,) = bench.say(Decision(1, SLICE_NS))
+    assert isinstance(first, Grant) and isinstance(second, Grant)
+    assert bench.step(GrantDropped(first.grant, 2, "REPLACED", CLOCK_NS, 5, 1)) == []
+    bench.report(0, 1, second.grant)
+    assert bench.states() == [RunState.RUNNING, RunState.WAITING]
+
+
 def test_what_is_left_of_a_window_replaces_nothing() -> None:
     bench = Bench()
     until_ns = CLOCK_NS + 9 * MS

@@ -87,6 +87,8 @@ class Granting:
         not_before_ns = self._clock.from_policy_ns(decision.not_before_ns)
         # One more slice follows the present one, also if it was just told to leave: it may stay.
         now = state is not RunState.RUNNING and decision.vcoproc_id != staying
+        if state not in ON_COPROC and self._may_have_begun(decision.vcoproc_id):
+            now = False  # it would not take the free coprocessor, but end a turn that just began
         preempts = decision.preempt and decision.vcoproc_id != vcoprocs.current
         if preempts and not now:
             now, not_before_ns = self._preempt(not_before_ns)
@@ -102,6 +104,11 @@ class Granting:
         if self._stands(pending, state):
             return None
         return self._grant(pending, current, preempts=preempts)
+
+    def _may_have_begun(self, vcoproc: int) -> bool:
+        """Whether the coproc may be switching to another one already, on the order before."""
+        pending = self.pending
+        return pending is not None and pending.vcoproc not in (0, vcoproc) and self._due(pending)
 
     def _clock_ns(self) -> int:
         return self._clock.estimate_ns(self._clock.now_ns)
@@ -156,6 +163,8 @@ class Granting:
         if not pending.now or not self._due(pending):
             # An earlier order to leave now is replaced.
             vcoprocs.stay(current)
+            if self._due(pending) and _is_free(current):
+                vcoprocs.place(vcoprocs.get(pending.vcoproc))
             return
         vcoprocs.leave(current)
         vcoprocs.place(vcoprocs.get(pending.vcoproc))
@@ -166,9 +175,9 @@ class Granting:
         why = Why.SLICE
         if pending.vcoproc == self._vcoprocs.current:
             why = Why.RENEW
-        elif preempts and current is not None and current.machine.state in ON_COPROC:
+        elif preempts and not _is_free(current):
             why = Why.PREEMPT
-        elif pending.now:
+        elif pending.now or _is_free(current):
             why = Why.IDLE
         self._log(why, pending)
         self._tell(pending, current)
@@ -271,3 +280,8 @@ class Granting:
         if pending and pending.vcoproc and not self._vcoprocs[pending.vcoproc].awake:
             found.append(f"the grant for vcoproc {pending.vcoproc} is for one who cannot run")
         return found
+
+
+def _is_free(current: Record | None) -> bool:
+    """Whether nobody runs, as far as is known."""
+    return current is None or current.machine.state not in ON_COPROC
