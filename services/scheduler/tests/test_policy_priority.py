@@ -65,6 +65,21 @@ def test_an_important_one_starves_nobody_by_pausing_for_a_moment(pause_us: int) 
     assert job.responses_ns <= 20 * MS + 2 * 2 * MS + 1 * MS, "a wait and its slice"
 
 
+def test_a_slice_that_is_cut_into_pieces_is_had_within_one_wait() -> None:
+    """A rest that is too short to be granted is not taken for time that it has run: else it would
+    have to age once more for it."""
+    policy = Priority()
+    policy.init(PolicyConfig(1 * MS, {"max_wait_us": 20_000}))
+    for vcoproc_id, priority in ((1, 1), (2, 9)):
+        policy.add(vcoproc_id, {"priority": priority})
+    job = Task(1, 1 * MS, 1 * S, first_ns=1 * MS)
+    # Before the other one has aged it pauses, so long that it can come and run for 0.95 ms or less.
+    pausing = Task(2, 19_500 * US, 19_500 * US, gaps_ns=(950 * US,))
+    DecisionLoop(policy, [job, pausing]).run(3 * S)
+    assert job.done == 3
+    assert job.responses_ns <= 20 * MS + 2 * 2 * MS + 1 * MS, "a wait and its slice"
+
+
 def test_an_important_one_that_is_never_taken_in_lets_the_aged_run() -> None:
     """Its turns come to nothing, but they are turns: after an aged one, it had its own."""
     machine = machine_of(1, 2, 9, max_wait_us=30_000)

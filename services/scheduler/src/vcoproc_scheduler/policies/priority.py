@@ -2,12 +2,13 @@
 
 Theory:
     Whoever has the highest priority runs; those with the same take turns, a slice each. A wake of a
-    higher priority preempts; the preempted one keeps its place and the rest of its slice. Whoever
-    has waited for `max_wait_us` has aged. A wait is over when all of the slice has been had: who is
-    more important cannot starve anybody by letting him run for a moment now and then. The one that
-    has waited longest gets its slice, or the rest of it, ahead of all priorities, and keeps it to
-    its end. At most every other turn is an aged one while somebody who has not aged has a higher
-    priority, so ageing never takes more than half of the coprocessor.
+    higher priority preempts; the preempted one keeps its place and the rest of its slice, of which
+    switches and refusals are part. Whoever has waited for `max_wait_us` has aged. A wait is over
+    when one has run for a whole slice since it began: who is more important cannot starve anybody
+    by letting him run for a moment now and then. The one that has waited longest gets what is
+    missing to that ahead of all priorities, and keeps it to its end; then its wait is over. At most
+    every other turn is an aged one while somebody who has not aged has a higher priority, so ageing
+    never takes more than half of the coprocessor.
     Source: fixed-priority scheduling with round robin as POSIX's SCHED_RR, ageing as in textbooks.
 Parameters:
     priority of a vcoproc: 0..255, default 128. A greater number is more important; nothing wraps
@@ -60,13 +61,17 @@ PARAMETERS: Final = (
 
 
 class Unit:
-    """One vcoproc. left_ns: of its slice. since_ns: from when on it has wanted that slice."""
+    """One vcoproc.
 
-    __slots__ = ("awake", "left_ns", "priority", "run_ns", "since_ns")
+    left_ns: of its slice, among those with its priority. since_ns: when its wait began. due_ns: how
+    long it has yet to run until that is over.
+    """
+
+    __slots__ = ("awake", "due_ns", "left_ns", "priority", "run_ns", "since_ns")
 
     def __init__(self, priority: int, slice_ns: int) -> None:
         self.priority = priority
-        self.left_ns = slice_ns
+        self.left_ns = self.due_ns = slice_ns
         self.awake = False
         self.run_ns = self.since_ns = 0
 
@@ -104,10 +109,13 @@ class Priority(Policy):
     def wake(self, vcoproc_id: int, now_ns: int) -> None:
         unit = self._units[vcoproc_id]
         unit.awake = True
-        unit.left_ns, unit.since_ns = self._slice_ns, now_ns
+        unit.left_ns = unit.due_ns = self._slice_ns
+        unit.since_ns = now_ns
         self._queues[unit.priority][vcoproc_id] = None
         self._occupied |= 1 << unit.priority
-        if not self._resident.wake(vcoproc_id, now_ns, self._slice_ns):
+        if self._resident.wake(vcoproc_id, now_ns, self._slice_ns):
+            self._aged_turn = False  # it has not waited for this
+        else:
             self._waiting.put(vcoproc_id, now_ns)
 
     def sleep(self, vcoproc_id: int, now_ns: int) -> None:
@@ -116,7 +124,8 @@ class Priority(Policy):
         self._resident.sleep(vcoproc_id)
 
     def yield_(self, vcoproc_id: int, now_ns: int) -> None:
-        self._units[vcoproc_id].left_ns = 0
+        unit = self._units[vcoproc_id]
+        unit.left_ns = unit.due_ns = 0
 
     def begin(self, vcoproc_id: int, now_ns: int) -> None:
         before = self._resident.id
@@ -128,17 +137,25 @@ class Priority(Policy):
         self._waiting.drop(vcoproc_id)
         unit = self._units[vcoproc_id]
         self._aged_turn = not self._aged_turn and self._is_aged(unit.since_ns, now_ns)
-        self._resident.begin(vcoproc_id, now_ns, self._slice_of(unit))
+        self._resident.begin(vcoproc_id, now_ns, self._slice_ns)
+
+    def planned(self, vcoproc_id: int, slice_ns: int | None) -> None:
+        if slice_ns is not None and slice_ns < self._units[vcoproc_id].due_ns:
+            self._aged_turn = False  # it was granted before it had aged
 
     def charge(self, usage: Usage) -> None:
         unit = self._units[usage.vcoproc_id]
         unit.run_ns += usage.run_ns
         unit.left_ns -= used_ns(usage)
+        unit.due_ns -= usage.run_ns
+        aged = self._aged_turn and usage.vcoproc_id == self._resident.id
         self._resident.charge(usage)
         if not usage.ended or not unit.awake:
             return
+        if unit.due_ns <= 0 or aged:
+            unit.due_ns, unit.since_ns = self._slice_ns, usage.now_ns
         if unit.left_ns < SLICE_NS_MIN:
-            unit.left_ns, unit.since_ns = self._slice_ns, usage.now_ns
+            unit.left_ns = self._slice_ns
             self._queues[unit.priority].move_to_end(usage.vcoproc_id)
         else:
             # Its time is not over: it goes on where it was interrupted.
@@ -157,11 +174,12 @@ class Priority(Policy):
         if aged_id is not None:
             aged = self._units[aged_id]
             preempt = mine is not None and aged.priority > mine.priority
-            return Decision(aged_id, self._slice_of(aged), preempt=preempt)
+            return Decision(aged_id, max(SLICE_NS_MIN, aged.due_ns), preempt=preempt)
+        slice_ns = max(SLICE_NS_MIN, unit.left_ns)
         if mine is None or unit.priority == mine.priority:
-            return Decision(vcoproc_id, self._slice_of(unit))
+            return Decision(vcoproc_id, slice_ns)
         if unit.priority > mine.priority:
-            return Decision(vcoproc_id, self._slice_of(unit), preempt=not self._aged_turn)
+            return Decision(vcoproc_id, slice_ns, preempt=not self._aged_turn)
         return Decision(current, self._slice_ns)
 
     def next_deadline_ns(self) -> int | None:
@@ -190,9 +208,6 @@ class Priority(Policy):
         if not queue:
             self._occupied &= ~(1 << priority)
         self._waiting.drop(vcoproc_id)
-
-    def _slice_of(self, unit: Unit) -> int:
-        return max(SLICE_NS_MIN, unit.left_ns)
 
     def _highest(self, but: int | None) -> int | None:
         """The first of the highest priority, not counting one."""
