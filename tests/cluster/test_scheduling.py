@@ -108,6 +108,26 @@ def test_decisions_can_be_read(coproc: Running) -> None:
     }
 
 
+def test_what_was_observed_is_within_what_analysis_says(coproc: Running) -> None:
+    """With the coproc's refusal bounds, which leave time for whatever else the machine does."""
+    polite = coproc.create("polite", "dsp0")
+    hog = coproc.create("hog", "dsp0")
+    start_firmware(polite, "hello")
+    start_firmware(hog, "spin")
+    for counted in range(1, 6):
+        assert ring(polite) == counted
+    analysis = coproc.toolstack.AnalyseSchedule(
+        toolstack_pb2.AnalyseScheduleRequest(coproc=COPROC, work_ns=2_500_000), timeout=20
+    )
+    assert (analysis.work_ns, analysis.observed_work_ns) == (2_500_000, 2_000_000)
+    found = {each.vcoproc: each for each in analysis.vcoprocs}
+    for each in found.values():
+        assert each.observed_wait_ns <= each.worst_wait_ns
+        assert 0 < each.observed_response_ns <= each.worst_response_ns
+    spins = found["domains/hog/vcoprocs/v0"]
+    assert spins.observed_response_ns >= analysis.observed_work_ns, "it ran for so long at least"
+
+
 def test_a_cap_holds_for_one_alone(coproc: Running) -> None:
     set_schedule(coproc, "credit")
     capped = coproc.create("capped", "dsp0")

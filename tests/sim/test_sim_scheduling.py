@@ -17,6 +17,7 @@ from sim_world import World
 from vcoproc.limits import MS, US
 from vcoproc.testing.network import Faults
 from vcoproc.wire.messages import EndReason
+from vcoproc_scheduler.analysis import Member, Question, analyse
 from vcoproc_scheduler.events import SetAlgorithm
 from vcoproc_sim.executor import BURST_INSTRUCTIONS
 from vcoproc_sim.testing.fake_platform import FakePlatform
@@ -169,6 +170,59 @@ def test_the_highest_priority_runs_and_nobody_starves() -> None:
     times = ran(world, 1000 * MS)
     assert times[1] > 0.8 * 1000 * MS
     assert min(times[2], times[3]) >= 30 * SLICE_NS
+
+
+BOUNDED: Mapping[str, tuple[Mapping[str, int], tuple[Mapping[str, int], ...]]] = {
+    "rr": ({}, ({},) * 4),
+    "credit": ({}, ({"weight": 512}, {}, {}, {"cap": 30})),
+    "edf": (
+        {"switch_cost_us": 400},
+        tuple({"period_us": each, "budget_us": 1500} for each in (20_000, 15_000, 12_000, 30_000)),
+    ),
+    "arinc653": (
+        {"major_frame_us": 20_000},
+        tuple({"window_start_us": 5000 * each, "window_us": 4500} for each in range(4)),
+    ),
+    "fixed": ({"period_us": 50_000}, ({"share_permille": 240},) * 4),
+    "priority": (
+        {"max_wait_us": 20_000},
+        ({"priority": 3}, {"priority": 2}, {"priority": 2}, {"priority": 1}),
+    ),
+}
+"""Of each algorithm that has bounds: parameters of the coproc, and of four vcoprocs."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", BOUNDED)
+def test_no_wait_and_no_response_is_beyond_the_bound_that_analysis_gives(algorithm: str) -> None:
+    """Of jobs of every length, and of one vcoproc that sleeps for a moment only."""
+    coproc, parameters = BOUNDED[algorithm]
+    works = (RUNNER, TOGGLER, RUNNER, HOG)
+    world = make_world(algorithm, list(zip(works, parameters, strict=True)), **coproc)
+    core = world.schedulers["dsp0"].core
+    world.run(1000 * MS)
+    view = core.schedule(world.now_ns)
+    assert not view.fallback_count
+    # Until a report, the order that it causes, what replaces that, and the end of a burst.
+    switch_ns = view.switch_max_ns + 3 * LINKS.delay_ns[1] + BURST_INSTRUCTIONS * 10
+    closest = 0.0
+    for work_ns in (10 * US, 100 * US, 500 * US, 1 * MS, 2 * MS, 5 * MS, 10 * MS, 50 * MS):
+        members = {
+            each.vcoproc: Member(
+                view.parameters[each.vcoproc],
+                work_ns,
+                each.account.wait_watched_ns,
+                core.response_ns(each.vcoproc, work_ns, world.now_ns),
+            )
+            for each in view.coproc.vcoprocs
+        }
+        for found in analyse(
+            Question(algorithm, SLICE_NS, view.wanted.parameters, members, switch_ns, 0)
+        ):
+            assert found.kept, found
+            assert found.bounds.response_ns is not None
+            closest = max(closest, found.observed_response_ns / found.bounds.response_ns)
+    assert closest >= 0.3, "the bounds say nothing"
 
 
 def test_swapping_at_any_time_loses_nothing() -> None:

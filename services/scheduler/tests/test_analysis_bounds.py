@@ -136,9 +136,15 @@ def test_an_algorithm_of_others_has_no_bounds() -> None:
 
 
 def test_what_was_observed_is_compared() -> None:
-    kept = Guarantee(1, Bounds(wait_ns=100), 0, 100)
-    broken = Guarantee(1, Bounds(wait_ns=100), 0, 101)
-    assert (kept.kept, broken.kept) == (True, False)
+    for waited_ns, responded_ns, bounds, kept in (
+        (100, 0, Bounds(wait_ns=100), True),
+        (101, 0, Bounds(wait_ns=100), False),
+        (100, 200, Bounds(wait_ns=100, response_ns=200), True),
+        (100, 201, Bounds(wait_ns=100, response_ns=200), False),
+        (100, 201, Bounds(wait_ns=100), True),
+        (100, 200, Bounds(), None),
+    ):
+        assert Guarantee(1, bounds, 0, waited_ns, responded_ns).kept is kept
 
 
 # --- against what happens -------------------------------------------------------------------------

@@ -180,6 +180,20 @@ def test_a_wait_is_held_against_the_schedule_under_which_it_began() -> None:
     assert waits_ns()[1] == 0
 
 
+def test_who_never_sleeps_is_watched_if_it_woke_after_the_change() -> None:
+    """Nobody had a turn then that could be longer than the present bounds know."""
+    made = rig()
+    made.add(1, 2)
+    for vcoproc in (1, 2):
+        made.executor.work(vcoproc, None)
+    made.clock.advance(30 * MS)
+    assert made.core.response_ns(1, 1 * MS, made.clock.now_ns) >= 1 * MS
+    assert made.core.response_ns(2, 10 * MS, made.clock.now_ns) >= 20 * MS
+    made.step(algorithm("weighted"))
+    made.clock.advance(30 * MS)
+    assert made.core.response_ns(2, 10 * MS, made.clock.now_ns) == 0, "it woke before"
+
+
 def test_a_swap_disturbs_nobody_who_runs() -> None:
     """None is stopped for longer than a switch: the present turn goes on to its end."""
     made = rig()

@@ -171,13 +171,47 @@ def test_analyse(full: Server) -> None:
     said = " ".join(result.stdout.split())
     assert "switches of 1.5 us, refusals of 2.0 us to leave and 4.0 us to be taken in" in said
     assert words(result)[-2:] == [
-        ["fir/audio", "nothing", "no", "bound", "no", "bound", "7.0", "us", "-", "turns"],
-        ["other/v", "25.0", "%", "9.0", "us", "7.0", "us", "7.0", "us", "EXCEEDED", "turns"],
-    ]
+        ["fir/audio", "nothing", "no", "bound", "7.0", "us", "no", "bound", "none", "-", "turns"],
+        ["other/v", "25.0", "%", "7.0", "us", "7.0", "us", "9.0", "us", "8.0", "us", "EXCEEDED",
+         "turns"],
+    ]  # fmt: skip
+    assert "responses were observed" not in said, "for the work that was asked about"
     options = ("--switch-us", "7", "--refusal-us", "8", "--work-us", "9", "-o", "json")
     got = read_json(sched(full, "analyse", "dsp0", *options))
     assert (got["switch_ns"], got["refusal_ns"], got["work_ns"]) == (7_000, 8_000, 9_000)
     assert got["switch_in_refusal_ns"] == 8_000
+    said = sched(full, "analyse", "dsp0", "--work-us", "12").stdout
+    assert "and 12.0 us of work after a wake" in " ".join(said.split())
+    assert "responses were observed for 10.0 us of work" in said
+
+
+@pytest.mark.parametrize(
+    ("waited_ns", "responded_ns", "bounds_ns", "verdict"),
+    [
+        (700, 900, (700, 900), "kept"),
+        (701, 900, (700, 900), "EXCEEDED"),
+        (700, 901, (700, 900), "EXCEEDED"),
+        (700, 901, (700, 0), "kept"),
+        (701, 900, (0, 0), "-"),
+    ],
+)
+def test_waits_and_responses_are_held_against_their_bounds(
+    waited_ns: int,
+    responded_ns: int,
+    bounds_ns: tuple[int, int],
+    verdict: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    found = api.VcoprocAnalysis(
+        vcoproc=AUDIO,
+        worst_wait_ns=bounds_ns[0],
+        observed_wait_ns=waited_ns,
+        worst_response_ns=bounds_ns[1],
+        observed_response_ns=responded_ns,
+        explanation="why",
+    )
+    sched_tables.analysis(api.ScheduleAnalysis(coproc="coprocs/dsp0", vcoprocs=[found]))
+    assert capsys.readouterr().out.split()[-2:] == [verdict, "why"]
 
 
 def test_log(full: Server) -> None:

@@ -228,11 +228,18 @@ class FakeScheduling:
             assumed.work_ns or 3_000,
             tuple(
                 VcoprocAnalysis(
-                    number, 250_000 * place, 7_000 * place, 7_001, "turns", 9_000 * place
+                    number,
+                    250_000 * place,
+                    7_000 * place,
+                    7_001,
+                    "turns",
+                    9_000 * place,
+                    8_000 * place,
                 )
                 for place, number in enumerate(numbers)
             ),
             assumed.refusal_ns or 4_000,
+            assumed.work_ns // 10_000 * 10_000 or 3_000,
         )
 
 

@@ -18,6 +18,7 @@ from typing import Final
 from vcoproc.limits import TURNS_KEPT_MAX
 from vcoproc_scheduler.figures import Refusals, RefusalsView, Slices, SlicesView
 from vcoproc_scheduler.policies.api import Usage
+from vcoproc_scheduler.responses import Responses
 
 USED_MAX: Final = 1 << 62
 """Of each figure that is carried over: what is added here fits 64 bits all the same."""
@@ -73,7 +74,7 @@ class AccountView:
     wait_max_ns: int
     """Longest time from wanting the coprocessor until a turn began; the present wait counts."""
     wait_watched_ns: int
-    """The same of the waits that began since `Account.watch`."""
+    """The same of the waits that are watched: see `Account.watch`."""
     slices: SlicesView
     refusals: RefusalsView
     """To leave."""
@@ -116,11 +117,13 @@ class Account:
         "_charged_instructions",
         "_times",
         "_waited",
+        "_watched",
         "bucket",
         "instructions",
         "opened_sum_ns",
         "overtime_ns",
         "refusals",
+        "responses",
         "since_ns",
         "slice_run_ns",
         "slices",
@@ -156,6 +159,10 @@ class Account:
         """None: it does not wait."""
         self._waited: tuple[int, int] | None = None
         """When a wait ended without a turn, and since when it had lasted."""
+        self._watched = False
+        """Whether the present wait is watched, or the last one."""
+        self.responses = Responses()
+        """Of the jobs that are watched."""
         self.slices = Slices()
         self.refusals = Refusals()
         self.switch_in_refusals = Refusals()
@@ -164,15 +171,32 @@ class Account:
         """Begins to count at a time of the coproc's clock, which may have begun anew."""
         assert self.bucket is None
         self.bucket = bucket
-        self.waiting_since_ns = at_ns if bucket is Bucket.WAIT else None
         self.since_ns = at_ns
         self.watched_since_ns = min(self.watched_since_ns, at_ns)
         self.opened_sum_ns = sum(self._times) - at_ns
+        self._watch_wait(bucket)
 
     def watch(self, since_ns: int) -> None:
-        """Watches for the longest wait anew: of those that begin at that time or later."""
+        """Watches for the longest wait and response anew: of what begins at that time or later."""
         self.wait_watched_ns = 0
         self.watched_since_ns = since_ns
+        self._watched = False
+        self.responses.reset()
+
+    def yielded(self) -> None:
+        """It gave up its turn, and with it what it was sure of: the wait that follows and the rest
+        of its job are not watched."""
+        self._watched = False
+        self.responses.ignore()
+
+    def response_ns(self, work_ns: int, clock_ns: int | None) -> int:
+        """Longest time from a wake until it had run for so long (rounded down to a step of
+        `WORK_STEPS_NS`), or less in all; the present job counts up to `clock_ns`, if given.
+        """
+        for_ns = 0
+        if clock_ns is not None and self.bucket is Bucket.RUN:
+            for_ns = max(0, clock_ns - self.since_ns)
+        return self.responses.longest_ns(work_ns, for_ns=for_ns, until_ns=clock_ns)
 
     def carry(self, used: Used) -> None:
         """What was used elsewhere is part of it from now on; nobody is charged for that here."""
@@ -198,12 +222,15 @@ class Account:
             self.move(self.bucket, at_ns)
             self.bucket = None
             self.waiting_since_ns = self._waited = None
+            self.responses.sleep()
 
     def move(self, bucket: Bucket, at_ns: int) -> None:
         """From `at_ns` on, time goes into `bucket`."""
         assert self.bucket is not None
         if at_ns > self.since_ns:
             self._times[self.bucket] += at_ns - self.since_ns
+            if self.bucket is Bucket.RUN:
+                self.responses.ran(at_ns - self.since_ns, at_ns)
             self.since_ns = at_ns
         if bucket is not self.bucket:
             self._watch_wait(bucket)
@@ -217,18 +244,38 @@ class Account:
         """
         if bucket is Bucket.WAIT:
             if self.waiting_since_ns is None:
-                waited, self._waited = self._waited, None
-                goes_on = waited is not None and waited[0] == self.since_ns
-                self.waiting_since_ns = waited[1] if waited and goes_on else self.since_ns
-        elif bucket not in (Bucket.SWITCH, Bucket.REFUSED) and self.waiting_since_ns is not None:
+                self._begin_wait()
+        elif bucket not in (Bucket.SWITCH, Bucket.REFUSED):
+            if self.waiting_since_ns is not None:
+                self._end_wait(bucket)
             if bucket is Bucket.RUN:
-                waited_ns = self.since_ns - self.waiting_since_ns
-                self.wait_max_ns = max(self.wait_max_ns, waited_ns)
-                if self.waiting_since_ns >= self.watched_since_ns:
-                    self.wait_watched_ns = max(self.wait_watched_ns, waited_ns)
+                self._wake()
             else:
-                self._waited = self.since_ns, self.waiting_since_ns
-            self.waiting_since_ns = None
+                self.responses.sleep()
+
+    def _begin_wait(self) -> None:
+        waited, self._waited = self._waited, None
+        if waited is not None and waited[0] == self.since_ns:
+            self.waiting_since_ns = waited[1]
+            self.responses.go_on()
+            return
+        self.waiting_since_ns = self.since_ns
+        self._watched = self.since_ns >= self.watched_since_ns
+        self._wake()
+
+    def _end_wait(self, bucket: Bucket) -> None:
+        assert self.waiting_since_ns is not None
+        if bucket is Bucket.RUN:
+            waited_ns = self.since_ns - self.waiting_since_ns
+            self.wait_max_ns = max(self.wait_max_ns, waited_ns)
+            if self._watched:
+                self.wait_watched_ns = max(self.wait_watched_ns, waited_ns)
+        else:
+            self._waited = self.since_ns, self.waiting_since_ns
+        self.waiting_since_ns = None
+
+    def _wake(self) -> None:
+        self.responses.wake(self.since_ns, watched=self.since_ns >= self.watched_since_ns)
 
     @property
     def run_ns(self) -> int:
@@ -295,7 +342,7 @@ class Account:
             if self.waiting_since_ns is not None:
                 waited_ns = clock_ns - self.waiting_since_ns
                 wait_max_ns = max(wait_max_ns, waited_ns)
-                if self.waiting_since_ns >= self.watched_since_ns:
+                if self._watched:
                     wait_watched_ns = max(wait_watched_ns, waited_ns)
         return AccountView(
             sleep_ns=times[Bucket.SLEEP],

@@ -13,8 +13,9 @@ Theory of operation:
     nothing for 2 (P - Q), then Q in each P. arinc653: the table is walked from its worst moment.
     credit: see `policies.credit_bounds`.
 Not handled:
-    Algorithms of others: no bound is known. A vcoproc that wakes more often than once in a period
-    pays for the switches from its own budget, and gets less than the bounds of edf say.
+    Algorithms of others: no bound is known. A vcoproc of edf that wakes more often than once in a
+    period pays for the switches from its own budget; that its bounds hold all the same is tested
+    (``test_response_bounds.py``), not proved. Who yields gives up what it was sure of.
 """
 
 from __future__ import annotations
@@ -30,15 +31,20 @@ from vcoproc_scheduler.policies.edf_admission import Reservation, guaranteed
 from vcoproc_scheduler.policy_guard import MIN_RUN
 
 PPM: Final = 1_000_000
+_REFUSES_ONCE: Final = "if its refusals of a period take no longer than those of one turn may"
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """One vcoproc. parameters: all of its algorithm. work_ns: what it wants to run after a wake."""
+    """One vcoproc. parameters: all of its algorithm. work_ns: what it wants to run after a wake.
+
+    observed_wait_ns, observed_response_ns: the longest; the latter for no more than that work.
+    """
 
     parameters: Mapping[str, int]
     work_ns: int = 1 * MS
     observed_wait_ns: int = 0
+    observed_response_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,20 +86,30 @@ class Guarantee:
     bounds: Bounds
     work_ns: int
     observed_wait_ns: int
+    observed_response_ns: int = 0
 
     @property
     def kept(self) -> bool | None:
-        """Whether what was observed is within the bound; None if there is no bound."""
-        if self.bounds.wait_ns is None:
+        """Whether what was observed is within the bounds; None if there are none."""
+        wait_ns, response_ns = self.bounds.wait_ns, self.bounds.response_ns
+        if wait_ns is None and response_ns is None:
             return None
-        return self.observed_wait_ns <= self.bounds.wait_ns
+        within_wait = wait_ns is None or self.observed_wait_ns <= wait_ns
+        within_response = response_ns is None or self.observed_response_ns <= response_ns
+        return within_wait and within_response
 
 
 def analyse(question: Question) -> list[Guarantee]:
     """The guarantees of every vcoproc of a coproc, in the order of the question."""
     bounds_of = ANALYSES.get(question.algorithm, _unknown)
     return [
-        Guarantee(vcoproc, bounds_of(question, vcoproc), member.work_ns, member.observed_wait_ns)
+        Guarantee(
+            vcoproc,
+            bounds_of(question, vcoproc),
+            member.work_ns,
+            member.observed_wait_ns,
+            member.observed_response_ns,
+        )
         for vcoproc, member in question.members.items()
     ]
 
@@ -118,7 +134,7 @@ def _supply(
 ) -> Bounds:
     """A budget somewhere in each period; late_ns: what comes on top of each wait, once."""
     if budget_ns <= 0:
-        return Bounds(share_ppm=0, note="switches use up its budget")
+        return Bounds(share_ppm=0, note="switches and refusals use up its budget")
     gap_ns = period_ns - budget_ns
     periods = -(-work_ns // budget_ns)
     return Bounds(
@@ -180,11 +196,13 @@ def _edf(question: Question, vcoproc: int) -> Bounds:
         return Bounds(note="together they are promised more than there is")
     mine = promised[vcoproc]
     # A rest of budget that two switches would use up is given up at a wake; a refusal is its own.
+    # Whoever is displaced and comes back may be refused each time, and nobody knows how often.
     return _supply(
         mine.budget_ns - question.refusal_ns - _min_run_ns(question),
         mine.period_ns,
         question.members[vcoproc].work_ns,
         late_ns=2 * reserved_ns,
+        note=_REFUSES_ONCE if question.refusal_ns else "",
     )
 
 
@@ -206,7 +224,8 @@ def _fixed(question: Question, vcoproc: int) -> Bounds:
     # Its turns in one period: whole slices, and one more on each side. What is left below the
     # shortest slice is carried on.
     turns = -(-budget_ns // question.slice_ns) + 2
-    net_ns = budget_ns - turns * question.switch_ns - late_ns - SLICE_NS_MIN
+    lost_ns = turns * (question.switch_ns + question.refusal_ns)
+    net_ns = budget_ns - lost_ns - late_ns - SLICE_NS_MIN
     return _supply(net_ns, period_ns, question.members[vcoproc].work_ns)
 
 

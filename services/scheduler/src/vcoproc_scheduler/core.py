@@ -188,6 +188,11 @@ class CoprocSchedulerCore:
         clock_ns = self._clock.estimate_ns(now_ns) if self.online else None
         return coproc_view(self.coproc, self._vcoprocs, self._policy, self._turns, clock_ns)
 
+    def response_ns(self, vcoproc: int, work_ns: int, now_ns: int) -> int:
+        """The longest response that was observed for so much work; see `Account.response_ns`."""
+        clock_ns = self._clock.estimate_ns(now_ns) if self.online else None
+        return self._vcoprocs[vcoproc].account.response_ns(work_ns, clock_ns)
+
     def schedule(self, now_ns: int) -> ScheduleView:
         """How the coproc is scheduled; control must have set an algorithm."""
         view = schedule_view(

@@ -17,6 +17,7 @@ from vcoproc.internal.v1 import control_pb2, control_pb2_grpc
 from vcoproc.runtime.loop import Loop
 from vcoproc_scheduler import grpc_translate as to
 from vcoproc_scheduler.events import CoprocView, SetAlgorithm
+from vcoproc_scheduler.responses import work_step_ns
 from vcoproc_scheduler.service import SchedulerService
 from vcoproc_scheduler.watching import Watchers
 
@@ -134,12 +135,14 @@ class SchedulerControl(control_pb2_grpc.SchedulerControlServiceServicer):
                 work_ns=request.work_ns,
             )
         )
+        work_ns = max((each.work_ns for each in guarantees), default=0)
         return control_pb2.AnalyseScheduleResponse(
             algorithm=question.algorithm,
             switch_ns=question.switch_ns,
             refusal_ns=question.refusal_ns - question.switch_in_refusal_ns,
             switch_in_refusal_ns=question.switch_in_refusal_ns,
-            work_ns=max((each.work_ns for each in guarantees), default=0),
+            work_ns=work_ns,
+            observed_work_ns=work_step_ns(work_ns),
             vcoprocs=[to.guarantee(each) for each in guarantees],
         )
 

@@ -189,6 +189,7 @@ def guarantee(found: Guarantee) -> control_pb2.VcoprocAnalysis:
         worst_wait_ns=found.bounds.wait_ns or 0,
         observed_wait_ns=found.observed_wait_ns,
         worst_response_ns=found.bounds.response_ns or 0,
+        observed_response_ns=found.observed_response_ns,
         explanation=found.bounds.note,
     )
 

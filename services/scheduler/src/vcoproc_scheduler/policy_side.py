@@ -309,11 +309,11 @@ class PolicySide:
         self._watch()
 
     def _watch(self) -> None:
-        """Other bounds hold than before: the longest waits are watched anew. And once more when the
-        present turn is over, which may be longer than they know."""
+        """Other bounds hold than before: waits and responses are watched anew. And once more when
+        the present turn is over, if there is one: it may be longer than they know."""
         for record in self._vcoprocs:
             record.account.watch(self._clock.estimate_ns(self._clock.now_ns))
-        self._changed = True
+        self._changed = self.wanting > 0
 
     def sync(self, record: Record) -> None:
         """Tells the policy when it has changed whether a vcoproc wants to run."""

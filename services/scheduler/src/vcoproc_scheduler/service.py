@@ -290,7 +290,9 @@ class SchedulerService:
         Raises:
             NotFound: control has not set this coproc.
         """
-        view = self.schedule(coproc, now_ns)
+        core = self._set_core(coproc)
+        view = core.schedule(now_ns)
+        work_ns = work_ns or WORK_NS_DEFAULT
         decides = self._catalogue.policy_class(view.coproc.algorithm)
         waits_ns = {each.vcoproc: each.account.wait_watched_ns for each in view.coproc.vcoprocs}
         members = {
@@ -301,8 +303,9 @@ class SchedulerService:
                     Scope.VCOPROC,
                     {n: v for n, v in values.items() if fits(decides, Scope.VCOPROC, n, v)},
                 ),
-                work_ns=work_ns or WORK_NS_DEFAULT,
+                work_ns=work_ns,
                 observed_wait_ns=waits_ns[vcoproc],
+                observed_response_ns=core.response_ns(vcoproc, work_ns, now_ns),
             )
             for vcoproc, values in view.parameters.items()
         }

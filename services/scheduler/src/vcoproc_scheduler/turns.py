@@ -147,6 +147,7 @@ class Turns:
         )
         if report.end == EndReason.YIELD:
             self._policy.yielded(record)
+            account.yielded()
         self._policy.charge(
             record, stopped_ns=report.ended_ns, overtime_ns=overtime_ns, ended=True, left=left
         )

@@ -177,10 +177,12 @@ class GrpcScheduling:
                     each.observed_wait_ns,
                     each.explanation,
                     each.worst_response_ns,
+                    each.observed_response_ns,
                 )
                 for each in answer.vcoprocs
             ),
             answer.switch_in_refusal_ns,
+            answer.observed_work_ns,
         )
 
 

@@ -346,6 +346,7 @@ class VcoprocAnalysis:
     observed_wait_ns: int
     explanation: str
     worst_response_ns: int = 0
+    observed_response_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -367,6 +368,7 @@ class Analysis:
     work_ns: int
     vcoprocs: tuple[VcoprocAnalysis, ...]
     switch_in_refusal_ns: int = 0
+    observed_work_ns: int = 0
 
 
 @dataclass(frozen=True, slots=True)

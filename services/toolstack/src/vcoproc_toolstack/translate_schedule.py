@@ -178,6 +178,7 @@ def analysis_message(
         refusal_ns=analysis.refusal_ns,
         work_ns=analysis.work_ns,
         switch_in_refusal_ns=analysis.switch_in_refusal_ns,
+        observed_work_ns=analysis.observed_work_ns,
         vcoprocs=[
             api.VcoprocAnalysis(
                 vcoproc=name_of(each.vcoproc_id),
@@ -185,6 +186,7 @@ def analysis_message(
                 worst_wait_ns=each.worst_wait_ns,
                 worst_response_ns=each.worst_response_ns,
                 observed_wait_ns=each.observed_wait_ns,
+                observed_response_ns=each.observed_response_ns,
                 explanation=each.explanation,
             )
             for each in analysis.vcoprocs

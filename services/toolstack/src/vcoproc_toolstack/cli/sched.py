@@ -164,7 +164,7 @@ def sched_analyse(
     run_dir: RunDirOption = None,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    """Shows what every vcoproc is sure to get, its longest wait, and what was observed."""
+    """Shows what every vcoproc is sure to get: its worst wait and response, beside the observed."""
     with connect(run_dir) as client:
         from vcoproc import limits
         from vcoproc_toolstack.cli import sched_calls

@@ -237,15 +237,27 @@ def analysis(answer: api.ScheduleAnalysis) -> None:
         f"{_us(answer.switch_in_refusal_ns)} to be taken in, "
         f"and {_us(answer.work_ns)} of work after a wake"
     )
+    if answer.observed_work_ns != answer.work_ns:
+        console().print(f"responses were observed for {_us(answer.observed_work_ns)} of work")
     show(
-        ("VCOPROC", "SURE OF>", "WORST RESPONSE>", "WORST WAIT>", "OBSERVED>", "VERDICT", "WHY"),
+        (
+            "VCOPROC",
+            "SURE OF>",
+            "WORST WAIT>",
+            "OBSERVED>",
+            "WORST RESPONSE>",
+            "OBSERVED>",
+            "VERDICT",
+            "WHY",
+        ),
         (
             (
                 short(each.vcoproc),
                 _percent(each.guaranteed_ppm, 1_000_000) if each.guaranteed_ppm else "nothing",
-                _us(each.worst_response_ns) if each.worst_response_ns else "no bound",
                 _us(each.worst_wait_ns) if each.worst_wait_ns else "no bound",
                 _us(each.observed_wait_ns),
+                _us(each.worst_response_ns) if each.worst_response_ns else "no bound",
+                _us(each.observed_response_ns) if each.observed_response_ns else "none",
                 _verdict(each),
                 each.explanation or "-",
             )
@@ -256,9 +268,14 @@ def analysis(answer: api.ScheduleAnalysis) -> None:
 
 
 def _verdict(each: api.VcoprocAnalysis) -> str:
-    if not each.worst_wait_ns:
+    pairs = (
+        (each.observed_wait_ns, each.worst_wait_ns),
+        (each.observed_response_ns, each.worst_response_ns),
+    )
+    bounded = [observed_ns <= worst_ns for observed_ns, worst_ns in pairs if worst_ns]
+    if not bounded:
         return "-"
-    return "kept" if each.observed_wait_ns <= each.worst_wait_ns else "EXCEEDED"
+    return "kept" if all(bounded) else "EXCEEDED"
 
 
 def decision_lines(decision: api.Decision) -> list[str]:

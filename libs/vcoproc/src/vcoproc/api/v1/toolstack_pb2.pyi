@@ -2650,18 +2650,23 @@ class ScheduleAnalysis(_message.Message):
     VCOPROCS_FIELD_NUMBER: _builtins.int
     WORK_NS_FIELD_NUMBER: _builtins.int
     SWITCH_IN_REFUSAL_NS_FIELD_NUMBER: _builtins.int
+    OBSERVED_WORK_NS_FIELD_NUMBER: _builtins.int
     coproc: _builtins.str
     """Format: coprocs/{coproc}."""
     algorithm: _builtins.str
     """Who decides."""
     switch_ns: _builtins.int
-    """What was reckoned with: the longest switch, and the longest refusal to leave."""
+    """Longest switch that was reckoned with."""
     refusal_ns: _builtins.int
-    """Longest refusal that was reckoned with."""
+    """Longest refusal to leave that was reckoned with."""
     work_ns: _builtins.int
     """Work after a wake that was reckoned with."""
     switch_in_refusal_ns: _builtins.int
     """And the longest refusal to be taken in."""
+    observed_work_ns: _builtins.int
+    """Work that the observed responses are of: `work_ns` rounded down to one significant digit; 0: it
+    is less than 10 us, for which no responses are observed.
+    """
     @_builtins.property
     def vcoprocs(self) -> _containers.RepeatedCompositeFieldContainer[Global___VcoprocAnalysis]:
         """All that the coproc has."""
@@ -2676,10 +2681,11 @@ class ScheduleAnalysis(_message.Message):
         vcoprocs: _abc.Iterable[Global___VcoprocAnalysis] | None = ...,
         work_ns: _builtins.int = ...,
         switch_in_refusal_ns: _builtins.int = ...,
+        observed_work_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "coproc", b"coproc", "refusal_ns", b"refusal_ns", "switch_in_refusal_ns", b"switch_in_refusal_ns", "switch_ns", b"switch_ns", "vcoprocs", b"vcoprocs", "work_ns", b"work_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "coproc", b"coproc", "observed_work_ns", b"observed_work_ns", "refusal_ns", b"refusal_ns", "switch_in_refusal_ns", b"switch_in_refusal_ns", "switch_ns", b"switch_ns", "vcoprocs", b"vcoprocs", "work_ns", b"work_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -2697,6 +2703,7 @@ class VcoprocAnalysis(_message.Message):
     OBSERVED_WAIT_NS_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
     WORST_RESPONSE_NS_FIELD_NUMBER: _builtins.int
+    OBSERVED_RESPONSE_NS_FIELD_NUMBER: _builtins.int
     vcoproc: _builtins.str
     """Format: domains/{domain}/vcoprocs/{vcoproc}."""
     guaranteed_ppm: _builtins.int
@@ -2704,11 +2711,17 @@ class VcoprocAnalysis(_message.Message):
     worst_wait_ns: _builtins.int
     """Longest time from a wake until it runs, in nanoseconds; 0: there is no bound."""
     observed_wait_ns: _builtins.int
-    """Longest wait observed since the schedule, or who is on the coproc, changed; in nanoseconds."""
+    """Longest wait observed since the schedule, or who is on the coproc, changed; in nanoseconds.
+    A wait that follows a yield does not count.
+    """
     explanation: _builtins.str
     """What the bound rests on, or why there is none, for people."""
     worst_response_ns: _builtins.int
     """Longest time from a wake until it has run for `work_ns`, in nanoseconds; 0: there is no bound."""
+    observed_response_ns: _builtins.int
+    """Longest time observed from a wake until it had run for `observed_work_ns`, or less and slept, in
+    nanoseconds; since the same change, and up to the first yield after the wake. 0: none was.
+    """
     def __init__(
         self,
         *,
@@ -2718,10 +2731,11 @@ class VcoprocAnalysis(_message.Message):
         observed_wait_ns: _builtins.int = ...,
         explanation: _builtins.str = ...,
         worst_response_ns: _builtins.int = ...,
+        observed_response_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "guaranteed_ppm", b"guaranteed_ppm", "observed_wait_ns", b"observed_wait_ns", "vcoproc", b"vcoproc", "worst_response_ns", b"worst_response_ns", "worst_wait_ns", b"worst_wait_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "guaranteed_ppm", b"guaranteed_ppm", "observed_response_ns", b"observed_response_ns", "observed_wait_ns", b"observed_wait_ns", "vcoproc", b"vcoproc", "worst_response_ns", b"worst_response_ns", "worst_wait_ns", b"worst_wait_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1863,11 +1863,13 @@ class AnalyseScheduleResponse(_message.Message):
     VCOPROCS_FIELD_NUMBER: _builtins.int
     WORK_NS_FIELD_NUMBER: _builtins.int
     SWITCH_IN_REFUSAL_NS_FIELD_NUMBER: _builtins.int
+    OBSERVED_WORK_NS_FIELD_NUMBER: _builtins.int
     algorithm: _builtins.str
     switch_ns: _builtins.int
     refusal_ns: _builtins.int
     work_ns: _builtins.int
     switch_in_refusal_ns: _builtins.int
+    observed_work_ns: _builtins.int
     @_builtins.property
     def vcoprocs(self) -> _containers.RepeatedCompositeFieldContainer[Global___VcoprocAnalysis]: ...
     def __init__(
@@ -1879,10 +1881,11 @@ class AnalyseScheduleResponse(_message.Message):
         vcoprocs: _abc.Iterable[Global___VcoprocAnalysis] | None = ...,
         work_ns: _builtins.int = ...,
         switch_in_refusal_ns: _builtins.int = ...,
+        observed_work_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "refusal_ns", b"refusal_ns", "switch_in_refusal_ns", b"switch_in_refusal_ns", "switch_ns", b"switch_ns", "vcoprocs", b"vcoprocs", "work_ns", b"work_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["algorithm", b"algorithm", "observed_work_ns", b"observed_work_ns", "refusal_ns", b"refusal_ns", "switch_in_refusal_ns", b"switch_in_refusal_ns", "switch_ns", b"switch_ns", "vcoprocs", b"vcoprocs", "work_ns", b"work_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1900,12 +1903,14 @@ class VcoprocAnalysis(_message.Message):
     OBSERVED_WAIT_NS_FIELD_NUMBER: _builtins.int
     EXPLANATION_FIELD_NUMBER: _builtins.int
     WORST_RESPONSE_NS_FIELD_NUMBER: _builtins.int
+    OBSERVED_RESPONSE_NS_FIELD_NUMBER: _builtins.int
     vcoproc_id: _builtins.int
     guaranteed_ppm: _builtins.int
     worst_wait_ns: _builtins.int
     observed_wait_ns: _builtins.int
     explanation: _builtins.str
     worst_response_ns: _builtins.int
+    observed_response_ns: _builtins.int
     def __init__(
         self,
         *,
@@ -1915,10 +1920,11 @@ class VcoprocAnalysis(_message.Message):
         observed_wait_ns: _builtins.int = ...,
         explanation: _builtins.str = ...,
         worst_response_ns: _builtins.int = ...,
+        observed_response_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "guaranteed_ppm", b"guaranteed_ppm", "observed_wait_ns", b"observed_wait_ns", "vcoproc_id", b"vcoproc_id", "worst_response_ns", b"worst_response_ns", "worst_wait_ns", b"worst_wait_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "guaranteed_ppm", b"guaranteed_ppm", "observed_response_ns", b"observed_response_ns", "observed_wait_ns", b"observed_wait_ns", "vcoproc_id", b"vcoproc_id", "worst_response_ns", b"worst_response_ns", "worst_wait_ns", b"worst_wait_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
