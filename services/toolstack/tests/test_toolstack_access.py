@@ -24,6 +24,7 @@ from vcoproc.errors import (
 from vcoproc.runtime import grpc_kit
 from vcoproc.runtime.logs import Log
 from vcoproc_toolstack.access import CHANGES, NEEDED, Access, AccessFile, Caller, parse_roles
+from vcoproc_toolstack.cli.advice import next_step
 from vcoproc_toolstack.cli.certificates import Authority
 from vcoproc_toolstack.records import Role
 
@@ -180,6 +181,12 @@ def test_callers_come_and_go(tmp_path: Path) -> None:
         authority.add_client("carol", "king", days=1)
     with pytest.raises(InvalidArgument, match="name"):
         authority.add_client("../carol", "admin", days=1)
+
+
+def test_what_is_missing_here_is_not_looked_for_in_the_cluster() -> None:
+    assert "access.toml" in next_step(NotFound("caller", "bob"))
+    assert "access init" in next_step(NotFound("authority", "ca"))
+    assert "domain list" in next_step(NotFound("domain", "a"))
 
 
 # --- over TCP -------------------------------------------------------------------------------------

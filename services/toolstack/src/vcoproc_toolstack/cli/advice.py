@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from vcoproc.client.connection import Unreachable
-from vcoproc.errors import VcoprocError
+from vcoproc.errors import NotFound, VcoprocError
 from vcoproc_toolstack.cli.exit_codes import EXIT_REFUSED, EXIT_UNREACHABLE, EXIT_USAGE
 
 _USAGE_REASONS: Final = ("INVALID_ARGUMENT", "INVALID_CONFIG", "BAD_FIRMWARE")
@@ -28,6 +28,12 @@ _NEXT: Final = {
     "WATCHER_TOO_SLOW": "start again with --revision",
     "WRONG_STATE": "`vcoproc coproc list` and `vcoproc domain list` show the states",
 }
+_HERE: Final = {
+    "authority": "make one with `vcoproc access init DIRECTORY`",
+    "caller": "access.toml in that directory has the names",
+    "file": "",
+}
+"""What to do about something that this machine does not have."""
 
 
 def exit_code(error: VcoprocError) -> int:
@@ -41,4 +47,6 @@ def next_step(error: VcoprocError) -> str:
     """What to do about an error; empty when nobody knows."""
     if isinstance(error, Unreachable):
         return "start one with `vcoproc up --tree FILE`, or name another: --run-dir or --address"
+    if isinstance(error, NotFound) and error.kind in _HERE:
+        return _HERE[error.kind]
     return _NEXT.get(error.reason, "")
