@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from policy_machine import PolicyMachine, jain, lines_of, shares
 
 from vcoproc.limits import MS, SWITCH_DEADLINE_NS, US, S
-from vcoproc_scheduler.policies.api import NOBODY, Decision
+from vcoproc_scheduler.policies.api import NOBODY, Decision, PolicyConfig, Usage
 from vcoproc_scheduler.policies.credit import Credit
 
 SLICE_NS = 5 * MS
@@ -228,6 +228,27 @@ def test_a_withheld_one_leaves_and_says_when_it_may_come_back() -> None:
     machine.run(3 * MS)
     assert machine.policy.pick(machine.now_ns, None) == NOBODY
     assert machine.policy.next_deadline_ns() == 930 * MS
+
+
+@pytest.mark.parametrize("then", ["begins", "is given up", "sleeps"])
+def test_a_wake_does_not_take_the_turn_from_who_is_being_switched_in(then: str) -> None:
+    """What it was refused until then it has paid for: time and again that would be all it gets."""
+    policy = Credit()
+    policy.init(PolicyConfig(SLICE_NS, {"cap_period_us": 30_000}))
+    for vcoproc_id, weight in ((1, 64), (2, 1024)):
+        policy.add(vcoproc_id, {"weight": weight, "cap": 0})
+    policy.wake(1, 0)
+    assert policy.pick(0, None).vcoproc_id == 1
+    policy.wake(2, 100 * US)
+    assert policy.pick(100 * US, None).vcoproc_id == 1, "though the other one is ahead of it"
+    if then == "sleeps":
+        policy.sleep(1, 200 * US)
+    else:
+        policy.begin(1, 200 * US)
+    if then == "is given up":
+        policy.charge(Usage(1, 0, 200 * US, 0, 0, 0, True, True, True, 200 * US, 0))
+    current = 1 if then == "begins" else None
+    assert policy.pick(200 * US, current).vcoproc_id == 2
 
 
 # --- cost -----------------------------------------------------------------------------------------

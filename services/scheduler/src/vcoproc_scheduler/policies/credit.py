@@ -23,7 +23,8 @@ Parameters:
     weight of a vcoproc: 1..65535, default 256. cap of a vcoproc: %, 0..100, default 0: none.
     cap_period_us of the coproc: us, 10000..1000000, default 30000.
 Cost: O(log n) for each call. A deadline only while somebody is withheld.
-Limits: a wake does not preempt: it waits for the end of one slice. A cap holds for each period to
+Limits: a wake does not preempt: it waits for the end of one slice, also of one that has yet to be
+    switched in. A cap holds for each period to
     within SLICE_NS_MIN and the refusals and lateness of the last turn, which the next one pays.
 """
 
@@ -119,6 +120,7 @@ class Credit(Policy):
         self._used = 0  # sum of weight times virtual time of all in the queue
         self._owed = 0  # sum of what sleepers are owed
         self._asked_ns = 0  # when `pick` was asked last
+        self._chosen: int | None = None  # for the free coprocessor; it has not begun yet
 
     def init(self, config: PolicyConfig) -> None:
         self._slice_ns = config.slice_ns
@@ -157,6 +159,7 @@ class Credit(Policy):
     def begin(self, vcoproc_id: int, now_ns: int) -> None:
         self._reckon(now_ns)
         slice_ns = self._slice_of(self._units[vcoproc_id], now_ns)
+        self._chosen = None
         self._resident.begin(vcoproc_id, now_ns, slice_ns)
         self._place(vcoproc_id, now_ns)
         self._reckon(now_ns)
@@ -181,8 +184,12 @@ class Credit(Policy):
     def pick(self, now_ns: int, current: int | None) -> Decision:
         self._asked_ns = now_ns
         self._release(now_ns)
+        if current is None and self._chosen is not None and self._chosen in self._waiting:
+            # A wake does not take its turn away: to be switched in may have cost it much already.
+            return Decision(self._chosen, self._slice_of(self._units[self._chosen], now_ns))
         end = self._virtual_at_end()
         rank, vcoproc_id = self._best(end)
+        self._chosen = vcoproc_id if current is None else None
         mine = self._units.get(current) if current is not None else None
         goes_on_ns: int | None = None  # the slice that the current one would have next
         overrun = False

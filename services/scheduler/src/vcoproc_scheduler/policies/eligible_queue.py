@@ -98,6 +98,9 @@ class EligibleQueue:
         self._keys: dict[int, tuple[int, int]] = {}
         self._number = 0
 
+    def __contains__(self, vcoproc_id: int) -> bool:
+        return vcoproc_id in self._keys
+
     def put(self, vcoproc_id: int, start: int, end: int) -> None:
         """Puts it behind all equals; one that was in the queue is moved."""
         self.drop(vcoproc_id)
