@@ -24,8 +24,8 @@ Parameters:
     cap_period_us of the coproc: us, 10000..1000000, default 30000.
 Cost: O(log n) for each call. A deadline only while somebody is withheld.
 Limits: a wake does not preempt: it waits for the end of one slice, also of one that has yet to be
-    switched in. A cap holds for each period to
-    within SLICE_NS_MIN and the refusals and lateness of the last turn, which the next one pays.
+    switched in. A cap holds for each period to within SLICE_NS_MIN and the refusals and lateness of
+    the last turn, which the next one pays.
 """
 
 from __future__ import annotations
