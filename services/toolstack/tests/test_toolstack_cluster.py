@@ -414,6 +414,13 @@ def test_a_fault_stays_current_when_its_domain_is_renamed(full: Server) -> None:
     assert faults(full) == [(AUDIO, 5, True)], "the name that it had then"
 
 
+def test_a_crash_is_current_until_the_domain_is_started_anew(full: Server) -> None:
+    full.call("CrashDomain", api.CrashDomainRequest(name="domains/fir", why="watchdog"))
+    assert faults(full) == [("domains/fir", 0, True)]
+    full.call("StartDomain", api.StartDomainRequest(name="domains/fir"))
+    assert faults(full) == [("domains/fir", 0, False)]
+
+
 def test_the_fault_of_a_coproc_is_current_until_it_is_leased_anew(full: Server) -> None:
     report(full, "dsp1", 0, 0)
     assert faults(full) == [("coprocs/dsp1", 0, True)]

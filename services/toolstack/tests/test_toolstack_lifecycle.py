@@ -31,7 +31,7 @@ from vcoproc.errors import (
     WrongState,
 )
 from vcoproc.model.domain_state import DomainState
-from vcoproc_toolstack.records import DomainRecord, Life, VcoprocState
+from vcoproc_toolstack.records import DomainRecord, EventKind, EventRecord, Life, VcoprocState
 from vcoproc_toolstack.schedules import Wish
 from vcoproc_toolstack.turns import Request
 
@@ -416,6 +416,24 @@ def test_a_crashed_domain_keeps_what_it_has_for_whoever_looks_into_it(rig: Rig) 
     assert words(rig)[-1] == "CRASHED: crashed: watchdog"
     rig.lifecycle.crash("fir", "again", NO_REQUEST)
     assert fir(rig).state_reason == "watchdog"
+
+
+@pytest.mark.parametrize("action", ["restart", "destroy"])
+def test_who_watches_for_faults_hears_of_a_crash_whatever_follows(rig: Rig, action: str) -> None:
+    ending("on_crash", action)(rig)
+    request = Request("r", b"print")
+
+    def told() -> list[EventRecord]:
+        with rig.store.read() as view:
+            return [each for each in view.events(1) if each.name == "domains/fir"]
+
+    rig.lifecycle.crash("fir", "watchdog", request)
+    faults = [each for each in told() if each.kind is EventKind.FAULTED]
+    assert ["crashed: watchdog" in each.description for each in faults] == [True], "once"
+    assert told()[-1].kind is not EventKind.FAULTED
+    before = told()
+    rig.lifecycle.crash("fir", "watchdog", request)
+    assert told() == before, "the same request is not told again"
 
 
 def test_a_domain_crashes_although_a_service_is_silent(rig: Rig) -> None:

@@ -194,10 +194,20 @@ class Changes(Turns):
                 raise WrongState(f"domain {name!r}", "what the system's tree asks for", "another")
             return self.destroy(domain, request, b"", "destroyed")
 
-    def destroy(self, domain: DomainRecord, request: Request, answer: bytes, words: str) -> bytes:
-        """Unmakes a domain within a turn. words: for the event."""
+    def destroy(
+        self,
+        domain: DomainRecord,
+        request: Request,
+        answer: bytes,
+        words: str,
+        *,
+        faulted: bool = False,
+    ) -> bytes:
+        """Unmakes a domain within a turn. words: for the events. faulted: tells that first."""
         with self.change() as change:
             change.set_domain_life(domain.domid, Life.DESTROYING)
+            if faulted:
+                change.add_event(domain.resource, EventKind.FAULTED, words)
             self.keep(change, request, answer)
         with contextlib.suppress(StoreUnavailable):  # it is decided, and the repair knows
             self.finish_destruction(domain, words)

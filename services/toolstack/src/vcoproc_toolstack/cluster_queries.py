@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from vcoproc import limits
+from vcoproc.model.domain_state import DomainState
 from vcoproc_toolstack.desired import Desired, read_desired
 from vcoproc_toolstack.leases import Leases
 from vcoproc_toolstack.looking import LineStatus, Looking, Sight
@@ -127,6 +128,9 @@ class ClusterQueries:
         """All that are kept, newest first."""
         with self._store.read() as view:
             events = view.faults()
+            crashed = {
+                each.resource for each in view.domains() if each.state is DomainState.CRASHED
+            }
             vcoprocs = {each.vcoproc_id: each for each in view.vcoprocs()}
         newest: dict[int | str, int] = {}
         for event in events:
@@ -141,7 +145,7 @@ class ClusterQueries:
         current |= {
             revision
             for name, revision in newest.items()
-            if isinstance(name, str) and self._has_failed(name)
+            if isinstance(name, str) and (name in crashed or self._has_failed(name))
         }
         return [Fault(event, event.revision in current) for event in events]
 

@@ -101,11 +101,18 @@ class Endings:
             return self._start_again(domain, ending)
         return self.follow(domain, ending, "shut down")
 
-    def follow(self, domain: DomainRecord, ending: Ending, words: str) -> bytes:
+    def follow(
+        self,
+        domain: DomainRecord,
+        ending: Ending,
+        words: str,
+        kind: EventKind = EventKind.CHANGED,
+    ) -> bytes:
         """Unmakes what runs of a domain, and does what is to follow; gives the answer.
 
         Args:
             words: why, for people.
+            kind: of the event that tells it.
 
         Raises:
             StoreUnavailable: see `Turns.change`.
@@ -113,13 +120,15 @@ class Endings:
         request = Request(ending.request_id, ending.fingerprint)
         if ending.then is Then.DESTROY:
             gone = domain.become(domain.state, words, life=Life.DESTROYING)
-            return self._changes.destroy(domain, request, self._seal(gone), words)
+            return self._changes.destroy(
+                domain, request, self._seal(gone), words, faulted=kind is EventKind.FAULTED
+            )
         if ending.then is Then.RESTART:
             words = f"{words}; is started again once that is possible"
-            stopped = self._decide_stop(domain, words, NO_REQUEST, ending)
+            stopped = self._decide_stop(domain, words, NO_REQUEST, ending, kind)
             self._changes.finish_stop(stopped)
             return self._start_again(stopped, ending)
-        stopped = self._decide_stop(domain, words, request)
+        stopped = self._decide_stop(domain, words, request, kind=kind)
         with contextlib.suppress(StoreUnavailable):  # it is decided, and the repair knows
             self._changes.finish_stop(stopped)
         return self._seal(stopped)
@@ -135,13 +144,18 @@ class Endings:
         return stopped
 
     def _decide_stop(
-        self, domain: DomainRecord, words: str, request: Request, ending: Ending | None = None
+        self,
+        domain: DomainRecord,
+        words: str,
+        request: Request,
+        ending: Ending | None = None,
+        kind: EventKind = EventKind.CHANGED,
     ) -> DomainRecord:
         """From here on a domain is STOPPED, whoever dies. ending: what is to follow then."""
         state = after(domain.state, DomainVerb.STOP)
         stopped = replace(domain.become(state, words), ending=ending)
         with self._changes.change() as change:
-            self.become(change, stopped, request, words)
+            self.become(change, stopped, request, words, kind)
             stopped = change.known_domain(domain.domid)
             change.set_domain_life(domain.domid, Life.STOPPING)
         return stopped

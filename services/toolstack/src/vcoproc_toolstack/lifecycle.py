@@ -143,7 +143,7 @@ class Lifecycle:
             )
             if domain.on_crash is not Then.PRESERVE:
                 ending = Ending(domain.on_crash, request.request_id, request.fingerprint)
-                return self._endings.follow(crashed, ending, words)
+                return self._endings.follow(crashed, ending, words, EventKind.FAULTED)
             return self._changes.carry_out(
                 Saga((), pause_steps(domain)),
                 lambda change: self._endings.become(

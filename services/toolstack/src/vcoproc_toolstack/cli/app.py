@@ -192,7 +192,7 @@ def events(
 def faults(
     filter: FilterOption = "", run_dir: RunDirOption = None, output: OutputOption = Output.TABLE
 ) -> None:
-    """Lists faults of vcoprocs and coprocs, newest first."""
+    """Lists faults of vcoprocs and coprocs and crashes of domains, newest first."""
     from vcoproc.client import calls
 
     with connect(run_dir) as cluster:

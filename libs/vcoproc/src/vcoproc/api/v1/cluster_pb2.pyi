@@ -527,9 +527,9 @@ class Fault(_message.Message):
     revision: _builtins.int
     """Revision of its event."""
     name: _builtins.str
-    """Resource name of the vcoproc or coproc that faulted."""
+    """Resource name of the vcoproc or coproc that faulted, or of the domain that crashed."""
     code: _builtins.int
-    """FAULT_STATUS; 0 for a coproc, and for one that an older version noted."""
+    """FAULT_STATUS; 0 for a coproc or domain, and for one that an older version noted."""
     address: _builtins.int
     """FAULT_ADDRESS."""
     why: _builtins.str
@@ -537,7 +537,7 @@ class Fault(_message.Message):
     time_ns: _builtins.int
     """Unix time in nanoseconds."""
     current: _builtins.bool
-    """It has not been reset since."""
+    """It has not been reset since; of a domain: it is CRASHED still."""
     def __init__(
         self,
         *,

@@ -1825,7 +1825,7 @@ class Event(_message.Message):
         KIND_CHANGED: Event._Kind.ValueType  # 3
         """Its state or its settings changed."""
         KIND_FAULTED: Event._Kind.ValueType  # 4
-        """A vcoproc or a coproc faulted."""
+        """A vcoproc or a coproc faulted, or a domain crashed."""
         KIND_ONLINE: Event._Kind.ValueType  # 5
         """A service or coproc came or went."""
         KIND_OFFLINE: Event._Kind.ValueType  # 6
@@ -1845,7 +1845,7 @@ class Event(_message.Message):
     KIND_CHANGED: Event.Kind.ValueType  # 3
     """Its state or its settings changed."""
     KIND_FAULTED: Event.Kind.ValueType  # 4
-    """A vcoproc or a coproc faulted."""
+    """A vcoproc or a coproc faulted, or a domain crashed."""
     KIND_ONLINE: Event.Kind.ValueType  # 5
     """A service or coproc came or went."""
     KIND_OFFLINE: Event.Kind.ValueType  # 6
