@@ -141,6 +141,11 @@ def test_another_choice_for_a_free_coproc_does_not_end_the_turn_that_just_began(
     (second,) = bench.say(Decision(1, SLICE_NS))
     assert isinstance(second, Grant) and not second.now, "on a free coproc it begins all the same"
     assert bench.states() == [RunState.SWITCHING_IN, RunState.WAITING]
+    (second,) = bench.say(Decision(1, 2 * SLICE_NS))
+    assert isinstance(second, Grant) and not second.now, "nor with another slice"
+    assert isinstance(bench.say(NOBODY)[0], Revoke)
+    (second,) = bench.say(Decision(1, SLICE_NS))
+    assert isinstance(second, Grant) and not second.now, "nor when it had been taken back"
     assert bench.report(0, 2, first.grant) == []
     assert bench.states() == [RunState.WAITING, RunState.RUNNING]
     (third,) = bench.say(Decision(1, SLICE_NS, preempt=True))

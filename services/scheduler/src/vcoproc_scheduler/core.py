@@ -285,9 +285,7 @@ class CoprocSchedulerCore:
         self._clock.tell(dropped.clock_ns)
         if record is not None:
             self._turns.dropped(record, dropped)
-        pending = self._granting.pending
-        if pending is not None and pending.grant == dropped.grant:
-            self._granting.forget()
+        self._granting.dropped(dropped.grant)
         if dropped.why == PlatformFailure.reason:
             # Its hardware is broken until the process is restarted; granting on would never end.
             self._granting.failed = True

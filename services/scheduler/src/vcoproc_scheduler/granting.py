@@ -106,9 +106,10 @@ class Granting:
         return self._grant(pending, current, preempts=preempts)
 
     def _may_have_begun(self, vcoproc: int) -> bool:
-        """Whether the coproc may be switching to another one already, on the order before."""
-        pending = self.pending
-        return pending is not None and pending.vcoproc not in (0, vcoproc) and self._due(pending)
+        """Whether the coproc may be switching to another one already, on an order before."""
+        known = (0, vcoproc, self._vcoprocs.current)
+        orders = (*self._replaced, self.pending) if self.pending else self._replaced
+        return any(each.vcoproc not in known and self._due(each) for each in orders)
 
     def _clock_ns(self) -> int:
         return self._clock.estimate_ns(self._clock.now_ns)
@@ -237,10 +238,22 @@ class Granting:
             self.pending = None
             self._replaced.clear()
             return pending
-        for order in self._replaced:
-            if (order.grant, order.vcoproc) == (grant, vcoproc):
-                return order
-        return None
+        order = self._taken_out(grant)
+        return order if order is not None and order.vcoproc == vcoproc else None
+
+    def dropped(self, grant: int) -> None:
+        """An order came to nothing."""
+        if self.pending is not None and self.pending.grant == grant:
+            self.forget()
+        self._taken_out(grant)
+
+    def _taken_out(self, grant: int) -> Pending | None:
+        """One of those that were replaced. What was told before it will not begin any more."""
+        if all(each.grant != grant for each in self._replaced):
+            return None
+        while (order := self._replaced.popleft()).grant != grant:
+            pass
+        return order
 
     # --- for others to see ------------------------------------------------------------------------
 
