@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from vcoproc.errors import VcoprocError
 from vcoproc.guest import Domain, Remoteproc
 from vcoproc.guest.work_ring import MAILBOX_READY_WORD
 
@@ -16,7 +17,16 @@ COUNT_WORD = 8
 
 
 def main() -> None:
-    with Domain(sys.argv[1]) as domain:
+    if len(sys.argv) != 2:
+        sys.exit("usage: python examples/hello_driver.py DOMAIN")
+    try:
+        drive(sys.argv[1])
+    except VcoprocError as error:
+        sys.exit(f"error: {error} [{error.reason}]")
+
+
+def drive(name: str) -> None:
+    with Domain(name) as domain:
         core = domain.vcoproc(domain.vcoprocs[0])
         mailbox = core.mapped("mbox").cast("I")
         mailbox[MAILBOX_READY_WORD] = 0

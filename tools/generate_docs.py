@@ -171,8 +171,10 @@ def commands_page() -> str:
         "|---|---|",
         *(f"| {code} | {words} |" for code, words in EXIT_CODES.items()),
         "",
-        "Errors go to stderr: `error: WHAT [REASON]`, and `next: WHAT TO DO`. `--output json` and",
-        "`--output yaml` print the messages of the [control API](api.md), every field there;",
+        "Errors go to stderr: `error: WHAT [REASON]`, and `next: WHAT TO DO`; a command line that",
+        "cannot be read gets its usage, and `Error: WHAT`. Code 74 without words: the reader has",
+        "closed the pipe. `--output json` and `--output yaml` print the messages of the",
+        "[control API](api.md), every field there;",
         "tables have colours on a terminal only.",
         "",
     ]

@@ -55,6 +55,26 @@ def test_the_driver_of_the_page_runs(cluster: Running) -> None:
     assert done.stdout == "rung 1 time(s)\n"
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [((), "usage: "), (("nobody",), "error: domain 'nobody' does not exist [NOT_FOUND]")],
+)
+def test_the_first_driver_says_what_is_wrong(
+    cluster: Running, words: tuple[str, ...], told: str
+) -> None:
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "hello_driver.py", *words],
+        env={**os.environ, "VCOPROC_RUN_DIR": str(cluster.run_dir)},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(told)
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_the_commands_of_the_page_on_coprocs_run(cluster: Running) -> None:
     (commands,) = code_blocks("docs/coprocs.md", "console")
     online = "until vcoproc coproc show npu0 2>/dev/null | grep -q ONLINE; do :; done"

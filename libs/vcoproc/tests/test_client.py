@@ -321,6 +321,14 @@ def test_an_address_needs_certificates(monkeypatch: pytest.MonkeyPatch, tmp_path
         Cluster(address="host:1")
 
 
+@pytest.mark.parametrize(
+    "address", ["host", "host:", ":1", "host:x", "host:99999", "[::1]", "host:" + 5000 * "1"]
+)
+def test_an_address_has_a_host_and_a_port(address: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match="is not HOST:PORT"):
+        find_place(None, address, Tls.of_directory(tmp_path))
+
+
 # --- errors and repetitions -----------------------------------------------------------------------
 
 

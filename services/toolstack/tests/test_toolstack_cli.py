@@ -348,6 +348,19 @@ def test_output_that_cannot_be_written_is_no_bug(full: Server) -> None:
     assert closed.returncode == 0
 
 
+def test_a_reader_that_has_enough_is_no_refusal(full: Server) -> None:
+    program = [sys.executable, "-c", "from vcoproc_toolstack.cli.app import main; main()"]
+    environ = {**os.environ, "VCOPROC_RUN_DIR": str(full.run_dir.path)}
+    read, write = os.pipe()
+    os.close(read)
+    for command in (["domain", "list"], ["events"], ["events", "-o", "json"]):
+        ended = subprocess.run(
+            [*program, *command], stdout=write, stderr=subprocess.PIPE, text=True, env=environ
+        )
+        assert (ended.returncode, ended.stderr) == (EXIT_OUTPUT, "")
+    os.close(write)
+
+
 def test_version() -> None:
     result = vcoproc(None, "--version")
     assert result.stdout == f"vcoproc {metadata.version('vcoproc-toolstack')}\n"

@@ -222,6 +222,15 @@ def test_up_refuses_files_for_tcp_that_it_would_not_listen_on(folder: Path, opti
     assert (result.exit_code, "--listen" in result.stderr) == (2, True), result.stderr
 
 
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.0.0.1:99999", "localhost:https"])
+def test_up_refuses_an_address_that_would_be_another_one(folder: Path, address: str) -> None:
+    tree = folder / "bad.dts"
+    tree.write_text("no tree")
+    files = ("--tls-dir", folder, "--access", tree)
+    result = vcoproc("up", "--tree", tree, "--listen", address, *files)
+    assert (result.exit_code, "HOST:PORT" in result.stderr) == (2, True), result.stderr
+
+
 def test_what_a_cluster_has_in_force(server: Server) -> None:
     server.online()
     run_dir = server.run_dir.path

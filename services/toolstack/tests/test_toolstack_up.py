@@ -173,6 +173,22 @@ def test_a_process_that_cannot_start_leaves_nothing_behind(
     result = run(run_dir, "up", "--tree", str(DEMO), "--store", str(store))
     assert result.returncode == 2
     assert "file is not a database" in result.stderr
+    assert result.stderr.splitlines()[-2].endswith(" [START_FAILED]")
+    assert result.stderr.splitlines()[-1].startswith("next: ")
+
+
+@pytest.mark.parametrize("option", ["--run-dir", "--log-dir"])
+def test_a_directory_that_cannot_be_made_is_told(short_path: Path, option: str) -> None:
+    file = short_path / "file"
+    file.touch()
+    directories = {"--run-dir": short_path / "run"} | {option: file / "x"}
+    words = [str(word) for pair in directories.items() for word in pair]
+    command = [*COMMAND, "up", "--tree", str(DEMO), *words]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=WAIT_S, check=False)
+    why, advice = result.stderr.splitlines()
+    assert why == f"error: the cluster cannot be started: {file}/x: Not a directory [START_FAILED]"
+    assert (advice[:6], result.returncode) == ("next: ", 1)
+    assert [path.name for path in short_path.iterdir()] == ["file"]
 
 
 # --- in the foreground ----------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from vcoproc.errors import InvalidArgument, PeerError, VcoprocError
 from vcoproc.runtime.rundir import RunDir, default_run_dir
+from vcoproc.runtime.tcp import check_address
 
 if TYPE_CHECKING:
     import grpc
@@ -79,8 +80,8 @@ def find_place(run_dir: Path | None, address: str | None, tls: Tls | None) -> Pl
     An address wins over a run directory, what is given over the environment.
 
     Raises:
-        InvalidArgument: both are given; an address without certificates; a path that cannot be a
-            run directory.
+        InvalidArgument: both are given; an address that is not host:port, or comes without
+            certificates; a path that cannot be a run directory.
     """
     if run_dir is not None and address is not None:
         raise InvalidArgument("address", "is given together with a run directory; name one")
@@ -90,6 +91,7 @@ def find_place(run_dir: Path | None, address: str | None, tls: Tls | None) -> Pl
         directory = RunDir(run_dir or default_run_dir())
         socket = Path(directory.grpc("toolstack").removeprefix("unix:"))
         return Place(f"unix:{socket}", str(directory.path), socket)
+    check_address("address", address)
     if tls is None and (folder := os.environ.get(TLS_DIR_VARIABLE)):
         tls = Tls.of_directory(Path(folder))
     if tls is None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from vcoproc.api.v1 import toolstack_pb2
-from vcoproc.errors import NotFound
+from vcoproc.errors import InvalidArgument, NotFound
 from vcoproc.guest.memory import Region, map_region
 from vcoproc.guest.trap_link import Place, TrapLink, TrapRefused
 from vcoproc.limits import BATCH_OPS_MAX
@@ -73,8 +73,10 @@ class Vcoproc:
 
         Raises:
             NotFound: no register has that name.
+            InvalidArgument: the offset has more than 32 bits, or a sign.
         """
         if isinstance(register, int):
+            _check("offset", register, 4)
             return RegisterAddress(0, register, 4)
         try:
             return self._registers[register]
@@ -96,13 +98,19 @@ class Vcoproc:
         return self._call(message)[0]
 
     def write32(self, register: str | int, value: int) -> None:
-        """Writes a register, 0 to 2**32-1, and waits until it is done. Raises: as `read32`."""
+        """Writes a register, and waits until it is done.
+
+        Raises:
+            InvalidArgument: the value is none of 0 to 2**32-1.
+            others: as `read32`.
+        """
         at = self.address(register)
         self.write(at.place, at.offset, at.width_bytes, value)
 
     def post32(self, register: str | int, value: int) -> None:
         """Writes a register without waiting. An error comes out of the next call that waits."""
         at = self.address(register)
+        _check("value", value, at.width_bytes)
         self.traps.post(Post(at.place, at.offset, at.width_bytes, value))
 
     def read(self, place: int, offset: int, width_bytes: int) -> int:
@@ -111,6 +119,7 @@ class Vcoproc:
 
     def write(self, place: int, offset: int, width_bytes: int, value: int) -> None:
         """Writes `width_bytes` at an offset of range number `place`."""
+        _check("value", value, width_bytes)
         self._call(Write(place, offset, width_bytes, value))
 
     def batch(self) -> Batch:
@@ -163,6 +172,7 @@ class Batch:
 
     def write32(self, register: str | int, value: int) -> Batch:
         at = self._vcoproc.address(register)
+        _check("value", value, at.width_bytes)
         self._accesses.append((True, at.place, at.offset, at.width_bytes, value))
         return self
 
@@ -182,6 +192,16 @@ class Batch:
                 error.index += start
                 raise
         return values
+
+
+def _check(field: str, number: int, width_bytes: int) -> None:
+    """The coproc would take it for nonsense, and end the session with all that is under way.
+
+    Raises:
+        InvalidArgument: the number has more bytes, or a sign.
+    """
+    if number >> (8 * width_bytes):
+        raise InvalidArgument(field, f"{number:#x} is not a number of {8 * width_bytes} bits")
 
 
 def place_of(access: toolstack_pb2.VcoprocAccess) -> Place:

@@ -21,6 +21,7 @@ from vcoproc.errors import (
 )
 from vcoproc.runtime.grpc_calls import STATUS_KEY, Guard, Interceptor, open_to_all
 from vcoproc.runtime.logs import Log
+from vcoproc.runtime.tcp import check_address
 
 _MESSAGE_BYTES_MAX: Final = 8 * limits.MIB
 """Of a request."""
@@ -168,6 +169,7 @@ def serve(
     server.add_insecure_port(target)
     if listen is not None:
         address, files = listen
+        check_address("listen", address)
         try:
             port = server.add_secure_port(address, files.credentials())
         except RuntimeError as error:

@@ -52,13 +52,17 @@ class RunDir:
         """Makes the directory, for its owner alone.
 
         Raises:
-            InvalidArgument: it exists and belongs to somebody else.
+            InvalidArgument: it exists and belongs to somebody else, or others may enter it and it
+                has files: it may be theirs too, as /tmp is.
         """
         self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = self.path.stat()
         if status.st_uid != os.getuid():
             raise InvalidArgument("run directory", f"{self.path} belongs to user {status.st_uid}")
         if stat.S_IMODE(status.st_mode) & 0o077:
+            if any(self.path.iterdir()):
+                why = f"{self.path}: others may enter it, and it has files; name one of its own"
+                raise InvalidArgument("run directory", why)
             self.path.chmod(0o700)
         self.memory_dir.mkdir(mode=0o700, exist_ok=True)
 

@@ -23,6 +23,7 @@ _NEXT: Final = {
     "PERMISSION_DENIED": "ask an admin for the role; docs/access.md; `vcoproc access whoami`",
     "REVISION_GONE": "start again without --revision",
     "RUN_DIR_BUSY": "stop that process, or name another directory with --run-dir",
+    "START_FAILED": "mend what it says and start again; nothing is left of this start",
     "STORE_UNAVAILABLE": "make room on the disk, or bring the database back; what runs, runs on",
     "UNAUTHENTICATED": "set VCOPROC_TLS_DIR to the directory with your certificate",
     "WATCHER_TOO_SLOW": "start again with --revision",

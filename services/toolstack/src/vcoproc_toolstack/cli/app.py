@@ -11,6 +11,7 @@ from typing import Annotated, Final
 import typer
 
 from vcoproc.errors import InvalidArgument
+from vcoproc.runtime.tcp import check_address
 from vcoproc_toolstack import target
 from vcoproc_toolstack.cli.access import access_app
 from vcoproc_toolstack.cli.config import (
@@ -119,6 +120,7 @@ def up(
     if listen:
         if tls_dir is None or access is None:
             raise InvalidArgument("--listen", "needs --tls-dir and --access")
+        check_address("--listen", listen)
         listen_on = ListenOn(listen, _existing(tls_dir), _existing(access))
     elif tls_dir is not None or access is not None:
         raise InvalidArgument("--listen", "--tls-dir and --access are for it: name it too")

@@ -11,9 +11,21 @@ from contextlib import contextmanager
 import typer
 
 from vcoproc import limits
+from vcoproc.errors import RequestError
 from vcoproc_toolstack.cli.exit_codes import EXIT_REFUSED, EXIT_USAGE
+from vcoproc_toolstack.cli.options import complain
 from vcoproc_toolstack.cli.supervisor import StartAborted, StartFailed
 from vcoproc_toolstack.cli.up import Cluster
+
+
+class CannotMake(RequestError):
+    """A file or directory of a cluster cannot be made or used."""
+
+    reason = "START_FAILED"
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(f"the cluster cannot be started: {error.filename}: {error.strerror}")
+
 
 _END = b"\0"
 """No signal has the number 0."""
@@ -32,13 +44,12 @@ def run_cluster(cluster: Cluster) -> None:
         except StartAborted:
             return
         except StartFailed as error:
-            typer.echo(f"error: {error}", err=True)
+            complain(error)
             raise typer.Exit(
                 EXIT_USAGE if error.exit_code == EXIT_USAGE else EXIT_REFUSED
             ) from None
         except OSError as error:
-            typer.echo(f"error: the cluster cannot be started: {error}", err=True)
-            raise typer.Exit(EXIT_REFUSED) from None
+            raise typer.Exit(complain(CannotMake(error))) from None
         try:
             _welcome(cluster)
             cluster.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from vcoproc.errors import VcoprocError
-from vcoproc_toolstack.cli.exit_codes import EXIT_CODES
+from vcoproc_toolstack.cli.exit_codes import EXIT_CODES, EXIT_OUTPUT
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -51,6 +52,9 @@ class Group(TyperGroup):
             return super().invoke(ctx)
         except VcoprocError as error:
             raise typer.Exit(complain(error)) from None
+        except BrokenPipeError:  # whoever reads has enough, as `head` has
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the rest goes nowhere
+            raise typer.Exit(EXIT_OUTPUT) from None
 
 
 def complain(error: VcoprocError) -> int:

@@ -22,11 +22,18 @@ _WIDTH_OF_A_PIPE = 10_000
 """Columns are never folded for a program that reads them."""
 
 
+class _Console(Console):
+    """One that leaves it to the command what a closed pipe means."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def console() -> Console:
     """Where tables go."""
     if sys.stdout.isatty():
-        return Console(highlight=False)
-    return Console(highlight=False, no_color=True, width=_WIDTH_OF_A_PIPE)
+        return _Console(highlight=False)
+    return _Console(highlight=False, no_color=True, width=_WIDTH_OF_A_PIPE)
 
 
 def show(headings: Sequence[str], rows: Iterable[Sequence[str]], *, empty: str) -> None:
