@@ -60,7 +60,8 @@ class RunDir:
         if status.st_uid != os.getuid():
             raise InvalidArgument("run directory", f"{self.path} belongs to user {status.st_uid}")
         if stat.S_IMODE(status.st_mode) & 0o077:
-            if any(self.path.iterdir()):
+            # Another service that makes it at the same time closes it before it has a file.
+            if any(self.path.iterdir()) and stat.S_IMODE(self.path.stat().st_mode) & 0o077:
                 why = f"{self.path}: others may enter it, and it has files; name one of its own"
                 raise InvalidArgument("run directory", why)
             self.path.chmod(0o700)

@@ -24,7 +24,8 @@ class CannotMake(RequestError):
     reason = "START_FAILED"
 
     def __init__(self, error: OSError) -> None:
-        super().__init__(f"the cluster cannot be started: {error.filename}: {error.strerror}")
+        where = f"{error.filename}: " if error.filename else ""
+        super().__init__(f"the cluster cannot be started: {where}{error.strerror or error}")
 
 
 _END = b"\0"
