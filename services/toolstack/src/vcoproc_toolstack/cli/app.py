@@ -31,6 +31,7 @@ from vcoproc_toolstack.cli.options import (
     OutputOption,
     RunDirOption,
     connect,
+    drop_output,
     group,
     print_data,
     run_dir_of,
@@ -274,7 +275,7 @@ def main() -> None:
         app(prog_name="vcoproc")
     except Exception as error:  # the one place that catches everything
         if isinstance(error, OSError) and error.errno in _DISK_FULL:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is tried again
+            drop_output()
             typer.echo(f"error: the output cannot be written: {error.strerror}", err=True)
             typer.echo("next: make room; `vcoproc events` tells what was done", err=True)
             sys.exit(EXIT_OUTPUT)

@@ -53,8 +53,13 @@ class Group(TyperGroup):
         except VcoprocError as error:
             raise typer.Exit(complain(error)) from None
         except BrokenPipeError:  # whoever reads has enough, as `head` has
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the rest goes nowhere
+            drop_output()
             raise typer.Exit(EXIT_OUTPUT) from None
+
+
+def drop_output() -> None:
+    """What is still to be written goes nowhere: else it would be tried again at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def complain(error: VcoprocError) -> int:
